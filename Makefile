@@ -1,0 +1,52 @@
+# Two commands do everything: `make rehearse` and `make test`. Python 3.11+ and make are enough.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.installed
+
+.PHONY: help setup rehearse rehearse-ten test system lint lock wheel clean
+
+help:
+	@echo "make setup         install into $(VENV); then: $(BIN)/splitctl"
+	@echo "make rehearse      a whole split on this machine, under live load, to a certificate"
+	@echo "make rehearse-ten  the same with ten seeds"
+	@echo "make test          lint, types, layers and all tests; lists what did not run and why"
+	@echo "make system        what needs Debian packages and root (Chromium, tmux)"
+	@echo "make lock          renew the locked dependencies"
+
+setup: $(STAMP)
+
+$(STAMP): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "splitctl needs Python 3.11 or newer: set PYTHON=/path/to/python3.11"; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+rehearse: setup
+	$(BIN)/splitctl rehearse $(ARGS)
+
+rehearse-ten: setup
+	$(BIN)/python -m rehearsal.campaign --seeds 10 $(ARGS)
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+test: lint
+	$(BIN)/python -m pytest $(ARGS)
+
+system:
+	sh .ci/system
+
+lock: setup
+	$(BIN)/python -m pip install --quiet uv
+	$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-emit-find-links --no-header --python-version 3.11 --extra rehearsal --group dev pyproject.toml -o requirements.lock
+
+wheel: setup
+	$(BIN)/python -m hatchling build -t wheel
+
+clean:
+	rm -rf $(VENV) dist build .mypy_cache .ruff_cache .pytest_cache

@@ -1,0 +1,127 @@
+"""What the PostgreSQL catalogue says of a table: columns, keys, identity, sequences."""
+
+from dataclasses import dataclass
+from typing import Any, Literal, LiteralString
+
+import psycopg
+
+from estate.errors import ExitCode, SplitctlError
+
+ReplicaIdentity = Literal["default", "nothing", "full", "index"]
+_IDENTITY: dict[str, ReplicaIdentity] = {
+    "d": "default",
+    "n": "nothing",
+    "f": "full",
+    "i": "index",
+}
+
+
+class TableMissing(SplitctlError):
+    """There is no table '{table}' in database '{database}'. Nothing was changed."""
+
+    hint = "splitctl schema status"
+    exit_code = ExitCode.PRECONDITION
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column: `type` as format_type writes it; `category` is pg_type.typcategory."""
+
+    name: str
+    type: str
+    category: str
+    not_null: bool
+    has_default: bool
+    generated: bool
+
+
+@dataclass(frozen=True)
+class ForeignKey:
+    """A foreign key of a table; columns and referenced columns stand in the same order."""
+
+    name: str
+    columns: tuple[str, ...]
+    referenced_table: str
+    referenced_columns: tuple[str, ...]
+    on_delete_cascade: bool
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table in schema public. `sequences` maps a column to the sequence that feeds it."""
+
+    oid: int
+    name: str
+    columns: tuple[Column, ...]
+    primary_key: tuple[str, ...]
+    foreign_keys: tuple[ForeignKey, ...]
+    replica_identity: ReplicaIdentity
+    identity_columns: tuple[str, ...]
+    sequences: dict[str, str]
+
+    def column(self, name: str) -> Column | None:
+        """The column of this name, or None."""
+        return next((column for column in self.columns if column.name == name), None)
+
+
+TABLE: LiteralString = """
+SELECT c.oid, c.relreplident::text FROM pg_class c
+ WHERE c.oid = to_regclass(format('public.%%I', %s::text)) AND c.relkind IN ('r', 'p')
+"""
+COLUMNS: LiteralString = """
+SELECT a.attname, format_type(a.atttypid, a.atttypmod), t.typcategory::text, a.attnotnull,
+       a.atthasdef OR a.attidentity <> '', a.attgenerated <> '',
+       pg_get_serial_sequence(format('public.%%I', %s::text), a.attname)
+  FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid
+ WHERE a.attrelid = %s AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum
+"""
+# One row per column of the replica identity's index (the primary key, or the index chosen).
+INDEX_COLUMNS: LiteralString = """
+SELECT i.indisprimary, i.indisreplident, a.attname
+  FROM pg_index i CROSS JOIN LATERAL unnest(i.indkey::int2[]) WITH ORDINALITY k(attnum, n)
+  JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.attnum
+ WHERE i.indrelid = %s AND (i.indisprimary OR i.indisreplident) AND k.n <= i.indnkeyatts
+ ORDER BY i.indexrelid, k.n
+"""
+FOREIGN_KEYS: LiteralString = """
+SELECT o.conname, r.relname, o.confdeltype::text = 'c',
+       ARRAY(SELECT a.attname::text FROM unnest(o.conkey) WITH ORDINALITY k(n, i)
+             JOIN pg_attribute a ON a.attrelid = o.conrelid AND a.attnum = k.n ORDER BY k.i),
+       ARRAY(SELECT a.attname::text FROM unnest(o.confkey) WITH ORDINALITY k(n, i)
+             JOIN pg_attribute a ON a.attrelid = o.confrelid AND a.attnum = k.n ORDER BY k.i)
+  FROM pg_constraint o JOIN pg_class r ON r.oid = o.confrelid
+ WHERE o.conrelid = %s AND o.contype = 'f' ORDER BY o.conname
+"""
+
+
+def table(connection: psycopg.Connection[Any], name: str) -> Table:
+    """Read one table of schema public from the catalogue. Raises TableMissing."""
+    head = connection.execute(TABLE, (name,)).fetchone()
+    if head is None:
+        raise TableMissing(table=name, database=connection.info.dbname)
+    oid, replident = int(head[0]), str(head[1])
+    columns = connection.execute(COLUMNS, (name, oid)).fetchall()
+    index = connection.execute(INDEX_COLUMNS, (oid,)).fetchall()
+    primary_key = tuple(str(row[2]) for row in index if row[0])
+    identity = _IDENTITY[replident]
+    if identity == "full":
+        identity_columns = tuple(str(row[0]) for row in columns)
+    elif identity == "index":
+        identity_columns = tuple(str(row[2]) for row in index if row[1])
+    elif identity == "default":
+        identity_columns = primary_key
+    else:
+        identity_columns = ()
+    return Table(
+        oid=oid,
+        name=name,
+        columns=tuple(Column(*row[:6]) for row in columns),
+        primary_key=primary_key,
+        foreign_keys=tuple(
+            ForeignKey(str(row[0]), tuple(row[3]), str(row[1]), tuple(row[4]), bool(row[2]))
+            for row in connection.execute(FOREIGN_KEYS, (oid,)).fetchall()
+        ),
+        replica_identity=identity,
+        identity_columns=identity_columns,
+        sequences={str(row[0]): str(row[6]) for row in columns if row[6] is not None},
+    )

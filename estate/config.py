@@ -1,0 +1,397 @@
+"""The estate as one `config.toml` tells it, checked whole before anything is touched.
+
+Every mistake is reported at once, each with its key, the reason and what would be right.
+"""
+
+import os
+import re
+import tomllib
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+
+from estate.errors import ExitCode, SplitctlError
+from estate.secrets import SecretRef
+
+BUCKETS = 10_000
+IDENTIFIER = re.compile(r"[a-z_][a-z0-9_]{0,62}")
+# The domain's name becomes part of slot and publication names, which end at 63 bytes.
+DOMAIN_NAME = re.compile(r"[a-z][a-z0-9_]{0,39}")
+DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)")
+UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One mistake: the key it stands under, why it is one, and what would be right."""
+
+    key: str
+    reason: str
+    remedy: str
+
+    def __str__(self) -> str:
+        return f"{self.key}: {self.reason}. {self.remedy}"
+
+
+class ConfigNotFound(SplitctlError):
+    """There is no configuration at {path}. Nothing was read or changed."""
+
+    hint = "splitctl init  (writes a commented config.toml), or --config PATH"
+    exit_code = ExitCode.USAGE
+
+
+class ConfigInvalid(SplitctlError):
+    """The configuration {path} has {count} mistake(s). Nothing was changed."""
+
+    hint = "correct the keys above, then: splitctl doctor"
+    exit_code = ExitCode.USAGE
+
+    def __init__(self, path: Path, problems: list[Problem]) -> None:
+        self.problems = problems
+        super().__init__(path=path, count=len(problems))
+
+    def __str__(self) -> str:
+        lines = [super().__str__(), *(f"  {problem}" for problem in self.problems)]
+        return "\n".join(lines)
+
+
+def _duration(value: Any) -> timedelta:
+    if isinstance(value, timedelta):
+        return value
+    match = DURATION.fullmatch(value.strip()) if isinstance(value, str) else None
+    if match is None:
+        raise ValueError("a duration is a number with ms, s, m, h or d, like '24h'")
+    try:
+        return timedelta(seconds=float(match[1]) * UNITS[match[2]])
+    except OverflowError as error:
+        raise ValueError("this duration is longer than can be counted") from error
+
+
+def _identifier(value: str) -> str:
+    if not IDENTIFIER.fullmatch(value):
+        raise ValueError("a plain SQL name is expected: lower-case letters, digits, underscores")
+    return value
+
+
+def parse_duration(text: str) -> timedelta:
+    """A duration such as `20s`, `15m`, `24h` or `7d`. Raises ValueError with the reason."""
+    return _duration(text)
+
+
+Duration = Annotated[timedelta, BeforeValidator(_duration)]
+Identifier = Annotated[str, AfterValidator(_identifier)]
+HttpUrl = Annotated[str, Field(pattern=r"^https?://[^\s/]+[^\s]*$")]
+
+
+class Model(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
+
+
+class LedgerConfig(Model):
+    """Where the ledger is kept: any PostgreSQL database of the user's choice."""
+
+    dsn: SecretRef
+    connections: int = Field(default=10, ge=2)
+
+
+class DatabaseConfig(Model):
+    """One PostgreSQL database of the estate. `connections` is the tool's whole budget there."""
+
+    name: str = ""
+    dsn: SecretRef
+    owner_role: Identifier | None = None
+    connections: int = Field(default=20, ge=6)
+    migrations: Path | None = None
+
+
+class GatewayConfig(Model):
+    """The gateways that send customers to a side, reached at their admin endpoints."""
+
+    driver: Literal["admin"] = "admin"
+    urls: list[HttpUrl] = Field(min_length=1)
+    token: SecretRef
+
+
+class MetricsConfig(Model):
+    """Where evidence comes from; `scrape` reads the gateways' own /metrics pages."""
+
+    driver: Literal["scrape"] = "scrape"
+    urls: list[HttpUrl] = Field(default_factory=list)
+
+
+class SyncConfig(Model):
+    """The sync worker: `listen` is the address of its health and metrics pages."""
+
+    listen: Annotated[str, Field(pattern=r"^[^\s:]+:\d{1,5}$")] = "127.0.0.1:9187"
+
+
+class FenceConfig(Model):
+    """How long a step may hold customers (budget), and when a gateway lets go by itself (lease)."""
+
+    budget_ms: int = Field(default=2000, ge=100, le=30_000)
+    lease_ms: int = Field(default=5000, ge=200, le=60_000)
+
+    @model_validator(mode="after")
+    def _lease_outlives_budget(self) -> Self:
+        if self.lease_ms <= self.budget_ms:
+            raise ValueError("lease_ms must be greater than budget_ms")
+        return self
+
+
+class RollbackConfig(Model):
+    """The longest that a returning customer is held, in ms (law L8: at most 1000)."""
+
+    hold_ms: int = Field(default=1000, ge=0, le=1000)
+
+
+class WriterConfig(Model):
+    """A program that writes to mapped tables beside the gateway."""
+
+    name: str
+    discipline: Literal["owner-aware", "paused"]
+    pause_url: HttpUrl | None = None
+    resume_url: HttpUrl | None = None
+
+    @model_validator(mode="after")
+    def _paused_writers_can_be_paused(self) -> Self:
+        if self.discipline == "paused" and not (self.pause_url and self.resume_url):
+            raise ValueError("a paused writer needs pause_url and resume_url")
+        return self
+
+
+GateKind = Literal["error_rate", "latency_p95", "consistency", "sync_lag", "strays", "share"]
+GATE_LIMITS: dict[str, str] = {
+    "error_rate": "max",
+    "latency_p95": "max_ms",
+    "consistency": "max_age",
+    "sync_lag": "max_ms",
+    "strays": "max",
+    "share": "tolerance",
+}
+
+
+class GateConfig(Model):
+    """A question put to evidence before a step. Each kind has one limit of its own."""
+
+    name: str
+    kind: GateKind
+    max: float | None = Field(default=None, ge=0)
+    max_ms: float | None = Field(default=None, gt=0)
+    max_age: Duration | None = None
+    tolerance: float | None = Field(default=None, gt=0, lt=1)
+    min_samples: int = Field(default=200, ge=1)
+    domains: list[str] | None = None
+
+    @model_validator(mode="after")
+    def _limit_of_its_kind(self) -> Self:
+        wanted = GATE_LIMITS[self.kind]
+        given = [name for name in set(GATE_LIMITS.values()) if getattr(self, name) is not None]
+        if given != [wanted]:
+            raise ValueError(f"a gate of kind {self.kind} has exactly one limit: {wanted}")
+        if self.kind == "error_rate" and (self.max or 0) >= 1:
+            raise ValueError("max is a share below 1; a gate that can never fail is refused")
+        return self
+
+
+class PhaseConfig(Model):
+    """A percentage and how long it soaks before the next step."""
+
+    percentage: int = Field(ge=1, le=100)
+    soak: Duration
+
+
+class MappingConfig(Model):
+    """One SQL query that says what one table holds (law L1)."""
+
+    target: Identifier
+    query: Path
+    key: tuple[Identifier, ...] = Field(min_length=1)
+    route: str = Field(min_length=1)
+    sources: dict[Identifier, dict[Identifier, Identifier]] = Field(min_length=1)
+    _sql: str = PrivateAttr(default="")
+
+    @property
+    def sql(self) -> str:
+        """The mapping's query, as its file holds it, without a trailing semicolon."""
+        return self._sql
+
+    @field_validator("query")
+    @classmethod
+    def _relative_to_config(cls, value: Path, info: ValidationInfo) -> Path:
+        return _beside(value, info)
+
+    @model_validator(mode="after")
+    def _read(self) -> Self:
+        try:
+            text = self.query.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            reason = getattr(error, "strerror", None) or "not UTF-8 text"
+            raise ValueError(f"query: {self.query} cannot be read: {reason}") from error
+        self._sql = text.strip().rstrip(";").strip()
+        if not self._sql:
+            raise ValueError(f"query: {self.query} is empty")
+        for table, columns in self.sources.items():
+            if set(columns) != set(self.key):
+                raise ValueError(
+                    f"sources.{table} names {sorted(columns)}, "
+                    f"but must lead to the whole key {sorted(self.key)}"
+                )
+        return self
+
+
+class DomainConfig(Model):
+    """A slice that moves together: two sides, flags, phases and mappings both ways."""
+
+    name: str = ""
+    old: str
+    new: str
+    flag: str
+    percentage: str
+    phases: list[PhaseConfig] = Field(min_length=1)
+    forward: list[MappingConfig] = Field(min_length=1)
+    reverse: list[MappingConfig] = Field(min_length=1)
+    unmapped_old: list[Identifier] = Field(default_factory=list)
+    unmapped_new: list[Identifier] = Field(default_factory=list)
+
+    @field_validator("phases")
+    @classmethod
+    def _rising(cls, value: list[PhaseConfig]) -> list[PhaseConfig]:
+        steps = [phase.percentage for phase in value]
+        if steps != sorted(set(steps)):
+            raise ValueError("percentages must rise from phase to phase")
+        if steps[-1] != 100:
+            raise ValueError("the last phase must be 100")
+        return value
+
+    @field_validator("forward", "reverse")
+    @classmethod
+    def _one_mapping_per_target(cls, value: list[MappingConfig]) -> list[MappingConfig]:
+        targets = [mapping.target for mapping in value]
+        twice = sorted({target for target in targets if targets.count(target) > 1})
+        if twice:
+            raise ValueError(f"more than one mapping for {', '.join(twice)}")
+        return value
+
+
+class Config(Model):
+    """The whole estate. `path` is the file it was read from."""
+
+    path: Path
+    environment: str = Field(min_length=1, max_length=60)
+    ledger: LedgerConfig
+    databases: dict[Identifier, DatabaseConfig] = Field(min_length=2)
+    gateway: GatewayConfig
+    metrics: MetricsConfig = Field(default_factory=MetricsConfig)
+    sync: SyncConfig = Field(default_factory=SyncConfig)
+    fence: FenceConfig = Field(default_factory=FenceConfig)
+    rollback: RollbackConfig = Field(default_factory=RollbackConfig)
+    writers: list[WriterConfig] = Field(default_factory=list)
+    gates: list[GateConfig] = Field(default_factory=list)
+    domains: dict[str, DomainConfig] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _names_meet(self) -> Self:
+        wrong: list[str] = []
+        for name, domain in self.domains.items():
+            if not DOMAIN_NAME.fullmatch(name):
+                wrong.append(f"domains.{name}: use lower-case letters, digits and underscores")
+            for side, database in (("old", domain.old), ("new", domain.new)):
+                if database not in self.databases:
+                    known = ", ".join(self.databases)
+                    wrong.append(f"domains.{name}.{side}: no database '{database}' (has: {known})")
+            if domain.old == domain.new:
+                wrong.append(f"domains.{name}: old and new must be two databases")
+        for gate in self.gates:
+            for name in gate.domains or []:
+                if name not in self.domains:
+                    wrong.append(f"gates.{gate.name}.domains: no domain '{name}'")
+        if wrong:
+            raise ValueError("; ".join(wrong))
+        return self
+
+    def database(self, name: str) -> DatabaseConfig:
+        """The database of this name; the configuration was checked, so it exists."""
+        return self.databases[name]
+
+
+def _beside(value: Path, info: ValidationInfo) -> Path:
+    base = (info.context or {}).get("base", Path())
+    path: Path = value.expanduser()
+    return path if path.is_absolute() else base / path
+
+
+def find(path: Path | None = None) -> Path:
+    """The configuration file: the argument, SPLITCTL_CONFIG, then ./config.toml."""
+    chosen = path or Path(os.environ.get("SPLITCTL_CONFIG") or "config.toml")
+    if not chosen.is_file():
+        raise ConfigNotFound(path=chosen)
+    return chosen.resolve()
+
+
+def load(path: Path | None = None) -> Config:
+    """Read and check the whole configuration.
+
+    Raises ConfigNotFound, or ConfigInvalid with every mistake there is.
+    """
+    chosen = find(path)
+    try:
+        data = tomllib.loads(chosen.read_text(encoding="utf-8"))
+    except tomllib.TOMLDecodeError as error:
+        problem = Problem("file", f"not valid TOML: {error}", "Mend the line it names.")
+        raise ConfigInvalid(chosen, [problem]) from None
+    except UnicodeDecodeError:
+        problem = Problem("file", "not UTF-8 text", "Save it as UTF-8.")
+        raise ConfigInvalid(chosen, [problem]) from None
+    except OSError as error:
+        problem = Problem("file", f"cannot be read ({error.strerror})", "Mend its permissions.")
+        raise ConfigInvalid(chosen, [problem]) from None
+    for section in ("databases", "domains"):
+        tables = data.get(section)
+        if isinstance(tables, dict):
+            for name, table in tables.items():
+                if isinstance(table, dict):
+                    table["name"] = name
+    base = chosen.parent
+    try:
+        config = Config.model_validate({**data, "path": chosen}, context={"base": base})
+    except ValidationError as error:
+        raise ConfigInvalid(chosen, [_problem(item) for item in error.errors()]) from None
+    databases = {
+        name: db.model_copy(update={"migrations": base / db.migrations})
+        if db.migrations is not None
+        else db
+        for name, db in config.databases.items()
+    }
+    return config.model_copy(update={"databases": databases})
+
+
+_REMEDIES = {
+    "missing": "Add it; config.example.toml shows how.",
+    "extra_forbidden": "Remove it, or correct its spelling; config.example.toml lists the keys.",
+    "literal_error": "Use one of the words named.",
+    "too_short": "Add at least as many entries as named.",
+}
+
+
+def _problem(error: Any) -> Problem:
+    # `input` is left out on purpose: it may be a secret somebody wrote in plain.
+    key = ".".join(str(part) for part in error["loc"]) or "file"
+    reason = str(error["msg"]).removeprefix("Value error, ").rstrip(".")
+    if error["type"] == "extra_forbidden":
+        reason = "this key is not known"
+    remedy = _REMEDIES.get(error["type"], "config.example.toml shows a right one.")
+    return Problem(key, reason, remedy)

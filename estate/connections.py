@@ -1,0 +1,125 @@
+"""Connections to the estate's databases: named, limited in time, and counted."""
+
+import os
+from typing import Any, LiteralString
+
+import psycopg
+from psycopg import pq
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from psycopg.pq.abc import PGconn
+
+from estate.config import DatabaseConfig
+from estate.errors import ExitCode, SplitctlError
+
+APPLICATION = "splitctl"
+CONNECT_TIMEOUT_S = 5
+SETTINGS: dict[str, str] = {
+    "statement_timeout": "60s",
+    "lock_timeout": "5s",
+    "idle_in_transaction_session_timeout": "60s",
+    "TimeZone": "UTC",
+    "DateStyle": "ISO, MDY",
+    "IntervalStyle": "postgres",
+    "extra_float_digits": "1",
+    "bytea_output": "hex",
+    # Progress is committed with the data (L4): an acknowledged commit must survive a crash.
+    "synchronous_commit": "on",
+    "search_path": "public",
+}
+COUNT_OURS: LiteralString = (
+    "SELECT count(*) FROM pg_stat_activity"
+    " WHERE datname = current_database() AND application_name LIKE 'splitctl %'"
+)
+
+
+class DatabaseUnreachable(SplitctlError):
+    """Database '{database}' cannot be reached: {reason}. What it holds was not changed."""
+
+    hint = "splitctl doctor"
+    exit_code = ExitCode.PRECONDITION
+
+
+class ConnectionBudgetExceeded(SplitctlError):
+    """The tool already has {count} of the {budget} connections it may open to '{database}'."""
+
+    hint = "end other splitctl commands, or raise databases.{database}.connections"
+    exit_code = ExitCode.PRECONDITION
+
+
+def _conninfo(database: DatabaseConfig, purpose: str, **extra: str) -> str:
+    options = " ".join(f"-c {name}={_escape(value)}" for name, value in SETTINGS.items())
+    try:
+        given = conninfo_to_dict(database.dsn.reveal())
+    except psycopg.ProgrammingError:
+        # The parser's own message may repeat parts of the string, and so a password.
+        reason = f"{database.dsn} does not hold a connection string"
+        raise DatabaseUnreachable(database=database.name, reason=reason) from None
+    parts: dict[str, Any] = {
+        "connect_timeout": str(CONNECT_TIMEOUT_S),
+        "keepalives_idle": "10",
+        "keepalives_interval": "5",
+        "keepalives_count": "3",
+        "tcp_user_timeout": "20000",
+        **given,
+        "application_name": f"{APPLICATION} {purpose}"[:63],
+        "options": f"{given.get('options', '')} {options}".strip(),
+        **extra,
+    }
+    return make_conninfo(**parts)
+
+
+def _escape(value: str) -> str:
+    return value.replace("\\", "\\\\").replace(" ", "\\ ")
+
+
+def connect(
+    database: DatabaseConfig, purpose: str, *, autocommit: bool = True
+) -> psycopg.Connection[tuple[Any, ...]]:
+    """Open one connection named `splitctl <purpose>`, within the database's budget.
+
+    Raises DatabaseUnreachable, ConnectionBudgetExceeded or SecretMissing.
+    """
+    try:
+        connection = psycopg.connect(_conninfo(database, purpose), autocommit=True)
+    except psycopg.Error as error:
+        raise DatabaseUnreachable(database=database.name, reason=_reason(error)) from error
+    try:
+        row = connection.execute(COUNT_OURS).fetchone()
+        count = int(row[0]) if row else 0
+        if count > database.connections:
+            raise ConnectionBudgetExceeded(
+                database=database.name, count=count - 1, budget=database.connections
+            )
+        connection.autocommit = autocommit
+    except psycopg.Error as error:
+        connection.close()
+        raise DatabaseUnreachable(database=database.name, reason=_reason(error)) from error
+    except SplitctlError:
+        connection.close()
+        raise
+    return connection
+
+
+def replication_connection(database: DatabaseConfig, purpose: str) -> PGconn:
+    """Open a walsender connection (`replication=database`) as a bare libpq connection."""
+    conninfo = _conninfo(database, purpose, replication="database")
+    # A walsender lives long and idles: the statement limits of ordinary work do not fit it.
+    # The later -c wins; date and number formats stay, because keys arrive as text.
+    options = conninfo_to_dict(conninfo)["options"]
+    options = f"{options} -c statement_timeout=0 -c idle_in_transaction_session_timeout=0"
+    conninfo = make_conninfo(conninfo, options=options)
+    connection = pq.PGconn.connect(conninfo.encode())
+    if connection.status != pq.ConnStatus.OK:
+        reason = connection.get_error_message().strip()
+        connection.finish()
+        raise DatabaseUnreachable(database=database.name, reason=reason)
+    return connection
+
+
+def _reason(error: psycopg.Error) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def operator() -> str:
+    """Who is at the terminal, for the ledger and for messages."""
+    return os.environ.get("SPLITCTL_OPERATOR") or os.environ.get("USER") or f"uid {os.getuid()}"
