@@ -6,6 +6,7 @@ Every mistake is reported at once, each with its key, the reason and what would 
 import os
 import re
 import tomllib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -303,26 +304,6 @@ class Config(Model):
     gates: list[GateConfig] = Field(default_factory=list)
     domains: dict[str, DomainConfig] = Field(min_length=1)
 
-    @model_validator(mode="after")
-    def _names_meet(self) -> Self:
-        wrong: list[str] = []
-        for name, domain in self.domains.items():
-            if not DOMAIN_NAME.fullmatch(name):
-                wrong.append(f"domains.{name}: use lower-case letters, digits and underscores")
-            for side, database in (("old", domain.old), ("new", domain.new)):
-                if database not in self.databases:
-                    known = ", ".join(self.databases)
-                    wrong.append(f"domains.{name}.{side}: no database '{database}' (has: {known})")
-            if domain.old == domain.new:
-                wrong.append(f"domains.{name}: old and new must be two databases")
-        for gate in self.gates:
-            for name in gate.domains or []:
-                if name not in self.domains:
-                    wrong.append(f"gates.{gate.name}.domains: no domain '{name}'")
-        if wrong:
-            raise ValueError("; ".join(wrong))
-        return self
-
     def database(self, name: str) -> DatabaseConfig:
         """The database of this name; the configuration was checked, so it exists."""
         return self.databases[name]
@@ -360,16 +341,17 @@ def load(path: Path | None = None) -> Config:
         problem = Problem("file", f"cannot be read ({error.strerror})", "Mend its permissions.")
         raise ConfigInvalid(chosen, [problem]) from None
     for section in ("databases", "domains"):
-        tables = data.get(section)
-        if isinstance(tables, dict):
-            for name, table in tables.items():
-                if isinstance(table, dict):
-                    table["name"] = name
+        for name, table in _tables(data, section).items():
+            table["name"] = name
     base = chosen.parent
+    problems: list[Problem] = []
     try:
         config = Config.model_validate({**data, "path": chosen}, context={"base": base})
     except ValidationError as error:
-        raise ConfigInvalid(chosen, [_problem(item) for item in error.errors()]) from None
+        problems = [_problem(item) for item in error.errors()]
+    problems += list(_references(data))
+    if problems:
+        raise ConfigInvalid(chosen, problems)
     databases = {
         name: db.model_copy(update={"migrations": base / db.migrations})
         if db.migrations is not None
@@ -377,6 +359,39 @@ def load(path: Path | None = None) -> Config:
         for name, db in config.databases.items()
     }
     return config.model_copy(update={"databases": databases})
+
+
+def _references(data: dict[str, Any]) -> Iterator[Problem]:
+    """Names that must meet. Read from the raw data, so that they are told with all the rest."""
+    databases, domains = (_tables(data, section) for section in ("databases", "domains"))
+    for name, domain in domains.items():
+        key = f"domains.{name}"
+        if not DOMAIN_NAME.fullmatch(name):
+            reason = "the name becomes part of slot names"
+            yield Problem(key, reason, "Use lower-case letters, digits and underscores.")
+        for side in ("old", "new"):
+            database = domain.get(side)
+            if isinstance(database, str) and database not in databases:
+                known = ", ".join(databases) or "none"
+                yield Problem(f"{key}.{side}", f"no database '{database}'", f"There are: {known}.")
+        if domain.get("old") is not None and domain.get("old") == domain.get("new"):
+            yield Problem(f"{key}.new", "the same database as old", "Name two databases.")
+    gates = data.get("gates")
+    for number, gate in enumerate(gates if isinstance(gates, list) else []):
+        named = gate.get("domains") if isinstance(gate, dict) else None
+        for name in named if isinstance(named, list) else []:
+            if name not in domains:
+                known = ", ".join(domains) or "none"
+                yield Problem(
+                    f"gates.{number}.domains", f"no domain '{name}'", f"There are: {known}."
+                )
+
+
+def _tables(data: dict[str, Any], section: str) -> dict[str, dict[str, Any]]:
+    tables = data.get(section)
+    if not isinstance(tables, dict):
+        return {}
+    return {name: table for name, table in tables.items() if isinstance(table, dict)}
 
 
 _REMEDIES = {

@@ -1,0 +1,144 @@
+"""One place where a command meets the world: configuration, log file, errors, exit code."""
+
+import json
+import logging
+import os
+import sys
+from collections.abc import Callable
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+
+if TYPE_CHECKING:
+    from estate.config import Config
+
+log = logging.getLogger("splitctl")
+
+
+class Output(StrEnum):
+    """How an answer is written to stdout."""
+
+    TEXT = "text"
+    JSON = "json"
+
+
+ConfigPath = Annotated[
+    Path | None,
+    typer.Option(
+        "--config", "-c", help="The estate's config.toml [env: SPLITCTL_CONFIG; ./config.toml]."
+    ),
+]
+OutputFormat = Annotated[Output, typer.Option("--output", "-o", help="How to write the answer.")]
+DomainName = Annotated[str, typer.Argument(help="The domain, as the configuration names it.")]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Show the ordered steps and blockers; change nothing.")
+]
+Confirm = Annotated[
+    str | None,
+    typer.Option("--confirm", metavar="NAME", help="The domain's name again, for scripts."),
+]
+
+
+def state_directory() -> Path:
+    """Where the log and the local journal are kept."""
+    given = os.environ.get("SPLITCTL_STATE_DIR")
+    return Path(given) if given else Path.home() / ".local" / "state" / "splitctl"
+
+
+def _log_to_file() -> Path | None:
+    path = state_directory() / "splitctl.log"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handler = logging.FileHandler(path, encoding="utf-8")
+    except OSError:
+        return None  # a command must work where nothing can be written
+    form = "%(asctime)sZ %(process)d %(levelname)s %(name)s: %(message)s"
+    formatter = logging.Formatter(form, datefmt="%Y-%m-%dT%H:%M:%S")
+    formatter.converter = __import__("time").gmtime
+    handler.setFormatter(formatter)
+    root = logging.getLogger()
+    root.addHandler(handler)
+    root.setLevel(logging.INFO)
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    return path
+
+
+def answer(work: "Callable[[Config], Any]", config_path: Path | None, output: Output) -> NoReturn:
+    """Load the configuration, do the work, render its result, and exit with its code."""
+    from estate.config import load  # noqa: PLC0415 - start-up time
+
+    def configured() -> Any:
+        config = load(config_path)
+        log.info("%s: %s", config.environment, " ".join(sys.argv[1:]))
+        return config, work(config)
+
+    _finish(configured, output)
+
+
+def answer_without_config(work: Callable[[], Any], output: Output) -> NoReturn:
+    """The same for the few commands that need no configuration."""
+    _finish(lambda: (None, work()), output)
+
+
+def _finish(work: Callable[[], Any], output: Output) -> NoReturn:
+    from estate.errors import ExitCode, SplitctlError  # noqa: PLC0415 - start-up time
+    from splitctl import render  # noqa: PLC0415 - start-up time
+
+    log_path = _log_to_file()
+    try:
+        config, result = work()
+        environment = config.environment if config else None
+        render.result(result, environment, output.value)
+        code = int(getattr(result, "exit_code", ExitCode.DONE))
+    except SplitctlError as error:
+        log.error("%s: %s", type(error).__name__, error)
+        _tell(output, type(error).__name__, str(error), error.next_command)
+        code = int(error.exit_code)
+    except KeyboardInterrupt:
+        _tell(
+            output,
+            "Interrupted",
+            "Interrupted. What was begun is in the ledger.",
+            "splitctl status",
+        )
+        code = int(ExitCode.INTERRUPTED)
+    except BrokenPipeError:
+        # The reader went away (`| head`); what was to be done is done.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = int(ExitCode.DONE)
+    except Exception as error:
+        log.exception("unexpected")
+        where = f"The details are in {log_path}." if log_path else ""
+        reason = " ".join(str(error).split()) or type(error).__name__
+        message = f"Unexpected: {type(error).__name__}: {reason}. {where}"
+        _tell(output, "Unexpected", message.strip(), "splitctl status")
+        code = int(ExitCode.UNEXPECTED)
+    log.info("exit %d", code)
+    raise SystemExit(code)
+
+
+def _tell(output: Output, kind: str, message: str, next_command: str) -> None:
+    if output is Output.JSON:
+        error = {"error": kind, "message": message, "next": next_command}
+        sys.stdout.write(json.dumps(error, ensure_ascii=False) + "\n")
+    sys.stderr.write(f"{message}\nNext: {next_command}\n")
+
+
+def confirmed(domain: str, confirm: str | None, act: str) -> None:
+    """A severe act wants the domain's name typed, or --confirm NAME from a script."""
+    if confirm is None and sys.stdin.isatty():
+        confirm = typer.prompt(f"{act} '{domain}'. Type its name to go on", err=True)
+    if confirm != domain:
+        sys.stderr.write(
+            f"{act} '{domain}' was not confirmed; nothing was changed.\n"
+            f"Next: the same command with --confirm {domain}\n"
+        )
+        raise SystemExit(2)
+
+
+def progress(message: str) -> None:
+    """One line of progress on stderr."""
+    sys.stderr.write(message + "\n")
+    sys.stderr.flush()

@@ -1,0 +1,168 @@
+"""The configuration tells every mistake at once, and never a secret."""
+
+import shutil
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from estate.config import ConfigInvalid, ConfigNotFound, load, parse_duration
+from estate.secrets import SecretMissing, SecretRef
+
+ROOT = Path(__file__).parents[2]
+
+MINIMAL = """
+environment = "test"
+[ledger]
+dsn = "env:LEDGER"
+[databases.left]
+dsn = "env:LEFT"
+[databases.right]
+dsn = "env:RIGHT"
+migrations = "schema"
+[gateway]
+urls = ["http://127.0.0.1:1"]
+token = "env:TOKEN"
+[domains.things]
+old = "left"
+new = "right"
+flag = "USE_THINGS"
+percentage = "THINGS_PERCENTAGE"
+phases = [{ percentage = 10, soak = "24h" }, { percentage = 100, soak = "7d" }]
+[[domains.things.forward]]
+target = "thing"
+query = "thing.sql"
+key = ["id"]
+route = "t.owner"
+sources = { old_thing = { id = "id" } }
+[[domains.things.reverse]]
+target = "old_thing"
+query = "thing.sql"
+key = ["id"]
+route = "t.owner"
+sources = { thing = { id = "id" } }
+"""
+
+
+@pytest.fixture
+def written(tmp_path: Path) -> Path:
+    (tmp_path / "thing.sql").write_text("SELECT id, owner AS splitctl_route FROM old_thing;\n")
+    path = tmp_path / "config.toml"
+    path.write_text(MINIMAL)
+    return path
+
+
+def problems(path: Path, old: str, new: str) -> dict[str, str]:
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+    with pytest.raises(ConfigInvalid) as caught:
+        load(path)
+    return {problem.key: f"{problem.reason}. {problem.remedy}" for problem in caught.value.problems}
+
+
+def test_a_minimal_configuration_is_read_whole(written: Path) -> None:
+    config = load(written)
+    domain = config.domains["things"]
+    assert domain.name == "things"
+    assert config.databases["left"].name == "left"
+    assert config.databases["right"].migrations == written.parent / "schema"
+    assert domain.phases[0].soak == timedelta(hours=24)
+    assert domain.forward[0].sql == "SELECT id, owner AS splitctl_route FROM old_thing"
+    assert config.rollback.hold_ms == 1000
+
+
+def test_the_example_is_a_right_configuration(tmp_path: Path) -> None:
+    shutil.copy(ROOT / "config.example.toml", tmp_path / "config.toml")
+    shutil.copytree(ROOT / "mappings", tmp_path / "mappings")
+    config = load(tmp_path / "config.toml")
+    mappings = [len(domain.forward) + len(domain.reverse) for domain in config.domains.values()]
+    assert sum(mappings) == 15
+
+
+def test_every_mistake_is_told_at_once(written: Path) -> None:
+    text = written.read_text()
+    text = text.replace('environment = "test"', 'environment = "test"\ncolour = "red"')
+    text = text.replace('soak = "24h"', 'soak = "a day"').replace('flag = "USE_THINGS"\n', "")
+    written.write_text(text)
+    with pytest.raises(ConfigInvalid) as caught:
+        load(written)
+    keys = {problem.key for problem in caught.value.problems}
+    assert keys == {"colour", "domains.things.phases.0.soak", "domains.things.flag"}
+    assert all(problem.reason and problem.remedy for problem in caught.value.problems)
+    assert "24h" in str(caught.value)
+
+
+def test_a_secret_written_in_plain_is_refused_and_not_repeated(written: Path) -> None:
+    found = problems(written, '"env:LEFT"', '"postgresql://me:hunter2@db/x"')
+    assert "databases.left.dsn" in found
+    assert "hunter2" not in str(found)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "key"),
+    [
+        ('new = "right"', 'new = "nowhere"', "domains.things.new"),
+        ('old = "left"', 'old = "right"', "domains.things.new"),
+        ("percentage = 100", "percentage = 90", "domains.things.phases"),
+        ("percentage = 10,", "percentage = 100,", "domains.things.phases"),
+        ('query = "thing.sql"', 'query = "missing.sql"', "domains.things.forward.0"),
+        ('{ id = "id" }', '{ other = "id" }', "domains.things.forward.0"),
+        ('"http://127.0.0.1:1"', '"127.0.0.1"', "gateway.urls.0"),
+        ("domains.things", "domains.Big-Things", "domains.Big-Things"),
+    ],
+)
+def test_each_kind_of_mistake_names_its_key(written: Path, old: str, new: str, key: str) -> None:
+    assert key in problems(written, old, new)
+
+
+def test_the_way_a_configuration_is_found(
+    written: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("SPLITCTL_CONFIG", raising=False)
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    with pytest.raises(ConfigNotFound, match=r"config\.toml"):
+        load()
+    monkeypatch.setenv("SPLITCTL_CONFIG", str(written))
+    assert load().environment == "test"
+    monkeypatch.delenv("SPLITCTL_CONFIG")
+    monkeypatch.chdir(tmp_path)
+    assert load().path == written
+
+
+def test_broken_toml_names_the_line(written: Path) -> None:
+    written.write_text(MINIMAL + "\n[domains\n")
+    with pytest.raises(ConfigInvalid, match="line"):
+        load(written)
+
+
+@given(st.text(max_size=30))
+def test_no_reference_ever_raises_anything_but_a_clear_refusal(text: str) -> None:
+    try:
+        reference = SecretRef(text)
+    except ValueError as error:
+        assert "env:NAME" in str(error)
+        assert len(text) < 4 or text not in str(error)
+    else:
+        assert str(reference) == text
+
+
+def test_a_missing_secret_names_its_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("NOT_SET", raising=False)
+    with pytest.raises(SecretMissing, match="env:NOT_SET"):
+        SecretRef("env:NOT_SET").reveal()
+    with pytest.raises(SecretMissing, match="nothing-here"):
+        SecretRef("file:nothing-here", tmp_path).reveal()
+
+
+@given(st.floats(min_value=0, max_value=1e6), st.sampled_from(["ms", "s", "m", "h"]))
+def test_durations_read_as_written(number: float, unit: str) -> None:
+    scale = {"ms": 0.001, "s": 1, "m": 60, "h": 3600}[unit]
+    text = f"{number:.3f}{unit}"
+    assert parse_duration(text).total_seconds() == pytest.approx(
+        float(f"{number:.3f}") * scale, abs=1e-5
+    )
