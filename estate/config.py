@@ -36,6 +36,13 @@ DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)")
 UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 
+class UnknownName(SplitctlError):
+    """The configuration has no {kind} '{name}'; it has: {known}. Nothing was changed."""
+
+    hint = "the same command with one of these names"
+    exit_code = ExitCode.USAGE
+
+
 @dataclass(frozen=True)
 class Problem:
     """One mistake: the key it stands under, why it is one, and what would be right."""
@@ -305,8 +312,16 @@ class Config(Model):
     domains: dict[str, DomainConfig] = Field(min_length=1)
 
     def database(self, name: str) -> DatabaseConfig:
-        """The database of this name; the configuration was checked, so it exists."""
+        """The database of this name. Raises UnknownName."""
+        if name not in self.databases:
+            raise UnknownName(kind="database", name=name, known=", ".join(self.databases))
         return self.databases[name]
+
+    def domain(self, name: str) -> DomainConfig:
+        """The domain of this name. Raises UnknownName."""
+        if name not in self.domains:
+            raise UnknownName(kind="domain", name=name, known=", ".join(self.domains))
+        return self.domains[name]
 
 
 def _beside(value: Path, info: ValidationInfo) -> Path:

@@ -1,21 +1,25 @@
-"""The commands of splitctl. Each loads its room lazily: start-up time is part of the product."""
+"""The program: groups of commands, and those that stand alone.
+
+Each command loads its room only when it runs: start-up time is part of the product.
+"""
 
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from splitctl.data_commands import backfill, schema, sync, verify
+from splitctl.rehearse_command import rehearse
+from splitctl.rollout_commands import decommission, rollout
 from splitctl.session import (
     ConfigPath,
-    Confirm,
     DomainName,
     DryRun,
+    OptionalDomain,
     Output,
     OutputFormat,
     answer,
     answer_without_config,
-    confirmed,
-    progress,
 )
 
 EXAMPLES = """
@@ -34,24 +38,14 @@ Examples:
   splitctl rollback                    everyone back to the old side, now
 """
 
-
-def _group(help_text: str) -> typer.Typer:
-    return typer.Typer(help=help_text, no_args_is_help=True, rich_markup_mode=None)
-
-
 app = typer.Typer(
     help=EXAMPLES,
-    no_args_is_help=True,
+    invoke_without_command=True,
+    add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-schema = _group("The new databases' tables, by their alembic migrations.")
-sync = _group("Live two-way sync: this is how dual-write is done.")
-backfill = _group("Copy what was there before sync began.")
-verify = _group("Compare both sides, exactly, beside live writes.")
-rollout = _group("Percentages in steps, with gates and soaks.")
-decommission = _group("The end that is earned: rampdown, archive, and its undo.")
 for name, group in (
     ("schema", schema),
     ("sync", sync),
@@ -61,27 +55,27 @@ for name, group in (
     ("decommission", decommission),
 ):
     app.add_typer(group, name=name)
-
-OptionalDomain = Annotated[str | None, typer.Argument(help="One domain; all when left out.")]
-Database = Annotated[str | None, typer.Argument(help="One database; all when left out.")]
-Soak = Annotated[str | None, typer.Option(help="Soak this long instead, like 20s, 24h or 7d.")]
+app.command()(rehearse)
 
 
-def _version(value: bool) -> None:  # noqa: FBT001 - typer's callback
-    if value:
-        from splitctl import __version__  # noqa: PLC0415
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        from splitctl import __version__
 
         typer.echo(f"splitctl {__version__}")
         raise typer.Exit
 
 
 @app.callback()
-def _main(
+def options(
+    context: typer.Context,
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show it.")
     ] = False,
 ) -> None:
-    """Options of the whole program."""
+    """Options of the whole program; alone, it shows its help."""
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
 
 
 @app.command()
@@ -90,7 +84,7 @@ def init(
     output: OutputFormat = Output.TEXT,
 ) -> None:
     """Write a commented config.toml with its mappings, to adapt to your own databases."""
-    from splitctl import starter  # noqa: PLC0415
+    from splitctl import starter
 
     answer_without_config(lambda: starter.write(directory), output)
 
@@ -98,7 +92,7 @@ def init(
 @app.command()
 def doctor(config: ConfigPath = None, output: OutputFormat = Output.TEXT) -> None:
     """Check, without changing anything, what a split needs; each lack with its fix."""
-    from splitctl import doctor as room  # noqa: PLC0415
+    from splitctl import doctor as room
 
     answer(room.examine, config, output)
 
@@ -106,7 +100,7 @@ def doctor(config: ConfigPath = None, output: OutputFormat = Output.TEXT) -> Non
 @app.command()
 def status(config: ConfigPath = None, output: OutputFormat = Output.TEXT) -> None:
     """What is asked, owned, served and measured, what disagrees, and the next command."""
-    from rollout import status as room  # noqa: PLC0415
+    from rollout import status as room
 
     answer(room.status, config, output)
 
@@ -114,7 +108,7 @@ def status(config: ConfigPath = None, output: OutputFormat = Output.TEXT) -> Non
 @app.command()
 def plan(domain: DomainName, config: ConfigPath = None, output: OutputFormat = Output.TEXT) -> None:
     """The ordered steps of the domain's next move, and what stands in its way."""
-    from rollout import controller  # noqa: PLC0415
+    from rollout import controller
 
     answer(lambda c: controller.plan(c, domain), config, output)
 
@@ -129,7 +123,7 @@ def history(
     """What was done, by whom, when, and how it ended."""
 
     def work(c: Any) -> Any:
-        from estate.ledger import open_ledger  # noqa: PLC0415
+        from estate.ledger import open_ledger
 
         with open_ledger(c) as ledger:
             return ledger.history(domain, limit)
@@ -145,9 +139,14 @@ def rollback(
     dry_run: DryRun = False,
 ) -> None:
     """Bring customers back to the old side, now. Needs no confirmation and no working ledger."""
-    from rollout import rollback as room  # noqa: PLC0415
+    from rollout import rollback as room
 
     domains = [domain] if domain else None
     if dry_run:
         answer(lambda c: room.plan(c, domains), config, output)
     answer(lambda c: room.rollback(c, domains), config, output)
+
+
+def main() -> None:
+    """Run the program; the exit code says how it ended."""
+    app()

@@ -63,7 +63,7 @@ def result(value: Any, environment: str | None, form: str) -> None:
 
 
 def _print(data: Any) -> None:
-    from rich.console import Console  # noqa: PLC0415 - start-up time
+    from rich.console import Console
 
     console = Console(highlight=False, markup=False, soft_wrap=not sys.stdout.isatty())
     if isinstance(data, dict):
@@ -101,7 +101,7 @@ def _print_list(console: Any, rows: Sequence[Any]) -> None:
         for row in rows:
             console.print(f"  {_cell(row)}")
         return
-    from rich.table import Table  # noqa: PLC0415 - start-up time
+    from rich.table import Table
 
     names = list(dict.fromkeys(name for row in rows for name in row))
     shown = [name for name in names if any(row.get(name) not in (None, [], {}) for row in rows)]

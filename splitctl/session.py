@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 if TYPE_CHECKING:
+    from datetime import timedelta
+
     from estate.config import Config
 
 log = logging.getLogger("splitctl")
@@ -41,6 +43,26 @@ Confirm = Annotated[
 ]
 
 
+def duration(text: str) -> "timedelta":
+    """An option's value such as 20s, 15m, 24h or 7d."""
+    from estate.config import parse_duration
+
+    try:
+        return parse_duration(text)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
+
+
+OptionalDomain = Annotated[
+    str | None, typer.Argument(help="One domain; all of them when left out.")
+]
+
+
+def command_group(help_text: str) -> typer.Typer:
+    """A group of commands; typed alone it shows its help."""
+    return typer.Typer(help=help_text, no_args_is_help=True, rich_markup_mode=None)
+
+
 def state_directory() -> Path:
     """Where the log and the local journal are kept."""
     given = os.environ.get("SPLITCTL_STATE_DIR")
@@ -67,7 +89,7 @@ def _log_to_file() -> Path | None:
 
 def answer(work: "Callable[[Config], Any]", config_path: Path | None, output: Output) -> NoReturn:
     """Load the configuration, do the work, render its result, and exit with its code."""
-    from estate.config import load  # noqa: PLC0415 - start-up time
+    from estate.config import load
 
     def configured() -> Any:
         config = load(config_path)
@@ -83,8 +105,8 @@ def answer_without_config(work: Callable[[], Any], output: Output) -> NoReturn:
 
 
 def _finish(work: Callable[[], Any], output: Output) -> NoReturn:
-    from estate.errors import ExitCode, SplitctlError  # noqa: PLC0415 - start-up time
-    from splitctl import render  # noqa: PLC0415 - start-up time
+    from estate.errors import ExitCode, SplitctlError
+    from splitctl import render
 
     log_path = _log_to_file()
     try:

@@ -1,0 +1,5 @@
+"""`python -m splitctl`."""
+
+from splitctl.main import main
+
+main()

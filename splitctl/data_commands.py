@@ -1,0 +1,211 @@
+"""Commands about tables: schema, sync, backfill, verify."""
+
+import signal
+import threading
+from typing import Annotated, Any
+
+import typer
+
+from splitctl.session import (
+    ConfigPath,
+    Confirm,
+    DomainName,
+    OptionalDomain,
+    Output,
+    OutputFormat,
+    answer,
+    command_group,
+    confirmed,
+    progress,
+)
+
+schema = command_group("The new databases' tables, by their alembic migrations.")
+sync = command_group("Live two-way sync: this is how dual-write is done.")
+backfill = command_group("Copy what was there before sync began.")
+verify = command_group("Compare both sides, exactly, beside live writes.")
+
+Database = Annotated[str | None, typer.Argument(help="One database; all when left out.")]
+
+
+def _names(config: Any, database: str | None) -> list[str]:
+    if database is not None:
+        return [config.database(database).name]
+    return [name for name, db in config.databases.items() if db.migrations]
+
+
+@schema.command("apply")
+def schema_apply(
+    database: Database = None, config: ConfigPath = None, output: OutputFormat = Output.TEXT
+) -> None:
+    """Bring the new databases to the newest revision. Typed twice, it changes nothing."""
+
+    def work(c: Any) -> Any:
+        from migrator import schema as room
+
+        return [room.apply(c, name) for name in _names(c, database)]
+
+    answer(work, config, output)
+
+
+@schema.command("status")
+def schema_status(
+    database: Database = None, config: ConfigPath = None, output: OutputFormat = Output.TEXT
+) -> None:
+    """Which revision each database has, and which is the newest."""
+
+    def work(c: Any) -> Any:
+        from migrator import schema as room
+
+        return [room.status(c, name) for name in _names(c, database)]
+
+    answer(work, config, output)
+
+
+@sync.command("enable")
+def sync_enable(
+    domain: DomainName, config: ConfigPath = None, output: OutputFormat = Output.TEXT
+) -> None:
+    """Switch dual-write on: control schema, owners, publications, slots, both directions."""
+
+    def work(c: Any) -> Any:
+        from migrator import sync as room
+
+        return room.enable(c, domain)
+
+    answer(work, config, output)
+
+
+@sync.command("disable")
+def sync_disable(
+    domain: DomainName, config: ConfigPath = None, output: OutputFormat = Output.TEXT
+) -> None:
+    """Switch dual-write off. Changed keys are kept, so that enabling again loses nothing."""
+
+    def work(c: Any) -> Any:
+        from migrator import sync as room
+
+        return room.disable(c, domain)
+
+    answer(work, config, output)
+
+
+@sync.command("run")
+def sync_run(config: ConfigPath = None, output: OutputFormat = Output.TEXT) -> None:
+    """The worker: carries changed keys in both directions until it is ended (SIGTERM)."""
+
+    def work(c: Any) -> Any:
+        from migrator import worker
+
+        stop = threading.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: stop.set())
+        progress(f"sync runs; health and metrics at http://{c.sync.listen}")
+        return worker.run(c, stop)
+
+    answer(work, config, output)
+
+
+@sync.command("status")
+def sync_status(config: ConfigPath = None, output: OutputFormat = Output.TEXT) -> None:
+    """Lag, pending keys, strays and heartbeat of every stream."""
+
+    def work(c: Any) -> Any:
+        from migrator import sync as room
+
+        return room.status(c)
+
+    answer(work, config, output)
+
+
+@sync.command("teardown")
+def sync_teardown(
+    domain: OptionalDomain = None,
+    confirm: Confirm = None,
+    config: ConfigPath = None,
+    output: OutputFormat = Output.TEXT,
+) -> None:
+    """Remove every slot, publication and schema of ours, also of a split given up half-way."""
+
+    def work(c: Any) -> Any:
+        from migrator import sync as room
+
+        confirmed(domain or c.environment, confirm, "Tear down sync of")
+        return room.teardown(c, domain)
+
+    answer(work, config, output)
+
+
+@sync.command("grants")
+def sync_grants(
+    database: Annotated[str, typer.Argument(help="The database, as the configuration names it.")],
+    revoke: Annotated[
+        bool, typer.Option("--revoke", help="The script that takes it back.")
+    ] = False,
+    config: ConfigPath = None,
+) -> None:
+    """Print the SQL with which a DBA makes the tool's role: no superuser, no extension."""
+
+    def work(c: Any) -> Any:
+        from migrator import grants
+
+        c.database(database)
+        return grants.revoke_script(c, database) if revoke else grants.script(c, database)
+
+    answer(work, config, Output.TEXT)
+
+
+@backfill.command("run")
+def backfill_run(
+    domain: DomainName, config: ConfigPath = None, output: OutputFormat = Output.TEXT
+) -> None:
+    """Copy the rows that were there before sync began. Can be killed and typed again."""
+
+    def work(c: Any) -> Any:
+        from migrator import backfill as room
+
+        return room.run(c, domain, on_progress=lambda p: progress(str(p)))
+
+    answer(work, config, output)
+
+
+@backfill.command("status")
+def backfill_status(config: ConfigPath = None, output: OutputFormat = Output.TEXT) -> None:
+    """How far each mapping's copy has come."""
+
+    def work(c: Any) -> Any:
+        from migrator import backfill as room
+
+        return room.status(c)
+
+    answer(work, config, output)
+
+
+@verify.command("run")
+def verify_run(
+    mappings: Annotated[
+        list[str] | None, typer.Argument(help="Mappings, like DOMAIN.forward.TABLE; all when none.")
+    ] = None,
+    domain: Annotated[str | None, typer.Option(help="Only this domain.")] = None,
+    config: ConfigPath = None,
+    output: OutputFormat = Output.TEXT,
+) -> None:
+    """Compare both sides in both directions: equal, different (with samples) or inconclusive."""
+
+    def work(c: Any) -> Any:
+        from rollout import verification
+
+        return verification.run(c, domain, mappings or None, on_progress=lambda p: progress(str(p)))
+
+    answer(work, config, output)
+
+
+@verify.command("self-check")
+def verify_self_check(config: ConfigPath = None, output: OutputFormat = Output.TEXT) -> None:
+    """Seed known differences in scratch tables; the verifier must find each, and no other."""
+
+    def work(c: Any) -> Any:
+        from verify import selfcheck
+
+        return selfcheck.run(c)
+
+    answer(work, config, output)
