@@ -57,9 +57,9 @@ class Monitor:
         if status is None:
             return
         self.sync_status = status
-        for stream in status.get("streams", []):
-            name, lag = stream["stream"], stream.get("lag_ms")
-            pending = _sum(stream, "spooled", "waiting", "pending")
+        for name, stream in status.get("streams", {}).items():
+            lag = (stream.get("lag_ms") or {}).get("last")
+            pending = _sum(stream, "gathered", "spooled", "waiting")
             self._point(f"lag {name}", lag)
             with self.scene.lock:
                 scene = self.scene.streams.setdefault(name, StreamScene())

@@ -56,7 +56,8 @@ def schema_status(
     def work(c: Any) -> Any:
         from migrator import schema as room
 
-        return [room.status(c, name) for name in _names(c, database)]
+        names = _names(c, database)
+        return [found for found in room.status(c) if found.database in names]
 
     answer(work, config, output)
 
@@ -110,7 +111,7 @@ def sync_status(config: ConfigPath = None, output: OutputFormat = Output.TEXT) -
     """Lag, pending keys, strays and heartbeat of every stream."""
 
     def work(c: Any) -> Any:
-        from migrator import sync as room
+        from migrator import status as room
 
         return room.status(c)
 
@@ -127,7 +128,7 @@ def sync_teardown(
     """Remove every slot, publication and schema of ours, also of a split given up half-way."""
 
     def work(c: Any) -> Any:
-        from migrator import sync as room
+        from migrator import teardown as room
 
         confirmed(domain or c.environment, confirm, "Tear down sync of")
         return room.teardown(c, domain)
@@ -163,9 +164,14 @@ def backfill_run(
     def work(c: Any) -> Any:
         from migrator import backfill as room
 
-        return room.run(c, domain, on_progress=lambda p: progress(str(p)))
+        return room.run(c, domain, on_progress=_show)
 
     answer(work, config, output)
+
+
+def _show(doing: Any) -> None:
+    about = f" {doing.mapping}" if doing.mapping else ""
+    progress(f"{doing.doing}{about}: {doing.rows:,} rows, {doing.pending:,} keys pending")
 
 
 @backfill.command("status")

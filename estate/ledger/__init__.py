@@ -1,0 +1,23 @@
+"""The ledger: the durable record of every intent, act, sample and verdict (law L7)."""
+
+from estate.ledger.ledger import (
+    Ledger,
+    LedgerNewer,
+    LedgerUnreachable,
+    LockHeld,
+    open_ledger,
+)
+from estate.ledger.records import ActRecord, LockRecord, Rollout, SampleRecord, VerdictRecord
+
+__all__ = [
+    "ActRecord",
+    "Ledger",
+    "LedgerNewer",
+    "LedgerUnreachable",
+    "LockHeld",
+    "LockRecord",
+    "Rollout",
+    "SampleRecord",
+    "VerdictRecord",
+    "open_ledger",
+]

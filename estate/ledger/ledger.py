@@ -1,0 +1,409 @@
+"""The ledger itself: open it, take the lock, write intents and outcomes, read what is true."""
+
+import logging
+import shlex
+import socket
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict
+from datetime import datetime
+from types import TracebackType
+from typing import Any, Self
+
+import psycopg
+import sqlalchemy
+from sqlalchemy import func, select, update
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.orm import Session
+
+from estate import journal
+from estate.config import Config, DatabaseConfig
+from estate.connections import DatabaseUnreachable, connect, operator
+from estate.errors import ExitCode, SplitctlError
+from estate.ledger import lock, migrate
+from estate.ledger.models import ActRow, RolloutRow, SampleRow, VerdictRow
+from estate.ledger.records import (
+    ActRecord,
+    LockRecord,
+    Rollout,
+    SampleRecord,
+    VerdictRecord,
+)
+
+log = logging.getLogger(__name__)
+LEDGER = "ledger"
+
+
+class LedgerUnreachable(SplitctlError):
+    """The ledger cannot be used: {reason}. Nothing was changed."""
+
+    hint = "splitctl doctor  (splitctl rollback works without the ledger)"
+    exit_code = ExitCode.PRECONDITION
+
+
+class LedgerNewer(SplitctlError):
+    """The ledger was written by a newer splitctl (its revision is {revision}). Nothing was
+    changed."""
+
+    hint = "upgrade splitctl here, then type the same command again"
+    exit_code = ExitCode.PRECONDITION
+
+
+class LockHeld(SplitctlError):
+    """{who} holds the operator lock since {since} with `{command}`. Nothing was changed."""
+
+    hint = "splitctl status; wait for that command, or end it"
+    exit_code = ExitCode.PRECONDITION
+
+
+def database(config: Config) -> DatabaseConfig:
+    """The ledger's database. Where it shares one with the data, it shares the budget too."""
+    own = config.ledger.dsn.reveal()
+    shared = 0
+    for other in config.databases.values():
+        try:
+            shared += other.connections if other.dsn.reveal() == own else 0
+        except SplitctlError:
+            continue  # a missing secret of another database is told where that one is used
+    return DatabaseConfig(
+        name=LEDGER, dsn=config.ledger.dsn, connections=config.ledger.connections + shared
+    )
+
+
+def open_ledger(config: Config, command: str | None = None) -> "Ledger":
+    """Open the ledger, bring its schema up to date, and take in what the journal kept.
+
+    Raises LedgerUnreachable or LedgerNewer.
+    """
+    ledger = Ledger(database(config), command or shlex.join(sys.argv[1:]) or "python")
+    try:
+        ledger.prepare()
+        ledger.merge(journal.of(config))
+    except BaseException:
+        ledger.close()
+        raise
+    return ledger
+
+
+@contextmanager
+def _reachable() -> Iterator[None]:
+    try:
+        yield
+    except DatabaseUnreachable as error:
+        raise LedgerUnreachable(reason=error.facts.get("reason", str(error))) from error
+    except (sqlalchemy.exc.DBAPIError, psycopg.Error) as error:
+        cause = getattr(error, "orig", None) or error
+        raise LedgerUnreachable(reason=" ".join(str(cause).split())) from error
+
+
+class Ledger:
+    """One command's view of the ledger. Every method is a transaction of its own."""
+
+    def __init__(self, settings: DatabaseConfig, command: str) -> None:
+        self._settings = settings
+        self.operator, self.host, self.command = operator(), socket.gethostname(), command
+        self._engine = sqlalchemy.create_engine(
+            "postgresql+psycopg://",
+            creator=lambda: connect(settings, LEDGER, autocommit=False),
+            pool_size=1,
+            max_overflow=1,
+            pool_pre_ping=True,
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close its connections."""
+        self._engine.dispose()
+
+    def prepare(self) -> None:
+        """Make or upgrade the schema where it is not as this version of the tool wants it."""
+        with _reachable():
+            with self._engine.begin() as connection:
+                revision = migrate.current(connection)
+            if revision == migrate.HEAD:
+                return
+            if revision is not None and not migrate.known(revision):
+                raise LedgerNewer(revision=revision)
+            with self._engine.begin() as connection:
+                migrate.upgrade(connection)
+
+    @contextmanager
+    def _session(self) -> Iterator[Session]:
+        with _reachable(), Session(self._engine) as session, session.begin():
+            yield session
+
+    # The operator lock
+
+    @contextmanager
+    def lock(self, who: str | None = None, command: str | None = None) -> Iterator[None]:
+        """Hold the operator lock for a while. Raises LockHeld at once when another holds it."""
+        with _reachable():
+            connection = connect(self._settings, "operator lock")
+        with lock.closing(connection):
+            with _reachable():
+                command = command or self.command
+                if not lock.take(connection, who or self.operator, self.host, command):
+                    raise self._held(lock.holder(connection))
+            yield
+
+    @staticmethod
+    def _held(other: LockRecord | None) -> LockHeld:
+        if other is None:
+            return LockHeld(who="Another operator", since="a moment", command="unknown")
+        since = other.since.isoformat(timespec="seconds")
+        who = f"{other.operator} on {other.host}"
+        return LockHeld(who=who, since=since, command=other.command)
+
+    def lock_holder(self) -> LockRecord | None:
+        """Who holds the operator lock now."""
+        with _reachable(), connect(self._settings, "operator lock") as connection:
+            return lock.holder(connection)
+
+    # Acts
+
+    def begin(self, domain: str | None, kind: str, intent: Mapping[str, Any]) -> ActRecord:
+        """Write an intent down; it is durable when this returns."""
+        with self._session() as session:
+            row = ActRow(
+                operator=self.operator,
+                host=self.host,
+                command=self.command,
+                domain=domain,
+                kind=kind,
+                intent=dict(intent),
+                state="intended",
+            )
+            session.add(row)
+            session.flush()
+            session.refresh(row)
+            return _act(row)
+
+    def finish(
+        self,
+        act: ActRecord,
+        outcome: Mapping[str, Any],
+        *,
+        state: str = "done",
+        rollout: Rollout | None = None,
+    ) -> None:
+        """Write the outcome, and where the domain stands now, in one transaction."""
+        with self._session() as session:
+            session.execute(
+                update(ActRow)
+                .where(ActRow.id == act.id, ActRow.state == "intended")
+                .values(outcome=dict(outcome), state=state, finished_at=func.clock_timestamp())
+            )
+            if rollout is not None:
+                _save(session, rollout)
+
+    def unfinished(self, domain: str | None = None) -> list[ActRecord]:
+        """Intents without an outcome, oldest first."""
+        query = select(ActRow).where(ActRow.state == "intended").order_by(ActRow.id)
+        if domain is not None:
+            query = query.where(ActRow.domain == domain)
+        with self._session() as session:
+            return [_act(row) for row in session.scalars(query)]
+
+    def history(self, domain: str | None = None, limit: int = 30) -> list[ActRecord]:
+        """The last acts, newest last."""
+        query = select(ActRow).order_by(ActRow.at.desc(), ActRow.id.desc()).limit(limit)
+        if domain is not None:
+            query = query.where(ActRow.domain == domain)
+        with self._session() as session:
+            return [_act(row) for row in session.scalars(query)][::-1]
+
+    # Where a domain stands
+
+    def now(self) -> datetime:
+        """The ledger's clock: the only one that its times are compared with."""
+        with self._session() as session:
+            moment: datetime = session.execute(select(func.clock_timestamp())).scalar_one()
+            return moment
+
+    def rollout(self, domain: str) -> Rollout | None:
+        """Where a domain stands; None when its rollout was never started."""
+        with self._session() as session:
+            row = session.get(RolloutRow, domain)
+            return _rollout(row) if row else None
+
+    def save_rollout(self, rollout: Rollout) -> None:
+        """Write where a domain stands."""
+        with self._session() as session:
+            _save(session, rollout)
+
+    @contextmanager
+    def changing(self, domain: str) -> "Iterator[Change]":
+        """Read and write one domain's row under its lock: for clocks that several may count.
+
+        Nothing is written unless `save` is called. Must be short.
+        """
+        with self._session() as session:
+            row = session.get(RolloutRow, domain, with_for_update=True)
+            moment: datetime = session.execute(select(func.clock_timestamp())).scalar_one()
+            yield Change(session, _rollout(row) if row else None, moment)
+
+    # Samples and verdicts
+
+    def add_sample(self, domain: str, source: str, data: Mapping[str, Any]) -> None:
+        """Keep what was measured now."""
+        with self._session() as session:
+            session.add(SampleRow(domain=domain, source=source, data=dict(data)))
+
+    def samples(
+        self, domain: str, since: datetime | None = None, limit: int = 10_000
+    ) -> list[SampleRecord]:
+        """What was measured, oldest first; the newest `limit` of it."""
+        query = select(SampleRow).where(SampleRow.domain == domain)
+        if since is not None:
+            query = query.where(SampleRow.at >= since)
+        query = query.order_by(SampleRow.id.desc()).limit(limit)
+        with self._session() as session:
+            rows = list(session.scalars(query))[::-1]
+            return [SampleRecord(row.at, row.domain, row.source, row.data) for row in rows]
+
+    def add_verdict(
+        self,
+        domain: str,
+        kind: str,
+        name: str,
+        verdict: str,
+        data: Mapping[str, Any],
+        *,
+        seconds: float = 0.0,
+    ) -> None:
+        """Keep an answer. `seconds`: how long ago the gathering of its evidence began."""
+        began = func.clock_timestamp() - func.make_interval(0, 0, 0, 0, 0, 0, seconds)
+        with self._session() as session:
+            session.add(
+                VerdictRow(
+                    domain=domain,
+                    kind=kind,
+                    name=name,
+                    verdict=verdict,
+                    data=dict(data),
+                    started_at=began,
+                )
+            )
+
+    def latest_verdict(self, domain: str, name: str) -> VerdictRecord | None:
+        """The newest answer of this name for the domain."""
+        age = func.extract("epoch", func.clock_timestamp() - VerdictRow.at)
+        query = (
+            select(VerdictRow, age)
+            .where(VerdictRow.domain == domain, VerdictRow.name == name)
+            .order_by(VerdictRow.id.desc())
+            .limit(1)
+        )
+        with self._session() as session:
+            found = session.execute(query).first()
+            if found is None:
+                return None
+            row, seconds = found
+            return VerdictRecord(
+                at=row.at,
+                started_at=row.started_at,
+                domain=row.domain,
+                kind=row.kind,
+                name=row.name,
+                verdict=row.verdict,
+                data=row.data,
+                age_s=float(seconds),
+            )
+
+    # The journal
+
+    def merge(self, kept: journal.Journal) -> int:
+        """Take in what was written locally while the ledger was away. Returns how many entries."""
+        entries = kept.pending()
+        for entry in entries:
+            with self._session() as session:
+                self._take_in(session, entry)
+        kept.merged(entries)
+        return len(entries)
+
+    def _take_in(self, session: Session, entry: journal.Entry) -> None:
+        ended = {
+            "outcome": entry.outcome,
+            "finished_at": entry.finished_at or entry.at,
+            "state": entry.state,
+        }
+        if entry.act_id is not None:
+            # The intent stands in the ledger; only its end is missing.
+            session.execute(
+                update(ActRow)
+                .where(ActRow.id == entry.act_id, ActRow.state == "intended")
+                .values(**ended)
+            )
+        else:
+            told = ("at", "operator", "host", "command", "domain", "kind", "intent")
+            values = {name: getattr(entry, name) for name in told}
+            # The same entry again: it was taken in before, and its file not yet put away.
+            session.execute(
+                insert(ActRow)
+                .values(**values, **ended, journal_id=entry.id)
+                .on_conflict_do_nothing(index_elements=[ActRow.journal_id])
+            )
+        if entry.domain is not None and entry.rollout is not None:
+            self._settle(session, entry.domain, entry)
+
+    @staticmethod
+    def _settle(session: Session, domain: str, entry: journal.Entry) -> None:
+        """Where the domain stands after a journalled act, unless something later is known."""
+        row = session.get(RolloutRow, domain, with_for_update=True)
+        known = _rollout(row) if row else Rollout(domain)
+        told = entry.rollout or {}
+        if int(told.get("epoch", 0)) <= known.epoch:
+            return
+        moved = entry.finished_at or entry.at
+        _save(
+            session,
+            Rollout(
+                domain=domain,
+                stage=str(told.get("stage", known.stage)),
+                percentage=int(told["percentage"]),
+                phase=int(told.get("phase", -1)),
+                phase_started_at=moved,
+                moved_at=moved,
+                epoch=int(told["epoch"]),
+            ),
+        )
+
+
+class Change:
+    """One domain's row, locked. `now` is the ledger's clock."""
+
+    def __init__(self, session: Session, rollout: Rollout | None, now: datetime) -> None:
+        self._session, self.rollout, self.now = session, rollout, now
+
+    def save(self, rollout: Rollout) -> None:
+        """Write it back."""
+        _save(self._session, rollout)
+
+
+def _save(session: Session, rollout: Rollout) -> None:
+    values = {**asdict(rollout), "updated_at": func.clock_timestamp()}
+    changed = {name: value for name, value in values.items() if name != "domain"}
+    session.execute(
+        insert(RolloutRow)
+        .values(**values)
+        .on_conflict_do_update(index_elements=[RolloutRow.domain], set_=changed)
+    )
+
+
+def _rollout(row: RolloutRow) -> Rollout:
+    return Rollout(**{name: getattr(row, name) for name in Rollout.__dataclass_fields__})
+
+
+def _act(row: ActRow) -> ActRecord:
+    return ActRecord(**{name: getattr(row, name) for name in ActRecord.__dataclass_fields__})

@@ -1,0 +1,16 @@
+-- The same item under the same id. The route is the cart's, and a cart's route never changes.
+SELECT i.id,
+       i.cart_session_id AS cart_id,
+       i.product_id,
+       i.product_sku,
+       i.quantity,
+       i.unit_price,
+       i.total_price,
+       i.warehouse_id,
+       i.reservation_id,
+       i.added_at,
+       i.updated_at,
+       coalesce(s.guest_token, lower(s.customer_id COLLATE "C"), s.session_id)::text
+           AS splitctl_route
+  FROM cart_items i
+  JOIN cart_sessions s ON s.id = i.cart_session_id

@@ -1,0 +1,15 @@
+-- The same item under the same id.
+SELECT i.id,
+       i.cart_id AS cart_session_id,
+       i.product_id,
+       i.product_sku,
+       i.quantity,
+       i.unit_price,
+       i.total_price,
+       i.warehouse_id,
+       i.reservation_id,
+       i.added_at,
+       i.updated_at,
+       coalesce(c.guest_token, c.customer_key, c.session_id)::text AS splitctl_route
+  FROM cart_items i
+  JOIN carts c ON c.id = i.cart_id

@@ -1,0 +1,271 @@
+"""From the log to keys: committed transactions become a set of (mapping, driving key) (law L2).
+
+A batch remembers which transactions it comes from, so that it is read only from a snapshot that
+already sees them (law L3).
+"""
+
+import logging
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+from estate.errors import ExitCode, SplitctlError
+from migrator.control import APPLIED, HEARTBEAT, MARKER
+from migrator.mapping import Key, Mapping, Stream
+from migrator.pgoutput import (
+    Begin,
+    Change,
+    Commit,
+    Event,
+    Message,
+    Relation,
+    Truncate,
+    Unchanged,
+)
+
+log = logging.getLogger(__name__)
+MappingKey = tuple[str, Key]
+
+
+class StreamStopped(SplitctlError):
+    """A stream stops, because going on would lose or spread a mistake."""
+
+    exit_code = ExitCode.PRECONDITION
+
+
+class TableTruncated(StreamStopped):
+    """Stream '{stream}' stops: {tables} was truncated on the source. Nothing was carried over:
+    a truncate never spreads."""
+
+    hint = "splitctl sync teardown {domain}, then enable and backfill it anew"
+
+
+class TableChanged(StreamStopped):
+    """Stream '{stream}' stops: the columns of table '{table}' changed while it was read ({what}).
+    Nothing after that point was carried over."""
+
+    hint = "correct the mappings if they need it, then start: splitctl sync run"
+
+
+class KeyNotInIdentity(StreamStopped):
+    """Stream '{stream}' stops: column {columns} of table '{table}' leads to a driving key and is
+    not in its replica identity, so a deleted row would not say which key it had."""
+
+    hint = "alter table {table} replica identity full, or using a unique index with that column"
+
+
+class TableUnknown(StreamStopped):
+    """Stream '{stream}' stops: the log has changes of table '{table}', which no mapping reads."""
+
+    hint = "give the table its name back, or: splitctl sync teardown {domain}"
+
+
+@dataclass
+class Batch:
+    """Changed keys of committed transactions, in the order in which they first appeared.
+
+    `lsn` is the position behind the last of them. `commit_us` holds the commit times (microseconds
+    since 1970) of those that brought keys. `urgent`: somebody waits for the position itself.
+    """
+
+    keys: dict[MappingKey, None] = field(default_factory=dict)
+    xids: set[int] = field(default_factory=set)
+    lsn: int = 0
+    last_commit_us: int = 0
+    commit_us: list[int] = field(default_factory=list)
+    heartbeat_at: datetime | None = None
+    urgent: bool = False
+
+    @property
+    def worth_storing(self) -> bool:
+        """Whether the position has to be committed for it.
+
+        Transactions that the tool wrote itself only move it in memory: each commit of a position
+        is such a transaction, and the two directions would answer each other for ever.
+        """
+        return bool(self.keys) or self.urgent or self.heartbeat_at is not None
+
+    @property
+    def source_commit_at(self) -> datetime:
+        """When the last of its transactions was committed, by the source's clock."""
+        return datetime.fromtimestamp(self.last_commit_us / 1e6, UTC)
+
+
+class Collector:
+    """Gathers events into batches. Whole transactions only: `in_transaction` tells the middle."""
+
+    def __init__(self, stream: Stream) -> None:
+        self._stream = stream
+        self._leads = _leads(stream.mappings)
+        self._relations: dict[int, Relation] = {}
+        self._batch = Batch()
+        self._begin: Begin | None = None
+        self._first = False
+        self._skipped = False
+        self._keys: dict[MappingKey, None] = {}
+
+    @property
+    def wanted(self) -> dict[str, tuple[str, ...]]:
+        """The columns to decode of each base table."""
+        return {table: columns for table, (columns, _) in self._leads.items()}
+
+    @property
+    def in_transaction(self) -> bool:
+        """Whether a transaction has begun and its end has not come yet."""
+        return self._begin is not None
+
+    @property
+    def pending(self) -> int:
+        """Keys gathered so far."""
+        return len(self._batch.keys) + len(self._keys)
+
+    @property
+    def batch(self) -> Batch:
+        """What has been gathered; `take` removes it."""
+        return self._batch
+
+    def take(self) -> Batch:
+        """Hand over the batch and begin a new one. Only between transactions."""
+        assert not self.in_transaction
+        batch, self._batch = self._batch, Batch()
+        return batch
+
+    def feed(self, event: Event) -> None:
+        """Take in one event. Raises StreamStopped with the reason."""
+        match event:
+            case Change():
+                self._first = False
+                if not self._skipped:
+                    self._keys.update(dict.fromkeys(self._changed(event)))
+            case Begin():
+                self._begin, self._first, self._skipped = event, True, False
+                self._keys = {}
+            case Commit():
+                self._commit(event)
+            case Message():
+                self._message(event)
+            case Relation():
+                self._relation(event)
+            case Truncate():
+                self._first = False
+                if not self._skipped:
+                    tables = ", ".join(relation.name for relation in event.relations)
+                    raise self._stop(TableTruncated, tables=tables)
+
+    def _commit(self, event: Commit) -> None:
+        begin, batch = self._begin, self._batch
+        assert begin is not None
+        if self._keys:
+            batch.keys.update(self._keys)
+            batch.xids.add(begin.xid)
+            batch.commit_us.append(event.commit_us)
+        batch.lsn, batch.last_commit_us = event.end_lsn, event.commit_us
+        self._begin, self._keys = None, {}
+
+    def _message(self, event: Message) -> None:
+        first, self._first = self._first, False
+        if event.prefix == APPLIED:
+            stream = event.content.decode(errors="replace")
+            # Only as the first message: later ones cannot vouch for what came before them.
+            if first and stream.rpartition(".")[0] == self._stream.domain.name:
+                self._skipped = True
+        elif event.prefix == MARKER:
+            self._batch.urgent = True
+        elif event.prefix == HEARTBEAT:
+            stream, _, stamp = event.content.decode(errors="replace").partition(" ")
+            if stream == self._stream.name:
+                self._batch.heartbeat_at = datetime.fromisoformat(stamp)
+
+    def _relation(self, event: Relation) -> None:
+        if event.name not in self._leads:
+            raise self._stop(TableUnknown, table=event.name)
+        known = self._relations.get(event.oid)
+        if known is not None:
+            before = dict(zip(known.columns, known.types, strict=True))
+            after = dict(zip(event.columns, event.types, strict=True))
+            changed = [f"{name} added" for name in after if name not in before]
+            changed += [f"{name} dropped" for name in before if name not in after]
+            changed += [
+                f"{name} has another type"
+                for name in after
+                if name in before and before[name] != after[name]
+            ]
+            if changed:
+                raise self._stop(TableChanged, table=event.name, what=", ".join(changed))
+        columns, _ = self._leads[event.name]
+        gone = [name for name in columns if name not in event.columns]
+        if gone:
+            what = ", ".join(f"{name} dropped" for name in gone)
+            raise self._stop(TableChanged, table=event.name, what=what)
+        hidden = [name for name in columns if name not in event.identity]
+        if hidden:
+            raise self._stop(KeyNotInIdentity, table=event.name, columns=", ".join(hidden))
+        self._relations[event.oid] = event
+
+    def _changed(self, change: Change) -> Iterable[MappingKey]:
+        """The keys that the old and the new version of a row lead to."""
+        _, leads = self._leads[change.relation.name]
+        old, new = change.old, change.new
+        if new is not None and old is not None:
+            # A large value that was not touched is left out of the new tuple, never of the old.
+            new = tuple(
+                before if isinstance(value, Unchanged) else value
+                for value, before in zip(new, old, strict=True)
+            )
+        for values in (old, new):
+            if values is None:
+                continue
+            for name, positions in leads:
+                key = []
+                for position in positions:
+                    value = values[position]
+                    if isinstance(value, Unchanged):
+                        raise self._stop(
+                            KeyNotInIdentity,
+                            table=change.relation.name,
+                            columns=self.wanted[change.relation.name][position],
+                        )
+                    if value is None:
+                        break
+                    key.append(value)
+                else:
+                    # A null leads nowhere: nothing stands under it in the target.
+                    yield name, tuple(key)
+
+    def _stop(self, kind: type[StreamStopped], **facts: str) -> StreamStopped:
+        return kind(stream=self._stream.name, domain=self._stream.domain.name, **facts)
+
+
+# For a base table: the columns to decode, and for each mapping where its key stands among them.
+Leads = dict[str, tuple[tuple[str, ...], tuple[tuple[str, tuple[int, ...]], ...]]]
+
+
+def _leads(mappings: Iterable[Mapping]) -> Leads:
+    columns: dict[str, list[str]] = {}
+    ways: dict[str, list[tuple[str, tuple[int, ...]]]] = {}
+    for mapping in mappings:
+        for table, leads in mapping.config.sources.items():
+            known = columns.setdefault(table, [])
+            known += [c for c in dict.fromkeys(leads.values()) if c not in known]
+            positions = tuple(known.index(leads[part]) for part in mapping.key)
+            ways.setdefault(table, []).append((mapping.name, positions))
+    return {table: (tuple(columns[table]), tuple(ways[table])) for table in columns}
+
+
+def widen(xid: int, near: int) -> int:
+    """A transaction id of 32 bits as one of 64, next to a 64-bit id of about the same time."""
+    candidate = (near & ~0xFFFFFFFF) | xid
+    if candidate - near > 1 << 31:
+        return candidate - (1 << 32)
+    if near - candidate > 1 << 31:
+        return candidate + (1 << 32)
+    return candidate
+
+
+def unseen(xids: Iterable[int], snapshot: str) -> set[int]:
+    """Which of these 32-bit ids the snapshot (text of pg_snapshot) does not see yet, widened."""
+    low, high, running = snapshot.split(":")
+    xmin, xmax = int(low), int(high)
+    inside = {int(number) for number in running.split(",") if number}
+    wide = {widen(xid, xmax) for xid in xids}
+    return {xid for xid in wide if xid >= xmax or (xid >= xmin and xid in inside)}

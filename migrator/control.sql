@@ -1,0 +1,149 @@
+-- The control schema: what the tool keeps inside each data database.
+-- Installed by the tool's own role (no superuser, no extension). Running it again changes nothing.
+-- "In the target" means: in the database that a stream writes to, so that progress is committed
+-- together with the data it speaks of.
+
+CREATE SCHEMA IF NOT EXISTS splitctl_sync;
+COMMENT ON SCHEMA splitctl_sync IS 'splitctl: owner, progress and pending keys of a split';
+GRANT USAGE ON SCHEMA splitctl_sync TO PUBLIC;
+
+-- Who owns which bucket. One row per domain, on both sides: buckets below new_below belong to the
+-- new side. A step locks the row FOR UPDATE; every writer that must know its owner, FOR SHARE.
+CREATE TABLE IF NOT EXISTS splitctl_sync.owner (
+    domain     text PRIMARY KEY,
+    new_below  integer NOT NULL CHECK (new_below BETWEEN 0 AND 10000),
+    epoch      bigint NOT NULL CHECK (epoch >= 0),
+    changed_at timestamptz NOT NULL DEFAULT now()
+);
+
+-- How far a stream has come (in the target). Position and data commit together; worker_epoch lets
+-- a worker that was cut off find out that another took over. A position means nothing without the
+-- system and the timeline it was read on.
+CREATE TABLE IF NOT EXISTS splitctl_sync.progress (
+    stream           text PRIMARY KEY,
+    worker_epoch     bigint NOT NULL DEFAULT 0,
+    system_id        text NOT NULL,
+    timeline         integer NOT NULL,
+    lsn              pg_lsn NOT NULL,
+    heartbeat_at     timestamptz,
+    source_commit_at timestamptz,
+    updated_at       timestamptz NOT NULL DEFAULT now()
+);
+
+-- What happens to a changed key of a mapping (in the target):
+--   spool  it is written down and waits;
+--   drain  what waits is carried, new changes join the queue;
+--   live   it is carried at once.
+CREATE TABLE IF NOT EXISTS splitctl_sync.mapping_state (
+    stream     text NOT NULL,
+    mapping    text NOT NULL,
+    state      text NOT NULL CHECK (state IN ('spool', 'drain', 'live')),
+    changed_at timestamptz NOT NULL DEFAULT now(),
+    PRIMARY KEY (stream, mapping)
+);
+
+-- Changed keys that wait for a backfill or a drain (in the target). A key that changes a thousand
+-- times is one row; gen grows each time, and a drainer removes only the generation it has read.
+CREATE TABLE IF NOT EXISTS splitctl_sync.spool (
+    stream  text NOT NULL,
+    mapping text NOT NULL,
+    key     jsonb NOT NULL CHECK (jsonb_typeof(key) = 'array'),
+    gen     bigint NOT NULL DEFAULT 1,
+    PRIMARY KEY (stream, mapping, key)
+);
+
+-- Keys that could not be carried yet, and why (in the target).
+CREATE TABLE IF NOT EXISTS splitctl_sync.waiting (
+    stream   text NOT NULL,
+    mapping  text NOT NULL,
+    key      jsonb NOT NULL CHECK (jsonb_typeof(key) = 'array'),
+    reason   text NOT NULL CHECK (reason IN ('parent', 'unwritable', 'stray-pending')),
+    detail   text,
+    lsn      pg_lsn,
+    since    timestamptz NOT NULL DEFAULT now(),
+    attempts integer NOT NULL DEFAULT 0,
+    PRIMARY KEY (stream, mapping, key)
+);
+
+-- Changes made on the side that does not own the bucket, with both versions (in the target).
+-- Never deleted by the sync: settled_at and settled_how say what became of each.
+CREATE TABLE IF NOT EXISTS splitctl_sync.stray (
+    id          bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    stream      text NOT NULL,
+    mapping     text NOT NULL,
+    key         jsonb NOT NULL CHECK (jsonb_typeof(key) = 'array'),
+    source_rows jsonb,
+    target_rows jsonb,
+    owner_epoch bigint,
+    lsn         pg_lsn,
+    seen_at     timestamptz NOT NULL DEFAULT now(),
+    settled_at  timestamptz,
+    settled_how text
+);
+CREATE INDEX IF NOT EXISTS stray_unsettled
+    ON splitctl_sync.stray (stream, mapping) WHERE settled_at IS NULL;
+
+-- How far the copy of a mapping has come (in the target), committed with each chunk.
+-- last_key is {"source": base table, "key": [..]}: the last driving key that was copied.
+CREATE TABLE IF NOT EXISTS splitctl_sync.backfill (
+    stream      text NOT NULL,
+    mapping     text NOT NULL,
+    state       text NOT NULL DEFAULT 'pending' CHECK (state IN ('pending', 'copying', 'copied')),
+    last_key    jsonb,
+    rows        bigint NOT NULL DEFAULT 0,
+    chunks      integer NOT NULL DEFAULT 0,
+    started_at  timestamptz,
+    finished_at timestamptz,
+    PRIMARY KEY (stream, mapping)
+);
+
+-- A snapshot taken after the slot was made (in the source). A transaction below its end may have
+-- committed before the slot's start and yet be invisible for a while: no chunk is read before
+-- every one of them has ended.
+CREATE TABLE IF NOT EXISTS splitctl_sync.slot_horizon (
+    stream      text PRIMARY KEY,
+    below       xid8 NOT NULL,
+    recorded_at timestamptz NOT NULL DEFAULT now()
+);
+
+-- Sequences whose numbers were shared out between the sides, and how they counted before.
+CREATE TABLE IF NOT EXISTS splitctl_sync.sequence_share (
+    domain   text NOT NULL,
+    sequence text NOT NULL,
+    step     bigint NOT NULL,
+    PRIMARY KEY (domain, sequence)
+);
+
+-- The bucket of a stable id: the first 8 hex digits of its md5, unsigned, modulo 10,000.
+-- Gateways and services compute the same in their own language.
+CREATE OR REPLACE FUNCTION splitctl_sync.bucket(route text) RETURNS integer
+    LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
+    RETURN (('x' || substr(md5(route), 1, 8))::bit(32)::bigint % 10000)::integer;
+
+-- May a writer of this side touch a row with this stable id? For jobs that do not pass the gateway:
+-- ask in the transaction that writes. The share lock makes a step wait for that transaction.
+-- A domain without an owner row is not being split: everything is the old side's.
+-- Runs with the rights of the tool's role, so that a job needs none on the tables here.
+CREATE OR REPLACE FUNCTION splitctl_sync.owns(domain text, route text, side text) RETURNS boolean
+    LANGUAGE plpgsql VOLATILE SECURITY DEFINER
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    threshold integer;
+BEGIN
+    IF side IS NULL OR side NOT IN ('old', 'new') THEN
+        RAISE EXCEPTION 'side is old or new, not %', coalesce(quote_literal(side), 'NULL')
+            USING ERRCODE = 'invalid_parameter_value';
+    END IF;
+    SELECT o.new_below INTO threshold
+      FROM splitctl_sync.owner AS o WHERE o.domain = owns.domain FOR SHARE;
+    IF NOT FOUND THEN
+        RETURN side = 'old';
+    END IF;
+    -- A row without a stable id still has exactly one owner: that of the empty id.
+    RETURN (splitctl_sync.bucket(coalesce(route, '')) < threshold) = (side = 'new');
+END
+$$;
+REVOKE ALL ON FUNCTION splitctl_sync.owns(text, text, text) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION splitctl_sync.owns(text, text, text) TO PUBLIC;
+GRANT EXECUTE ON FUNCTION splitctl_sync.bucket(text) TO PUBLIC;

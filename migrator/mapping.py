@@ -1,0 +1,319 @@
+"""Mappings and streams: one query per target table and direction, and the SQL made from it.
+
+A mapping's query is the only description of its data (law L1). Backfill, apply and diff select
+from it by keys or by ranges of keys; all these statements are composed here.
+
+Statements that hold a query double its percent signs: execute them with parameters, always.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Literal, LiteralString
+
+import psycopg
+from psycopg import sql
+
+from estate import catalog
+from estate.config import Config, DatabaseConfig, DomainConfig, MappingConfig
+from estate.errors import ExitCode, SplitctlError
+
+Direction = Literal["forward", "reverse"]
+Side = Literal["old", "new"]
+Key = tuple[str, ...]
+Row = tuple[str | None, ...]
+ROUTE = "splitctl_route"
+
+
+class MappingMismatch(SplitctlError):
+    """Mapping '{mapping}' does not fit its tables: {reason}. Nothing was changed."""
+
+    hint = "correct its query or its key in the configuration, then: splitctl doctor"
+    exit_code = ExitCode.PRECONDITION
+
+
+@dataclass(frozen=True)
+class Mapping:
+    """One query for one target table. `name` is <domain>.<direction>.<target>."""
+
+    name: str
+    config: MappingConfig
+
+    @property
+    def target(self) -> str:
+        """The table it fills."""
+        return self.config.target
+
+    @property
+    def key(self) -> tuple[str, ...]:
+        """The driving key: columns of the target and of the query's output."""
+        return self.config.key
+
+
+@dataclass(frozen=True)
+class Stream:
+    """A domain's sync in one direction: one slot, one publication, one applier."""
+
+    domain: DomainConfig
+    direction: Direction
+    source: DatabaseConfig
+    target: DatabaseConfig
+    mappings: tuple[Mapping, ...]
+
+    @property
+    def name(self) -> str:
+        """<domain>.<direction>."""
+        return f"{self.domain.name}.{self.direction}"
+
+    @property
+    def slot(self) -> str:
+        """The replication slot on the source."""
+        return f"splitctl_{self.domain.name}_{self.direction}"
+
+    @property
+    def publication(self) -> str:
+        """The publication on the source; it has the slot's name."""
+        return self.slot
+
+    @property
+    def source_side(self) -> Side:
+        """The side whose changes it carries."""
+        return "old" if self.direction == "forward" else "new"
+
+    @property
+    def tables(self) -> tuple[str, ...]:
+        """The base tables of all its mappings, each once, in the configuration's order."""
+        return tuple(dict.fromkeys(name for m in self.mappings for name in m.config.sources))
+
+    def mapping(self, name: str) -> Mapping:
+        """The mapping of this name; KeyError when there is none."""
+        for mapping in self.mappings:
+            if mapping.name == name:
+                return mapping
+        raise KeyError(name)
+
+
+def streams(config: Config, domain: str | None = None) -> list[Stream]:
+    """Both streams of a domain, forward first, or of every domain. Raises UnknownName."""
+    if domain is not None:
+        config.domain(domain)
+    return [
+        _stream(config, item, direction)
+        for item in config.domains.values()
+        if domain in (None, item.name)
+        for direction in ("forward", "reverse")
+    ]
+
+
+def _stream(config: Config, domain: DomainConfig, direction: Direction) -> Stream:
+    old, new = config.database(domain.old), config.database(domain.new)
+    forward = direction == "forward"
+    configs = domain.forward if forward else domain.reverse
+    return Stream(
+        domain=domain,
+        direction=direction,
+        source=old if forward else new,
+        target=new if forward else old,
+        mappings=tuple(Mapping(f"{domain.name}.{direction}.{c.target}", c) for c in configs),
+    )
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A mapping as both databases know it.
+
+    `columns` are the mapped columns in the query's order, without the route; `casts` gives for
+    each the type in whose text form the source is asked for it (the target's own, as far as the
+    source knows it). `key_types` are the query's own types of the driving key. `table` is the
+    target's catalogue entry. `canonical`: a key's text in the log is also its text in the target.
+    """
+
+    mapping: Mapping
+    columns: tuple[str, ...]
+    casts: tuple[str, ...]
+    key_types: tuple[str, ...]
+    table: catalog.Table
+    canonical: bool
+
+    @property
+    def key_positions(self) -> tuple[int, ...]:
+        """Where the driving key stands among the columns."""
+        return tuple(self.columns.index(name) for name in self.mapping.key)
+
+    @property
+    def primary_positions(self) -> tuple[int, ...]:
+        """Where the target's primary key stands among the columns."""
+        return tuple(self.columns.index(name) for name in self.table.primary_key)
+
+    def cast(self, column: str) -> str:
+        """The type in whose text form this column travels."""
+        return self.casts[self.columns.index(column)]
+
+
+NO_ROWS = sql.SQL("SELECT * FROM (\n{query}\n) q LIMIT 0")
+KNOWN_TYPES: LiteralString = (
+    "SELECT name FROM unnest(%s::text[]) AS t(name) WHERE to_regtype(name) IS NOT NULL"
+)
+TYPE_NAMES: LiteralString = (
+    "SELECT format_type(oid, NULL) FROM unnest(%s::oid[]) WITH ORDINALITY AS t(oid, n) ORDER BY n"
+)
+
+
+def query(mapping: Mapping) -> sql.Composable:
+    """The mapping's query as a subquery's body, for statements executed with parameters."""
+    return sql.SQL(mapping.config.sql.replace("%", "%%"))
+
+
+def described(source: psycopg.Connection[Any], mapping: Mapping) -> dict[str, int]:
+    """The columns the query gives, with the route: name to type oid. Raises MappingMismatch."""
+    try:
+        cursor = source.execute(NO_ROWS.format(query=query(mapping)), ())
+    except psycopg.ProgrammingError as error:
+        reason = f"its query fails on the source: {error.diag.message_primary or error}"
+        raise MappingMismatch(mapping=mapping.name, reason=reason) from error
+    found = {column.name: column.type_code for column in cursor.description or ()}
+    if len(found) < len(cursor.description or ()):
+        raise MappingMismatch(mapping=mapping.name, reason="its query gives a column twice")
+    return found
+
+
+def columns(source: psycopg.Connection[Any], mapping: Mapping) -> tuple[str, ...]:
+    """The mapped columns: what the query gives, without the route. Raises MappingMismatch."""
+    return tuple(name for name in described(source, mapping) if name != ROUTE)
+
+
+def shape(
+    source: psycopg.Connection[Any], target: psycopg.Connection[Any], mapping: Mapping
+) -> Shape:
+    """Look at both sides of a mapping. Raises MappingMismatch or TableMissing."""
+    given = described(source, mapping)
+    table = catalog.table(target, mapping.target)
+    names = tuple(name for name in given if name != ROUTE)
+    _check(mapping, tuple(given), table)
+    types = [travel_type(column) for name in names if (column := table.column(name)) is not None]
+    known = {str(row[0]) for row in source.execute(KNOWN_TYPES, (types,)).fetchall()}
+    casts = tuple(name if name in known else "text" for name in types)
+    oids = [given[name] for name in mapping.key]
+    key_types = tuple(str(row[0]) for row in source.execute(TYPE_NAMES, (oids,)).fetchall())
+    key_casts = tuple(casts[names.index(name)] for name in mapping.key)
+    canonical = _canonical(source, mapping, key_types, key_casts)
+    return Shape(mapping, names, casts, key_types, table, canonical)
+
+
+def _check(mapping: Mapping, given: tuple[str, ...], table: catalog.Table) -> None:
+    def refuse(reason: str) -> None:
+        raise MappingMismatch(mapping=mapping.name, reason=reason)
+
+    if ROUTE not in given:
+        refuse(f"its query gives no column {ROUTE}")
+    strangers = [n for n in given if n != ROUTE and table.column(n) is None]
+    if strangers:
+        refuse(f"'{table.name}' has no column {', '.join(strangers)}")
+    computed = [c.name for c in table.columns if c.generated and c.name in given]
+    if computed:
+        refuse(f"'{table.name}' computes {', '.join(computed)} by itself")
+    if not table.primary_key:
+        refuse(f"'{table.name}' has no primary key")
+    lacking = [n for n in (*table.primary_key, *mapping.key) if n not in given]
+    if lacking:
+        refuse(f"its query does not give {', '.join(dict.fromkeys(lacking))}")
+
+
+def _canonical(
+    source: psycopg.Connection[Any],
+    mapping: Mapping,
+    key_types: tuple[str, ...],
+    key_casts: tuple[str, ...],
+) -> bool:
+    """Whether base columns, query and target have the same types of key."""
+    for table_name, leads in mapping.config.sources.items():
+        table = catalog.table(source, table_name)
+        for name, own, wanted in zip(mapping.key, key_types, key_casts, strict=True):
+            column = table.column(leads[name])
+            if column is None:
+                reason = f"'{table_name}' has no column {leads[name]}"
+                raise MappingMismatch(mapping=mapping.name, reason=reason)
+            if {plain(travel_type(column)), plain(own)} != {plain(wanted)}:
+                return False
+    return True
+
+
+def travel_type(column: catalog.Column) -> str:
+    """The type to cast to on the way.
+
+    An explicit cast to varchar(n) or bit(n) cuts silently; the assignment to the column, later,
+    reports what is too long. So these travel without their length.
+    """
+    return plain(column.type) if column.type.startswith(("character", "bit")) else column.type
+
+
+def plain(name: str) -> str:
+    """A type without its length: text for every kind of character string."""
+    array = "[]" if name.endswith("[]") else ""
+    if name.startswith("character"):
+        return f"text{array}"
+    return f"bit varying{array}" if name.startswith("bit") else name
+
+
+def typed(name: str) -> sql.Composable:
+    """A type's name as format_type wrote it: already quoted where it has to be."""
+    return sql.SQL(name.replace("%", "%%"))
+
+
+def as_text(shape: Shape, alias: str = "q") -> sql.Composable:
+    """The mapped columns of the source, each in the target type's text form, comma-separated."""
+    return sql.SQL(", ").join(
+        sql.SQL("{}::{}::text").format(sql.Identifier(alias, name), typed(cast_type))
+        for name, cast_type in zip(shape.columns, shape.casts, strict=True)
+    )
+
+
+# Each part of the key bounds by itself, so that it reaches an index below a GROUP BY too; the last
+# condition makes it exact when the key has more than one column.
+ROWS = sql.SQL("SELECT {columns}, q.splitctl_route::text FROM (\n{query}\n) q WHERE {condition}")
+ANY_OF = sql.SQL("{column} = ANY(%s::text[]::{type}[])")
+PAIRS = sql.SQL("({columns}) IN (SELECT {casts} FROM unnest({arrays}) AS u({names}))")
+
+
+def rows_by_keys(shape: Shape) -> sql.Composed:
+    """Rows of these driving keys: mapped columns as text, then the route.
+
+    Parameters: `key_arguments`. One array of texts per key column, twice when the key is composite.
+    """
+    return ROWS.format(
+        columns=as_text(shape),
+        query=query(shape.mapping),
+        condition=keys_condition(shape, "q", source=True),
+    )
+
+
+def keys_condition(shape: Shape, alias: str, *, source: bool = False) -> sql.Composable:
+    """`alias`'s driving key is among the given keys. Parameters: `key_arguments`."""
+    key = shape.mapping.key
+    own = shape.key_types if source else tuple(target_type(shape.table, name) for name in key)
+    types = [typed(name) for name in own]
+    fields = [sql.Identifier(alias, name) for name in key]
+    each = [ANY_OF.format(column=f, type=t) for f, t in zip(fields, types, strict=True)]
+    if len(key) == 1:
+        return each[0]
+    names = [sql.Identifier(f"k{n}") for n in range(len(key))]
+    exact = PAIRS.format(
+        columns=sql.SQL(", ").join(fields),
+        casts=sql.SQL(", ").join(
+            sql.SQL("u.{}::{}").format(n, t) for n, t in zip(names, types, strict=True)
+        ),
+        arrays=sql.SQL(", ").join([sql.SQL("%s::text[]")] * len(key)),
+        names=sql.SQL(", ").join(names),
+    )
+    return sql.SQL(" AND ").join([*each, exact])
+
+
+def key_arguments(keys: list[Key]) -> list[list[str]]:
+    """Parameters for a statement with `keys_condition`: the keys' parts, column by column."""
+    parts = [list(part) for part in zip(*keys, strict=True)]
+    return parts if len(parts) == 1 else parts + parts
+
+
+def target_type(table: catalog.Table, name: str) -> str:
+    """The travelling type of a target's column."""
+    column = table.column(name)
+    assert column is not None
+    return travel_type(column)

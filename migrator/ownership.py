@@ -1,0 +1,156 @@
+"""Who owns which bucket of a domain: one row on each side, moved in one transaction per side."""
+
+import hashlib
+from dataclasses import dataclass
+from typing import Any, LiteralString
+
+import psycopg
+
+from estate.config import BUCKETS, Config, DatabaseConfig
+from estate.connections import connect
+from estate.errors import ExitCode, SplitctlError
+from migrator.mapping import Side
+
+UTF8 = "utf-8"
+
+READ: LiteralString = "SELECT new_below, epoch FROM splitctl_sync.owner WHERE domain = %s"
+READ_LOCKED: LiteralString = (
+    "SELECT new_below, epoch FROM splitctl_sync.owner WHERE domain = %s FOR UPDATE"
+)
+CREATE: LiteralString = """
+INSERT INTO splitctl_sync.owner (domain, new_below, epoch) VALUES (%s, 0, 1)
+ON CONFLICT (domain) DO NOTHING
+"""
+WRITE: LiteralString = """
+UPDATE splitctl_sync.owner SET new_below = %s, epoch = %s, changed_at = clock_timestamp()
+ WHERE domain = %s
+"""
+
+
+class OwnerMissing(SplitctlError):
+    """Database '{database}' has no owner row for domain '{domain}': sync was never enabled."""
+
+    hint = "splitctl sync enable {domain}"
+    exit_code = ExitCode.PRECONDITION
+
+
+class EpochConflict(SplitctlError):
+    """Domain '{domain}' is at epoch {current} (new side below bucket {current_below}) in database
+    '{database}'; epoch {epoch} with threshold {new_below} cannot be set. Nothing was changed."""
+
+    hint = "splitctl status"
+    exit_code = ExitCode.PRECONDITION
+
+
+@dataclass(frozen=True)
+class Ownership:
+    """Buckets below `new_below` (0..10,000) belong to the new side since `epoch`."""
+
+    new_below: int
+    epoch: int
+
+    def owner(self, route: str) -> Side:
+        """The side that owns the bucket of this stable id."""
+        return "new" if bucket(route) < self.new_below else "old"
+
+
+@dataclass(frozen=True)
+class Reconciled:
+    """The ownership both sides now have, and the databases that had to be brought up to it."""
+
+    ownership: Ownership
+    moved: tuple[str, ...]
+
+
+def bucket(route: str) -> int:
+    """The bucket (0..9,999) of a stable id; the same as splitctl_sync.bucket() in SQL."""
+    digest = hashlib.md5(route.encode(UTF8), usedforsecurity=False).hexdigest()
+    return int(digest[:8], 16) % BUCKETS
+
+
+def read(connection: psycopg.Connection[Any], domain: str) -> Ownership | None:
+    """What this database says, or None when it has no row (or no control schema)."""
+    try:
+        with connection.transaction():
+            row = connection.execute(READ, (domain,)).fetchone()
+    except (psycopg.errors.UndefinedTable, psycopg.errors.InvalidSchemaName):
+        return None
+    return Ownership(int(row[0]), int(row[1])) if row else None
+
+
+def create(connection: psycopg.Connection[Any], domain: str) -> None:
+    """The first row of a domain: the old side owns everything, epoch 1. A row there stays."""
+    connection.execute(CREATE, (domain,))
+
+
+def switch(
+    connection: psycopg.Connection[Any], domain: str, new_below: int, epoch: int
+) -> Ownership:
+    """Set threshold and epoch in this database, in one transaction of its own.
+
+    The row is locked FOR UPDATE, so that every transaction which asked for the owner has ended.
+    Doing it twice with the same epoch and threshold changes nothing. Raises EpochConflict for a
+    lower epoch, or for the same epoch with another threshold; OwnerMissing without a row.
+    """
+    wanted = Ownership(new_below, epoch)
+    if not 0 <= new_below <= BUCKETS:
+        raise ValueError(f"new_below is 0..{BUCKETS}, not {new_below}")
+    with connection.transaction():
+        row = connection.execute(READ_LOCKED, (domain,)).fetchone()
+        database = connection.info.dbname
+        if row is None:
+            raise OwnerMissing(database=database, domain=domain)
+        current = Ownership(int(row[0]), int(row[1]))
+        if current == wanted:
+            return wanted
+        if epoch <= current.epoch:
+            raise EpochConflict(
+                domain=domain,
+                database=database,
+                current=current.epoch,
+                current_below=current.new_below,
+                epoch=epoch,
+                new_below=new_below,
+            )
+        connection.execute(WRITE, (new_below, epoch, domain))
+    return wanted
+
+
+def sides(config: Config, domain: str) -> dict[Side, DatabaseConfig]:
+    """The two databases of a domain."""
+    names = config.domains[domain]
+    return {"old": config.database(names.old), "new": config.database(names.new)}
+
+
+def switch_both(config: Config, domain: str, new_below: int, epoch: int, first: Side) -> Ownership:
+    """Switch both databases, the losing side (`first`) before the winning one.
+
+    In between, neither side owns the buckets that move: nothing can be written twice. When the
+    second half fails, the same call again finishes it.
+    """
+    databases = sides(config, domain)
+    second: Side = "new" if first == "old" else "old"
+    for side in (first, second):
+        with connect(databases[side], "ownership") as connection:
+            switch(connection, domain, new_below, epoch)
+    return Ownership(new_below, epoch)
+
+
+def reconcile(config: Config, domain: str) -> Reconciled:
+    """Bring both databases to the higher epoch of the two. Raises OwnerMissing without rows."""
+    databases = sides(config, domain)
+    found: dict[Side, Ownership] = {}
+    for side, database in databases.items():
+        with connect(database, "ownership") as connection:
+            ownership = read(connection, domain)
+        if ownership is None:
+            raise OwnerMissing(database=database.name, domain=domain)
+        found[side] = ownership
+    wanted = max(found.values(), key=lambda ownership: ownership.epoch)
+    moved = []
+    for side, database in databases.items():
+        if found[side] != wanted:
+            with connect(database, "ownership") as connection:
+                switch(connection, domain, wanted.new_below, wanted.epoch)
+            moved.append(database.name)
+    return Reconciled(wanted, tuple(moved))

@@ -1,0 +1,166 @@
+"""What to do with a batch, decided from what both sides hold. Pure: no database, no clock.
+
+Each key is treated as a whole: it is carried, or it waits for a parent, or it is a stray.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from migrator.changes import MappingKey
+from migrator.mapping import Key, Row, Side
+from migrator.ownership import Ownership
+
+Values = tuple[str | None, ...]
+
+
+@dataclass(frozen=True)
+class Routed:
+    """A row that the mapping gives for a key, and the stable id to which it belongs."""
+
+    row: Row
+    route: str
+
+
+@dataclass(frozen=True)
+class Standing:
+    """A row that stands in the target now."""
+
+    primary: Values
+    route: str | None
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A foreign key of the target: where its columns stand in a row, and what they refer to.
+
+    `parent` is the mapping of the same stream that fills the referenced table, if there is one;
+    `parent_positions` is where the referenced columns stand in the parent's rows.
+    `present` are the referenced values that the target holds now.
+    """
+
+    name: str
+    positions: tuple[int, ...]
+    parent: str | None
+    parent_positions: tuple[int, ...]
+    refers_to_primary: bool
+    present: frozenset[Values]
+
+
+@dataclass(frozen=True)
+class Work:
+    """The keys of one mapping, with what the source gives and what the target holds for each."""
+
+    mapping: str
+    primary_positions: tuple[int, ...]
+    keys: tuple[Key, ...]
+    rows: dict[Key, list[Routed]]
+    standing: dict[Key, list[Standing]]
+    references: tuple[Reference, ...] = ()
+
+
+@dataclass
+class Plan:
+    """The outcome for every key. Mappings stand in the order parents first."""
+
+    upserts: dict[str, list[Row]] = field(default_factory=dict)
+    deletes: dict[str, list[Values]] = field(default_factory=dict)
+    strays: list[MappingKey] = field(default_factory=list)
+    parentless: dict[MappingKey, str] = field(default_factory=dict)
+    ambiguous: dict[MappingKey, str] = field(default_factory=dict)
+    settled: list[MappingKey] = field(default_factory=list)
+
+
+def owns(ownership: Ownership | None, side: Side, route: str | None) -> bool:
+    """Whether this side owns the bucket. Without an owner row everything belongs to old.
+
+    A row without a stable id has exactly one owner too: that of the empty id.
+    """
+    if ownership is None:
+        return side == "old"
+    return ownership.owner(route or "") == side
+
+
+def decide(works: Sequence[Work], ownership: Ownership | None, side: Side) -> Plan:
+    """Plan a batch whose works stand parents first; `side` is the stream's source."""
+    plan = Plan()
+    given: dict[str, list[Row]] = {}
+    for work in works:
+        twice = _repeated(work)
+        returned = {
+            pick(item.row, work.primary_positions) for rows in work.rows.values() for item in rows
+        }
+        own_rows = [item.row for rows in work.rows.values() for item in rows]
+        upserts: list[Row] = []
+        deletes: list[Values] = []
+        for key in work.keys:
+            rows, standing = work.rows.get(key, []), work.standing.get(key, [])
+            name = (work.mapping, key)
+            if not all(owns(ownership, side, route) for route in _routes(rows, standing)):
+                plan.strays.append(name)
+                continue
+            if any(pick(item.row, work.primary_positions) in twice for item in rows):
+                plan.ambiguous[name] = "the mapping gives two rows with the same primary key"
+                continue
+            missing = _missing(work, rows, given, own_rows, plan)
+            if missing is not None:
+                plan.parentless[name] = missing
+                continue
+            upserts += [item.row for item in rows]
+            deletes += [item.primary for item in standing if item.primary not in returned]
+            plan.settled.append(name)
+        given[work.mapping] = upserts
+        plan.upserts[work.mapping] = upserts
+        plan.deletes[work.mapping] = deletes
+    return plan
+
+
+def pick(row: Sequence[str | None], positions: Iterable[int]) -> Values:
+    """The values at these positions."""
+    return tuple(row[position] for position in positions)
+
+
+def _routes(rows: list[Routed], standing: list[Standing]) -> set[str | None]:
+    routes: set[str | None] = {item.route for item in rows}
+    # A target row whose id cannot be found (its parent is gone) says nothing beside source rows.
+    routes |= {item.route for item in standing if item.route is not None or not rows}
+    return routes
+
+
+def _repeated(work: Work) -> set[Values]:
+    """Primary keys that come back more than once with different rows."""
+    seen: dict[Values, Row] = {}
+    twice = set()
+    for rows in work.rows.values():
+        for item in rows:
+            primary = pick(item.row, work.primary_positions)
+            if primary in seen:
+                twice.add(primary)
+            seen[primary] = item.row
+    return twice
+
+
+def _missing(
+    work: Work,
+    rows: list[Routed],
+    given: dict[str, list[Row]],
+    own_rows: list[Row],
+    plan: Plan,
+) -> str | None:
+    """The name of a foreign key whose parent is neither in the target nor in this batch."""
+    for reference in work.references:
+        for item in rows:
+            values = pick(item.row, reference.positions)
+            if None in values:
+                continue
+            deleted = plan.deletes.get(reference.parent or "", [])
+            gone = reference.refers_to_primary and values in deleted
+            if values in reference.present and not gone:
+                continue
+            parents = (
+                own_rows
+                if reference.parent == work.mapping
+                else given.get(reference.parent or "", [])
+            )
+            if not any(pick(row, reference.parent_positions) == values for row in parents):
+                return f"{reference.name}: no parent {', '.join(map(str, values))}"
+    return None

@@ -1,0 +1,111 @@
+"""Reading a batch's rows on the source, from a snapshot that sees every transaction of it (L3)."""
+
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import psycopg
+
+from estate.errors import ExitCode, SplitctlError
+from migrator import statements as s
+from migrator.changes import unseen
+from migrator.mapping import Key, Shape, key_arguments
+from migrator.plan import Routed
+from migrator.statements import Statements
+
+Connection = psycopg.Connection[Any]
+FIRST_PAUSE_S = 0.001
+LONGEST_PAUSE_S = 0.05
+LIMIT_S = 30.0
+
+
+class StillInvisible(SplitctlError):
+    """Transactions {xids} are in the log of '{database}', but after {seconds:.0f} s no snapshot
+    sees them yet: most likely they wait for a synchronous standby."""
+
+    hint = "splitctl doctor"
+    exit_code = ExitCode.PRECONDITION
+
+
+class RouteMissing(psycopg.DataError):
+    """A mapping gave a row without its stable id."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A mapping with the statements made for it."""
+
+    shape: Shape
+    statements: Statements
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What the source gives for keys of one mapping.
+
+    `canonical` leads from a key as the log has it to its text in the target; `rows` go by the
+    latter.
+    """
+
+    canonical: dict[Key, Key]
+    rows: dict[Key, list[Routed]]
+
+
+def read(
+    connection: Connection,
+    wanted: Mapping[str, tuple[Prepared, list[Key]]],
+    xids: Iterable[int],
+) -> dict[str, Reading]:
+    """Rows of all these keys, from one snapshot. Raises StillInvisible, or what a query raises."""
+    awaited = frozenset(xids)
+    pause, started = FIRST_PAUSE_S, time.monotonic()
+    while True:
+        with connection.pipeline():
+            connection.execute(s.BEGIN_READ)
+            snapshot = connection.execute(s.SNAPSHOT)
+            cursors = {
+                name: _ask(connection, prepared, keys) for name, (prepared, keys) in wanted.items()
+            }
+            connection.execute(s.COMMIT)
+        found = snapshot.fetchone()
+        assert found is not None
+        missing = unseen(awaited, str(found[0]))
+        if not missing:
+            return {name: _reading(wanted[name], *cursors[name]) for name in wanted}
+        elapsed = time.monotonic() - started
+        if elapsed > LIMIT_S:
+            numbers = ", ".join(map(str, sorted(missing)[:5]))
+            raise StillInvisible(xids=numbers, database=connection.info.dbname, seconds=elapsed)
+        time.sleep(pause)
+        pause = min(pause * 2, LONGEST_PAUSE_S)
+
+
+Asked = tuple[psycopg.Cursor[Any], psycopg.Cursor[Any] | None]
+
+
+def _ask(connection: Connection, prepared: Prepared, keys: list[Key]) -> Asked:
+    canonical = None
+    if not prepared.shape.canonical:
+        parts = [list(part) for part in zip(*keys, strict=True)]
+        canonical = connection.execute(prepared.statements.canonical, parts)
+    rows = connection.execute(prepared.statements.rows, key_arguments(keys))
+    return rows, canonical
+
+
+def _reading(
+    wanted: tuple[Prepared, list[Key]],
+    cursor: psycopg.Cursor[Any],
+    canonical: psycopg.Cursor[Any] | None,
+) -> Reading:
+    prepared, keys = wanted
+    texts = keys if canonical is None else [tuple(row) for row in canonical.fetchall()]
+    positions = prepared.shape.key_positions
+    rows: dict[Key, list[Routed]] = {}
+    for found in cursor.fetchall():
+        if found[-1] is None:
+            name = prepared.shape.mapping.name
+            raise RouteMissing(f"{name} gives a row whose splitctl_route is null")
+        row = tuple(found[:-1])
+        rows.setdefault(tuple(row[n] for n in positions), []).append(Routed(row, found[-1]))
+    return Reading(dict(zip(keys, texts, strict=True)), rows)

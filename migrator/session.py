@@ -1,0 +1,268 @@
+"""One stream, connected: from the claim to the last position, in one thread."""
+
+import logging
+import threading
+import time
+from contextlib import ExitStack
+from typing import LiteralString
+
+from estate.connections import connect
+from estate.errors import ExitCode, SplitctlError
+from migrator import control
+from migrator import statements as s
+from migrator.apply import Applier, Outcome
+from migrator.changes import Batch, Collector, StreamStopped
+from migrator.faults import Faults
+from migrator.health import Board
+from migrator.mapping import Stream
+from migrator.pgoutput import Decoder, lsn_number, lsn_text
+from migrator.reading import Connection
+from migrator.replication import Reader, System
+
+log = logging.getLogger(__name__)
+BATCH_KEYS = 5_000
+IDLE_S = 0.1
+HEARTBEAT_S = 1.0
+PARENTS_EVERY_S = 0.05
+UNWRITABLE_FIRST_S = 1.0
+UNWRITABLE_LONGEST_S = 60.0
+RETRY_KEYS = 1_000
+
+PROGRESS: LiteralString = "SELECT worker_epoch FROM splitctl_sync.progress WHERE stream = %s"
+LOCK: LiteralString = "SELECT pg_try_advisory_lock(hashtextextended('splitctl stream ' || %s, 0))"
+TAKE_OVER: LiteralString = """
+UPDATE splitctl_sync.progress SET worker_epoch = worker_epoch + 1 WHERE stream = %s
+RETURNING worker_epoch, system_id, timeline, lsn::text
+"""
+MOVE_TIMELINE: LiteralString = (
+    "UPDATE splitctl_sync.progress SET timeline = %s WHERE stream = %s AND worker_epoch = %s"
+)
+SLOT: LiteralString = """
+SELECT confirmed_flush_lsn::text, wal_status FROM pg_replication_slots
+ WHERE slot_name = %s AND database = current_database()
+"""
+# Tables are small when a split begins, and plans made then would stay: plan anew each time.
+SETTINGS: LiteralString = (
+    "SELECT set_config('plan_cache_mode', 'force_custom_plan', false),"
+    " set_config('jit', 'off', false)"
+)
+PREPARED_STATEMENTS = 1_000
+
+
+class NotEnabled(SplitctlError):
+    """Sync of stream '{stream}' is not enabled."""
+
+    hint = "splitctl sync enable {domain}"
+    exit_code = ExitCode.PRECONDITION
+
+
+class Standby(SplitctlError):
+    """Another worker carries stream '{stream}'."""
+
+    hint = "splitctl sync status"
+    exit_code = ExitCode.PRECONDITION
+
+
+class SlotMissing(StreamStopped):
+    """Stream '{stream}' stops: its slot {slot} on the source is {state}, so changes may be lost."""
+
+    hint = "splitctl sync teardown {domain}, then enable and backfill it anew"
+
+
+class PositionLost(StreamStopped):
+    """Stream '{stream}' stops: its target stands at {stored}, but the slot was confirmed up to
+    {confirmed}. The target has lost commits (a failover, most likely), and what lies between
+    cannot be read again."""
+
+    hint = "splitctl sync teardown {domain}, then enable, backfill and verify anew"
+
+
+class OtherServer(StreamStopped):
+    """Stream '{stream}' stops: its source is not the server it was read from ({why}), so the
+    stored position {stored} means nothing there."""
+
+    hint = "splitctl sync teardown {domain}, then enable, backfill and verify anew"
+
+
+class Session:
+    """A stream's life between connecting and the first error or the end.
+
+    Opens two ordinary connections and one for the log; `close` ends them.
+    """
+
+    def __init__(self, stream: Stream, board: Board, faults: Faults) -> None:
+        self._stream, self._board = stream, board
+        self._health = board.streams[stream.name]
+        self._next_heartbeat = self._next_parents = self._next_look = 0.0
+        self._stack = ExitStack()
+        try:
+            purpose = f"sync {stream.name}"
+            self._target = self._stack.enter_context(connect(stream.target, purpose))
+            self._claim_lock()
+            self._source = self._stack.enter_context(connect(stream.source, purpose))
+            for connection in (self._target, self._source):
+                connection.execute(SETTINGS)
+                connection.prepared_max = PREPARED_STATEMENTS
+            self._reader = Reader(stream.source, f"log {stream.name}")
+            self._stack.callback(self._reader.close)
+            epoch, lsn = self._take_over()
+            self._collector = Collector(stream)
+            self._decoder = Decoder(self._collector.wanted)
+            self._applier = Applier(
+                stream, self._source, self._target, epoch, faults, self._breathe
+            )
+            self._stored = lsn
+            self._reader.start(stream.slot, stream.publication, lsn)
+        except BaseException:
+            self._stack.close()
+            raise
+
+    def close(self) -> None:
+        """End all connections; the slot and the claim are free afterwards."""
+        self._stack.close()
+
+    def run(self, stop: threading.Event) -> None:
+        """Carry changes until `stop` is set. Raises whatever ends the session."""
+        self._health.turn("running")
+        busy = False
+        while not stop.is_set():
+            self._gather(0.0 if busy else IDLE_S, stop)
+            if not self._collector.in_transaction and self._collector.batch.worth_storing:
+                self._carry(self._collector.take())
+            busy = self._tick()
+
+    def _gather(self, patience_s: float, stop: threading.Event) -> None:
+        """Take what is there. It never waits for more: that would cost more than it gains."""
+        collector = self._collector
+        message = self._reader.read(patience_s)
+        while message is not None:
+            collector.feed(self._decoder.decode(message))
+            full = collector.pending >= BATCH_KEYS and not collector.in_transaction
+            if full or stop.is_set():
+                break
+            message = self._reader.read(0.0)
+        self._health.gathered = collector.pending
+
+    def _carry(self, batch: Batch) -> None:
+        outcome = self._applier.apply(batch)
+        committed = time.time()
+        self._stored = batch.lsn
+        self._reader.confirm(batch.lsn)
+        # A key that only went to the spool was not carried: its delay is not known yet.
+        delays = [] if outcome.spooled else [committed - us / 1e6 for us in batch.commit_us]
+        self._count(outcome, delays)
+        if batch.heartbeat_at is not None:
+            self._health.heartbeat_at = batch.heartbeat_at
+
+    def _count(self, outcome: Outcome, delays_s: list[float]) -> None:
+        rows = outcome.upserted + outcome.deleted
+        self._board.carried(self._stream.name, delays_s, rows, outcome.strays)
+        health = self._health
+        health.upserted += outcome.upserted
+        health.deleted += outcome.deleted
+        health.waiting = len(self._applier.waiting)
+
+    def _tick(self) -> bool:
+        """What has to be done between batches. True when there is more of it to do at once."""
+        now = time.monotonic()
+        if now >= self._next_heartbeat:
+            self._next_heartbeat = now + HEARTBEAT_S
+            self._source.execute(s.HEARTBEAT, (self._stream.name,))
+            self._look_around()
+        self._retry(now)
+        busy = False
+        for name in self._applier.drainable():
+            self._applier.drain(name)
+            busy = True
+        return busy
+
+    def _look_around(self) -> None:
+        """Once a second: states that others changed, what is pending, how far the log is."""
+        self._applier.load_states()
+        row = self._target.execute(s.SPOOL_COUNT, (self._stream.name,)).fetchone()
+        self._health.spooled = int(row[0]) if row else 0
+        self._health.lag_bytes = max(self._reader.wal_end - self._stored, 0)
+
+    def _retry(self, now: float) -> None:
+        """Waiting keys: for parents often, since one comes with any batch; others ever slower."""
+        waiting = self._applier.waiting
+        if not waiting or now < self._next_parents:
+            return
+        self._next_parents = now + PARENTS_EVERY_S
+        due = [
+            name for name, item in waiting.items() if item.reason == "parent" or item.due <= now
+        ][:RETRY_KEYS]
+        if not due:
+            return
+        self._count(self._applier.retry(due), [])
+        for name in due:
+            item = waiting.get(name)
+            if item is not None:
+                pause = min(UNWRITABLE_FIRST_S * 2**item.attempts, UNWRITABLE_LONGEST_S)
+                item.due = time.monotonic() + pause
+
+    def _breathe(self) -> None:
+        """During long work: the server must not think that nobody reads."""
+        self._reader.confirm(self._stored)
+
+    # The beginning
+
+    def _claim_lock(self) -> None:
+        name = self._stream.name
+        if not control.installed(self._target):
+            raise NotEnabled(stream=name, domain=self._stream.domain.name)
+        if self._target.execute(PROGRESS, (name,)).fetchone() is None:
+            raise NotEnabled(stream=name, domain=self._stream.domain.name)
+        row = self._target.execute(LOCK, (name,)).fetchone()
+        if not row or not row[0]:
+            raise Standby(stream=name)
+
+    def _take_over(self) -> tuple[int, int]:
+        """Raise the worker's epoch. Returns it and the position to read from.
+
+        Raises SlotMissing, PositionLost or OtherServer when the stored position cannot be trusted.
+        """
+        name, domain = self._stream.name, self._stream.domain.name
+        system = self._reader.system()
+        row = self._target.execute(TAKE_OVER, (name,)).fetchone()
+        if row is None:
+            raise NotEnabled(stream=name, domain=domain)
+        epoch, system_id, timeline, stored = int(row[0]), row[1], int(row[2]), row[3]
+        self._check_server(system, system_id, timeline, lsn_number(stored))
+        slot = self._source.execute(SLOT, (self._stream.slot,)).fetchone()
+        if slot is None or slot[1] == "lost":
+            state = "gone" if slot is None else "lost"
+            raise SlotMissing(stream=name, domain=domain, slot=self._stream.slot, state=state)
+        if slot[0] is not None and lsn_number(stored) < lsn_number(slot[0]):
+            raise PositionLost(stream=name, domain=domain, stored=stored, confirmed=slot[0])
+        if timeline != system.timeline:
+            self._target.execute(MOVE_TIMELINE, (system.timeline, name, epoch))
+        return epoch, lsn_number(stored)
+
+    def _check_server(self, system: System, system_id: str, timeline: int, stored: int) -> None:
+        why = None
+        if system.system_id != system_id:
+            why = f"system id {system.system_id} instead of {system_id}"
+        elif system.timeline < timeline:
+            why = f"timeline {system.timeline} is before {timeline}"
+        elif system.timeline > timeline:
+            end = self._reader.timeline_ends(system.timeline).get(timeline)
+            if end is None or end < stored:
+                turned = "unknown" if end is None else lsn_text(end)
+                why = f"timeline {timeline} ended at {turned}"
+        if why:
+            name, domain = self._stream.name, self._stream.domain.name
+            raise OtherServer(stream=name, domain=domain, why=why, stored=lsn_text(stored))
+
+
+def still_enabled(stream: Stream) -> bool:
+    """Whether the stream has a position in its target. Raises DatabaseUnreachable."""
+    with connect(stream.target, f"look {stream.name}") as target:
+        return has_position(target, stream)
+
+
+def has_position(target: Connection, stream: Stream) -> bool:
+    """Whether the stream has a position in this target."""
+    if not control.installed(target):
+        return False
+    return target.execute(PROGRESS, (stream.name,)).fetchone() is not None

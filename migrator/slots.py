@@ -1,0 +1,173 @@
+"""Publications and replication slots on a stream's source."""
+
+import time
+from dataclasses import dataclass
+from typing import Any, LiteralString
+
+import psycopg
+from psycopg import pq, sql
+
+from estate.config import DatabaseConfig
+from estate.connections import replication_connection
+from estate.errors import ExitCode, SplitctlError
+
+Connection = psycopg.Connection[Any]
+PLUGIN = "pgoutput"
+# A slot begins when every transaction under way has ended; a lock timeout does not fit that wait.
+CREATE_LIMIT = "60s"
+DROP_LIMIT_S = 20.0
+PAUSE_S = 0.1
+
+PUBLISHED: LiteralString = """
+SELECT c.relname FROM pg_publication p JOIN pg_publication_rel r ON r.prpubid = p.oid
+  JOIN pg_class c ON c.oid = r.prrelid WHERE p.pubname = %s ORDER BY 1
+"""
+PUBLICATION: LiteralString = "SELECT 1 FROM pg_publication WHERE pubname = %s"
+SLOT: LiteralString = """
+SELECT confirmed_flush_lsn::text, active_pid FROM pg_replication_slots
+ WHERE slot_name = %s AND database = current_database()
+"""
+CREATE: LiteralString = "SELECT lsn::text FROM pg_create_logical_replication_slot(%s, %s)"
+DROP: LiteralString = "SELECT pg_drop_replication_slot(%s)"
+TERMINATE: LiteralString = "SELECT pg_terminate_backend(%s)"
+LIMITS: LiteralString = (
+    "SELECT set_config('statement_timeout', %s, true), set_config('lock_timeout', '0', true)"
+)
+# Who keeps the log and every snapshot open: the transaction that has written and is the oldest.
+OLDEST: LiteralString = """
+SELECT what FROM (
+    SELECT format('session %s (%s, user %s) since %s', pid,
+                  coalesce(nullif(application_name, ''), 'no application name'), usename,
+                  to_char(xact_start, 'YYYY-MM-DD HH24:MI:SS')) AS what,
+           age(backend_xid) AS years
+      FROM pg_stat_activity WHERE backend_xid IS NOT NULL AND pid <> pg_backend_pid()
+    UNION ALL
+    SELECT format('prepared transaction %L (user %s) since %s', gid, owner,
+                  to_char(prepared, 'YYYY-MM-DD HH24:MI:SS')), age(transaction)
+      FROM pg_prepared_xacts
+) AS t ORDER BY years DESC LIMIT 1
+"""
+
+
+class SlotBlocked(SplitctlError):
+    """The slot {slot} could not be made in database '{database}': a transaction does not end.
+    The oldest is {culprit}. Nothing was left behind."""
+
+    hint = "end it, then type the same command again"
+    exit_code = ExitCode.PRECONDITION
+
+
+class SlotInUse(SplitctlError):
+    """The slot {slot} in database '{database}' is still read by process {pid};
+    it was not dropped."""
+
+    hint = "end `splitctl sync run`, then type the same command again"
+    exit_code = ExitCode.PRECONDITION
+
+
+@dataclass(frozen=True)
+class Identity:
+    """Which cluster a position belongs to: its system id and its timeline."""
+
+    system_id: str
+    timeline: int
+
+
+@dataclass(frozen=True)
+class Slot:
+    """A slot: the position it is confirmed up to, and the process that reads it."""
+
+    lsn: str
+    active_pid: int | None
+
+
+def identify(database: DatabaseConfig) -> Identity:
+    """Ask the server who it is, over a walsender connection. Raises DatabaseUnreachable."""
+    connection = replication_connection(database, "identify")
+    try:
+        result = connection.exec_(b"IDENTIFY_SYSTEM")
+        if result.status != pq.ExecStatus.TUPLES_OK:
+            raise psycopg.OperationalError(connection.get_error_message())
+        system_id, timeline = result.get_value(0, 0), result.get_value(0, 1)
+        assert system_id is not None and timeline is not None
+        return Identity(system_id.decode(), int(timeline))
+    finally:
+        connection.finish()
+
+
+def publish(source: Connection, publication: str, tables: list[str]) -> bool:
+    """Make the publication hold exactly these tables. Returns whether anything was changed."""
+    wanted = sorted(set(tables))
+    name = sql.Identifier(publication)
+    listed = sql.SQL(", ").join(sql.Identifier("public", table) for table in wanted)
+    if source.execute(PUBLICATION, (publication,)).fetchone() is None:
+        # A partitioned table's changes are told under its own name, which is what mappings know.
+        create = "CREATE PUBLICATION {} FOR TABLE {} WITH (publish_via_partition_root = true)"
+        source.execute(sql.SQL(create).format(name, listed))
+        return True
+    if published(source, publication) == wanted:
+        return False
+    source.execute(sql.SQL("ALTER PUBLICATION {} SET TABLE {}").format(name, listed))
+    return True
+
+
+def published(source: Connection, publication: str) -> list[str]:
+    """The tables of a publication, sorted; empty when there is none."""
+    return [str(row[0]) for row in source.execute(PUBLISHED, (publication,)).fetchall()]
+
+
+def unpublish(source: Connection, publication: str) -> bool:
+    """Drop the publication. Returns whether there was one."""
+    there = source.execute(PUBLICATION, (publication,)).fetchone() is not None
+    source.execute(sql.SQL("DROP PUBLICATION IF EXISTS {}").format(sql.Identifier(publication)))
+    return there
+
+
+def find(source: Connection, slot: str) -> Slot | None:
+    """The slot of this name in this database."""
+    row = source.execute(SLOT, (slot,)).fetchone()
+    return Slot(str(row[0]), int(row[1]) if row[1] else None) if row else None
+
+
+def create(source: Connection, slot: str, database: str) -> Slot:
+    """Make a slot. Raises SlotBlocked, naming the transaction that is in the way."""
+    try:
+        with source.transaction():
+            source.execute(LIMITS, (CREATE_LIMIT,))
+            row = source.execute(CREATE, (slot, PLUGIN)).fetchone()
+    except (psycopg.errors.QueryCanceled, psycopg.errors.LockNotAvailable):
+        culprit = oldest_transaction(source) or "gone by now"
+        raise SlotBlocked(slot=slot, database=database, culprit=culprit) from None
+    assert row is not None
+    return Slot(str(row[0]), None)
+
+
+def drop(source: Connection, slot: str, database: str) -> bool:
+    """Drop the slot, ending the tool's own session that reads it. Raises SlotInUse.
+
+    Returns whether there was one.
+    """
+    limit = time.monotonic() + DROP_LIMIT_S
+    found = find(source, slot)
+    if found is None:
+        return False
+    while found is not None:
+        pid = found.active_pid
+        if pid is not None:
+            source.execute(TERMINATE, (pid,))
+            time.sleep(PAUSE_S)
+        try:
+            source.execute(DROP, (slot,))
+        except psycopg.errors.ObjectInUse:
+            if time.monotonic() > limit:
+                raise SlotInUse(slot=slot, database=database, pid=pid) from None
+        except psycopg.errors.UndefinedObject:
+            pass
+        found = find(source, slot)
+    return True
+
+
+def oldest_transaction(connection: Connection) -> str | None:
+    """The oldest transaction that has written, in words, or None."""
+    row = connection.execute(OLDEST).fetchone()
+    return str(row[0]) if row else None

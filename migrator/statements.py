@@ -1,0 +1,258 @@
+"""The statements with which a stream reads its source and writes its target, made per mapping."""
+
+from dataclasses import dataclass
+from typing import LiteralString
+
+from psycopg import sql
+
+from estate.catalog import Column, ForeignKey
+from migrator import mapping as m
+from migrator.mapping import Shape
+
+BEGIN: LiteralString = "BEGIN"
+COMMIT: LiteralString = "COMMIT"
+ROLLBACK: LiteralString = "ROLLBACK"
+BEGIN_READ: LiteralString = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
+SNAPSHOT: LiteralString = "SELECT pg_current_snapshot()::text"
+HEARTBEAT: LiteralString = """
+SELECT pg_logical_emit_message(true, 'splitctl.heartbeat', %s || ' ' || clock_timestamp()::text)
+"""
+
+# The worker's claim and its position, in the transaction that writes the data (laws L4 and L5).
+CLAIM: LiteralString = """
+UPDATE splitctl_sync.progress
+   SET lsn = coalesce(%(lsn)s::pg_lsn, lsn),
+       source_commit_at = coalesce(%(committed)s::timestamptz, source_commit_at),
+       heartbeat_at = coalesce(%(heartbeat)s::timestamptz, heartbeat_at),
+       updated_at = CASE WHEN %(lsn)s::pg_lsn IS NULL THEN updated_at ELSE clock_timestamp() END
+ WHERE stream = %(stream)s AND worker_epoch = %(epoch)s
+"""
+OWNER: LiteralString = (
+    "SELECT new_below, epoch FROM splitctl_sync.owner WHERE domain = %s FOR SHARE"
+)
+STATES: LiteralString = (
+    "SELECT mapping, state FROM splitctl_sync.mapping_state WHERE stream = %s FOR SHARE"
+)
+STATES_SEEN: LiteralString = (
+    "SELECT mapping, state FROM splitctl_sync.mapping_state WHERE stream = %s"
+)
+SPOOL: LiteralString = """
+INSERT INTO splitctl_sync.spool AS s (stream, mapping, key)
+SELECT %s, u.mapping, u.key::jsonb FROM unnest(%s::text[], %s::text[]) AS u(mapping, key)
+ON CONFLICT (stream, mapping, key) DO UPDATE SET gen = s.gen + 1
+"""
+SPOOLED: LiteralString = """
+SELECT key::text, gen FROM splitctl_sync.spool WHERE stream = %s AND mapping = %s
+ ORDER BY key LIMIT %s
+"""
+# Only the generation that was read is taken out: a key that changed since then stays.
+UNSPOOL: LiteralString = """
+DELETE FROM splitctl_sync.spool s
+ USING unnest(%s::text[], %s::bigint[]) AS u(key, gen)
+ WHERE s.stream = %s AND s.mapping = %s AND s.key = u.key::jsonb AND s.gen = u.gen
+"""
+GO_LIVE: LiteralString = """
+UPDATE splitctl_sync.mapping_state SET state = 'live', changed_at = clock_timestamp()
+ WHERE stream = %(stream)s AND mapping = %(mapping)s AND state = 'drain'
+   AND NOT EXISTS (SELECT FROM splitctl_sync.spool
+                    WHERE stream = %(stream)s AND mapping = %(mapping)s)
+"""
+SPOOL_COUNT: LiteralString = "SELECT count(*) FROM splitctl_sync.spool WHERE stream = %s"
+WAITING: LiteralString = """
+SELECT mapping, key::text, reason, attempts FROM splitctl_sync.waiting WHERE stream = %s
+"""
+WAIT: LiteralString = """
+INSERT INTO splitctl_sync.waiting AS w (stream, mapping, key, reason, detail, lsn)
+SELECT %s, u.mapping, u.key::jsonb, u.reason, u.detail, %s::pg_lsn
+  FROM unnest(%s::text[], %s::text[], %s::text[], %s::text[]) AS u(mapping, key, reason, detail)
+ON CONFLICT (stream, mapping, key) DO UPDATE
+   SET reason = excluded.reason, detail = excluded.detail, attempts = w.attempts + 1
+"""
+WAIT_NO_MORE: LiteralString = """
+DELETE FROM splitctl_sync.waiting w USING unnest(%s::text[], %s::text[]) AS u(mapping, key)
+ WHERE w.stream = %s AND w.mapping = u.mapping AND w.key = u.key::jsonb
+"""
+STRAY: LiteralString = """
+INSERT INTO splitctl_sync.stray
+       (stream, mapping, key, source_rows, target_rows, owner_epoch, lsn)
+SELECT %s, u.mapping, u.key::jsonb, u.source_rows::jsonb, u.target_rows::jsonb, %s, %s::pg_lsn
+  FROM unnest(%s::text[], %s::text[], %s::text[], %s::text[])
+       AS u(mapping, key, source_rows, target_rows)
+"""
+
+CANONICAL = sql.SQL(
+    "SELECT {columns} FROM unnest({arrays}) WITH ORDINALITY AS u({names}, n) ORDER BY n"
+)
+STANDING = sql.SQL("SELECT {primary}, {key}, ({route})::text FROM {table} AS t WHERE {condition}")
+VERSIONS = sql.SQL(
+    "SELECT {key}, jsonb_agg(to_jsonb(t) ORDER BY {primary})::text FROM {table} AS t"
+    " WHERE {condition} GROUP BY {key}"
+)
+PARENTS = sql.SQL(
+    "SELECT {names} FROM unnest({arrays}) AS u({names})"
+    " WHERE EXISTS (SELECT FROM {table} AS p WHERE {condition})"
+)
+DELETE = sql.SQL("DELETE FROM {table} AS t USING unnest({arrays}) AS u({names}) WHERE {condition}")
+UPSERT = sql.SQL(
+    "INSERT INTO {table} AS t ({columns}) OVERRIDING SYSTEM VALUE"
+    " SELECT {values} FROM json_to_recordset(%s::json) AS u({record})"
+    " ON CONFLICT ({primary}) DO {action}"
+)
+UPDATE = sql.SQL("UPDATE SET {changes} WHERE ({before}) IS DISTINCT FROM ({after})")
+# Compared as they are; everything else by its text, so that 1.0 and 1.00 inside a document, or
+# letters that a collation calls equal, are seen as a change.
+PLAIN_TYPES = frozenset(
+    [
+        "uuid",
+        "smallint",
+        "integer",
+        "bigint",
+        "boolean",
+        "date",
+        "timestamp with time zone",
+        "timestamp without time zone",
+        "bytea",
+    ]
+)
+
+
+@dataclass(frozen=True)
+class Statements:
+    """All statements of one mapping. Text in, text out; keys and rows are tuples of texts."""
+
+    rows: sql.Composed
+    canonical: sql.Composed
+    standing: sql.Composed
+    versions: sql.Composed
+    delete: sql.Composed
+    upsert: sql.Composed
+    parents: tuple[sql.Composed, ...]
+    references: tuple[ForeignKey, ...]
+
+
+def make(shape: Shape) -> Statements:
+    """Compose the statements of a mapping."""
+    table = sql.Identifier("public", shape.table.name)
+    key, primary = shape.mapping.key, shape.table.primary_key
+    condition = m.keys_condition(shape, "t")
+    references = tuple(
+        reference
+        for reference in shape.table.foreign_keys
+        if set(reference.columns) <= set(shape.columns)
+    )
+    return Statements(
+        rows=m.rows_by_keys(shape),
+        canonical=_canonical(shape),
+        standing=STANDING.format(
+            primary=_texts("t", primary),
+            key=_texts("t", key),
+            route=sql.SQL(shape.mapping.config.route.replace("%", "%%")),
+            table=table,
+            condition=condition,
+        ),
+        versions=VERSIONS.format(
+            primary=_fields("t", primary), key=_texts("t", key), table=table, condition=condition
+        ),
+        delete=DELETE.format(
+            table=table,
+            arrays=_arrays(len(primary)),
+            names=_names(len(primary)),
+            condition=_equal("t", primary, _types(shape, primary)),
+        ),
+        upsert=_upsert(shape, table),
+        parents=tuple(_parents(shape, reference) for reference in references),
+        references=references,
+    )
+
+
+def _canonical(shape: Shape) -> sql.Composed:
+    """The text that a key has in the target, from its text in the log."""
+    casts = [shape.cast(name) for name in shape.mapping.key]
+    columns = [
+        sql.SQL("{}::{}::{}::text").format(_name(n), m.typed(own), m.typed(wanted))
+        for n, (own, wanted) in enumerate(zip(shape.key_types, casts, strict=True))
+    ]
+    return CANONICAL.format(
+        columns=sql.SQL(", ").join(columns), arrays=_arrays(len(casts)), names=_names(len(casts))
+    )
+
+
+def _parents(shape: Shape, reference: ForeignKey) -> sql.Composed:
+    """Which of these referenced values stand in the parent table."""
+    count = len(reference.columns)
+    return PARENTS.format(
+        names=_names(count),
+        arrays=_arrays(count),
+        table=sql.Identifier("public", reference.referenced_table),
+        condition=_equal("p", reference.referenced_columns, _types(shape, reference.columns)),
+    )
+
+
+def _upsert(shape: Shape, table: sql.Identifier) -> sql.Composed:
+    columns = [column for name in shape.columns if (column := shape.table.column(name))]
+    primary = shape.table.primary_key
+    others = [column for column in columns if column.name not in primary]
+    action: sql.Composable = sql.SQL("NOTHING")
+    if others:
+        pairs = [sql.SQL("{0} = excluded.{0}").format(sql.Identifier(c.name)) for c in others]
+        action = UPDATE.format(
+            changes=sql.SQL(", ").join(pairs),
+            before=sql.SQL(", ").join(_comparable("t", column) for column in others),
+            after=sql.SQL(", ").join(_comparable("excluded", column) for column in others),
+        )
+    return UPSERT.format(
+        table=table,
+        columns=sql.SQL(", ").join(sql.Identifier(column.name) for column in columns),
+        values=sql.SQL(", ").join(_assigned(n, column) for n, column in enumerate(columns)),
+        record=sql.SQL(", ").join(sql.SQL("{} text").format(_name(n)) for n in range(len(columns))),
+        primary=sql.SQL(", ").join(map(sql.Identifier, primary)),
+        action=action,
+    )
+
+
+def _assigned(number: int, column: Column) -> sql.Composable:
+    """A text on its way into a column. Plain text is left to the assignment, which does not cut."""
+    kind = m.travel_type(column)
+    if kind == "text":
+        return _name(number)
+    return sql.SQL("{}::{}").format(_name(number), m.typed(kind))
+
+
+def _comparable(alias: str, column: Column) -> sql.Composable:
+    field = sql.Identifier(alias, column.name)
+    if column.type.split("(", maxsplit=1)[0] in PLAIN_TYPES:
+        return field
+    return sql.SQL('{}::text COLLATE "C"').format(field)
+
+
+def _types(shape: Shape, names: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(m.target_type(shape.table, name) for name in names)
+
+
+def _equal(alias: str, names: tuple[str, ...], types: tuple[str, ...]) -> sql.Composed:
+    return sql.SQL(" AND ").join(
+        sql.SQL("{} = {}::{}").format(sql.Identifier(alias, name), _name(n), m.typed(kind))
+        for n, (name, kind) in enumerate(zip(names, types, strict=True))
+    )
+
+
+def _texts(alias: str, names: tuple[str, ...]) -> sql.Composed:
+    return sql.SQL(", ").join(
+        sql.SQL("{}::text").format(sql.Identifier(alias, name)) for name in names
+    )
+
+
+def _fields(alias: str, names: tuple[str, ...]) -> sql.Composed:
+    return sql.SQL(", ").join(sql.Identifier(alias, name) for name in names)
+
+
+def _arrays(count: int) -> sql.Composed:
+    return sql.SQL(", ").join([sql.SQL("%s::text[]")] * count)
+
+
+def _names(count: int) -> sql.Composed:
+    return sql.SQL(", ").join(_name(n) for n in range(count))
+
+
+def _name(number: int) -> sql.Identifier:
+    return sql.Identifier(f"u{number}")

@@ -1,0 +1,115 @@
+"""How each stream stands: carried how far, alive or not, what waits."""
+
+from dataclasses import dataclass, field
+from typing import Any, LiteralString
+
+import psycopg
+
+from estate.config import Config
+from estate.connections import connect
+from estate.errors import SplitctlError
+from migrator import control, states
+from migrator.mapping import Stream, streams
+
+Connection = psycopg.Connection[Any]
+# A heartbeat goes round about every second. One this old means that nobody carries anything.
+HEARTBEAT_EVERY_MS = 1_000
+ALIVE_WITHIN_MS = 10_000
+
+TARGET: LiteralString = """
+SELECT p.lsn::text,
+       extract(epoch FROM clock_timestamp() - p.heartbeat_at)::float8 * 1000,
+       extract(epoch FROM p.updated_at - p.source_commit_at)::float8 * 1000,
+       (SELECT count(*) FROM splitctl_sync.spool s WHERE s.stream = p.stream),
+       (SELECT count(*) FROM splitctl_sync.waiting w WHERE w.stream = p.stream),
+       (SELECT count(*) FROM splitctl_sync.stray t
+         WHERE t.stream = p.stream AND t.settled_at IS NULL),
+       EXISTS (SELECT FROM splitctl_sync.mapping_state m
+                 LEFT JOIN splitctl_sync.backfill b USING (stream, mapping)
+                WHERE m.stream = p.stream AND m.state = 'spool'
+                  AND coalesce(b.state, 'copied') = 'copied')
+  FROM splitctl_sync.progress p WHERE p.stream = %s
+"""
+SOURCE: LiteralString = """
+SELECT active,
+       greatest(pg_wal_lsn_diff(pg_current_wal_insert_lsn(), %(lsn)s::pg_lsn), 0)::bigint,
+       pg_wal_lsn_diff(pg_current_wal_insert_lsn(), restart_lsn)::bigint
+  FROM pg_replication_slots WHERE slot_name = %(slot)s AND database = current_database()
+"""
+
+
+@dataclass(frozen=True)
+class StreamStatus:
+    """How a stream stands. What could not be asked is None, and `problem` says why.
+
+    `enabled`: it has begun and was not switched off. `lag_ms` is how far the target is behind in
+    time, `lag_bytes` in log; `retained_bytes` is the log that the slot makes the source keep.
+    `strays` counts those not settled yet.
+    """
+
+    stream: str
+    enabled: bool = False
+    worker_alive: bool = False
+    lag_ms: float | None = None
+    lag_bytes: int | None = None
+    spooled: int = 0
+    waiting: int = 0
+    strays: int = 0
+    states: dict[str, str] = field(default_factory=dict)
+    heartbeat_age_ms: float | None = None
+    retained_bytes: int | None = None
+    problem: str | None = None
+
+
+def status(config: Config) -> list[StreamStatus]:
+    """How each stream of each domain stands. A database that is away is told, not raised."""
+    return [_status(stream) for stream in streams(config)]
+
+
+def _status(stream: Stream) -> StreamStatus:
+    facts: dict[str, Any] = {}
+    try:
+        with connect(stream.target, "status") as target:
+            lsn = _from_target(target, stream, facts)
+        if lsn is not None:
+            with connect(stream.source, "status") as source:
+                _from_source(source, stream, lsn, facts)
+    except (SplitctlError, psycopg.Error) as error:
+        facts["problem"] = " ".join(str(error).split())
+    return StreamStatus(stream.name, **facts)
+
+
+def _from_target(target: Connection, stream: Stream, facts: dict[str, Any]) -> str | None:
+    """Fill in what the target knows. Returns the stored position, or None without any."""
+    if not control.installed(target):
+        return None
+    row = target.execute(TARGET, (stream.name,)).fetchone()
+    if row is None:
+        return None
+    lsn, heartbeat_age, delay, spooled, waiting, strays, paused = row
+    facts |= {
+        "enabled": not paused,
+        "spooled": int(spooled),
+        "waiting": int(waiting),
+        "strays": int(strays),
+        "states": states.read(target, stream.name),
+    }
+    if heartbeat_age is not None:
+        # Behind by what the last batch took, or by the time without a heartbeat, if that is more.
+        late = max(float(heartbeat_age) - HEARTBEAT_EVERY_MS, 0.0)
+        facts["heartbeat_age_ms"] = max(float(heartbeat_age), 0.0)
+        facts["lag_ms"] = max(late, float(delay or 0.0))
+    return str(lsn)
+
+
+def _from_source(source: Connection, stream: Stream, lsn: str, facts: dict[str, Any]) -> None:
+    row = source.execute(SOURCE, {"lsn": lsn, "slot": stream.slot}).fetchone()
+    if row is None:
+        facts["enabled"] = False
+        facts["problem"] = f"the slot {stream.slot} is gone from '{stream.source.name}'"
+        return
+    active, behind, retained = row
+    age = facts.get("heartbeat_age_ms")
+    facts["worker_alive"] = bool(active) and age is not None and age < ALIVE_WITHIN_MS
+    facts["lag_bytes"] = int(behind)
+    facts["retained_bytes"] = int(retained) if retained is not None else None

@@ -1,0 +1,99 @@
+"""The sync worker: one thread per stream, each begun again after an error until told to stop."""
+
+import logging
+import random
+import threading
+
+import psycopg
+
+from estate.config import Config
+from estate.errors import SplitctlError
+from migrator.apply import Superseded
+from migrator.changes import StreamStopped
+from migrator.faults import Faults
+from migrator.health import Board, StreamHealth, serve
+from migrator.mapping import Stream, streams
+from migrator.session import NotEnabled, Session, Standby, still_enabled
+
+log = logging.getLogger(__name__)
+LOOK_S = 0.5
+FIRST_PAUSE_S = 0.2
+LONGEST_PAUSE_S = 10.0
+END_S = 5.0
+
+
+def run(config: Config, stop: threading.Event) -> None:
+    """Carry every stream of the estate until `stop` is set; then finish the batches under way.
+
+    Streams that are not enabled are looked for twice a second. Raises OSError when the address of
+    the health pages is taken.
+    """
+    found = streams(config)
+    board = Board([stream.name for stream in found])
+    faults = Faults.from_environment()
+    server = serve(config.sync.listen, board)
+    threads = [
+        threading.Thread(
+            target=carry, args=(stream, board, faults, stop), name=stream.name, daemon=True
+        )
+        for stream in found
+    ]
+    try:
+        for thread in threads:
+            thread.start()
+        stop.wait()
+        for thread in threads:
+            thread.join(END_S)
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def carry(stream: Stream, board: Board, faults: Faults, stop: threading.Event) -> None:
+    """One stream's thread: sessions, one after the other, until `stop` is set."""
+    health = board.streams[stream.name]
+    pause = FIRST_PAUSE_S
+    while not stop.is_set():
+        try:
+            session = Session(stream, board, faults)
+            try:
+                pause = FIRST_PAUSE_S
+                session.run(stop)
+            finally:
+                session.close()
+        except NotEnabled:
+            health.turn("disabled")
+            stop.wait(LOOK_S)
+        except (Standby, Superseded):
+            health.turn("standby")
+            stop.wait(LOOK_S)
+        except StreamStopped as error:
+            health.turn("stopped", str(error))
+            _until_disabled(stream, health, stop)
+        except (SplitctlError, psycopg.Error, OSError) as error:
+            pause = _retry(health, " ".join(str(error).split()), pause, stop)
+        except Exception as error:
+            log.exception("%s: unexpected", stream.name)
+            pause = _retry(health, f"{type(error).__name__}: {error}", pause, stop)
+
+
+def _retry(health: StreamHealth, reason: str, pause: float, stop: threading.Event) -> float:
+    """Wait before the next attempt, longer each time. Returns the next pause."""
+    health.turn("retrying", reason)
+    # Jitter: streams that lost the same server must not all come back at once.
+    stop.wait(pause * random.uniform(0.5, 1.5))
+    return min(pause * 2, LONGEST_PAUSE_S)
+
+
+def _until_disabled(stream: Stream, health: StreamHealth, stop: threading.Event) -> None:
+    """A stopped stream stays stopped until a person has torn it down."""
+    reason = health.reason
+    while not stop.wait(LOOK_S):
+        try:
+            if not still_enabled(stream):
+                return
+        except SplitctlError as error:
+            log.info("%s: %s", stream.name, error)
+        except psycopg.Error as error:
+            log.info("%s: %s", stream.name, error)
+    health.turn("stopped", reason)

@@ -1,0 +1,189 @@
+"""The story of a rehearsal: the steps of a split, typed as a release engineer would type them."""
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Protocol
+
+from rehearsal.certificate import LEAST_WRITES_PER_STAGE, Evidence
+from rehearsal.children import write_whole
+from rehearsal.commands import CommandAnswer
+from rehearsal.scene import DomainScene, Scene
+from rehearsal.tally import Tally, sides_in_use
+
+EVIDENCE_LIMIT_S = 240.0
+FIRST_ASCENT, SECOND_ASCENT = (10, 50), (10, 50, 100)
+ROLLED_BACK = 6
+
+
+class Typist(Protocol):
+    """Whoever types the commands."""
+
+    def run(
+        self, *arguments: str, expect: tuple[int, ...] = (0,), timeout_s: float = 600
+    ) -> CommandAnswer:
+        """Type one command and wait for its end."""
+
+
+class Ground(Protocol):
+    """The part of the estate that the story has to start by hand, as operations would."""
+
+    def start_new_services(self) -> None:
+        """Start the services of the new side; their tables exist."""
+
+    def start_sync(self) -> None:
+        """Start `splitctl sync run` as a service."""
+
+
+class EvidenceMissing(Exception):
+    """A stage did not see enough writes in time, so nothing can be said of it."""
+
+
+class Story:
+    """Tells the story once. Everything that was measured goes to `evidence`."""
+
+    def __init__(
+        self,
+        *,
+        typist: Typist,
+        ground: Ground,
+        scene: Scene,
+        evidence: Evidence,
+        tally: Tally,
+        stage_file: Path,
+        domains: list[str],
+        soak_s: float,
+        on_step: Callable[[str], None],
+    ) -> None:
+        self.typist, self.ground, self.scene, self.evidence = typist, ground, scene, evidence
+        self.tally, self.stage_file, self.soak_s = tally, stage_file, soak_s
+        self.stages: dict[str, tuple[str, int]] = dict.fromkeys(domains, ("off", 0))
+        self.on_step = on_step
+        self._write_stages()
+
+    @property
+    def domains(self) -> list[str]:
+        """The domains, in the order of the configuration."""
+        return list(self.stages)
+
+    def tell(self) -> None:
+        """The whole story. Raises CommandFailed or EvidenceMissing."""
+        self.prepare()
+        self.ascend(FIRST_ASCENT)
+        self.fall_back()
+        self.ascend(SECOND_ASCENT)
+        self.finish()
+
+    def prepare(self) -> None:
+        """Schema, dual-write, backfill, and the first verification."""
+        self.on_step("the old estate serves everyone")
+        self._gather("off", 0)
+        self.on_step("create the new tables")
+        self.typist.run("schema", "apply")
+        self.ground.start_new_services()
+        self.on_step("dual-write")
+        for domain in self.domains:
+            self.typist.run("sync", "enable", domain)
+        self.ground.start_sync()
+        self._enter("dual-write", 0)
+        self.on_step("backfill")
+        for domain in self.domains:
+            answer = self.typist.run("backfill", "run", domain)
+            self.evidence.backfills.append(answer.data)
+        self.verify("verify before the first customer moves")
+        self._gather("dual-write", 0)
+        for domain in self.domains:
+            self.typist.run("rollout", "start", domain)
+
+    def ascend(self, percentages: tuple[int, ...]) -> None:
+        """Raise each domain to each percentage, and soak."""
+        for percentage in percentages:
+            self.on_step(f"{percentage} %")
+            for domain in self.domains:
+                answer = self.typist.run("rollout", "advance", domain)
+                self.evidence.steps.append(answer.data)
+                self._enter("live", percentage, domain)
+                self._hold(answer.data)
+            self.verify(f"{percentage} %: verify", f"{percentage} %: soak")
+            self._watch()
+            self._gather("live", percentage)
+
+    def fall_back(self) -> None:
+        """Everyone back to the old side, as on-call would."""
+        self.on_step("rollback")
+        answer = self.typist.run("rollback")
+        self.evidence.rollbacks += answer.data["rollbacks"]
+        self._enter("live", 0)
+        self.verify("verify after the rollback")
+        self._gather("live", 0)
+
+    def finish(self) -> None:
+        """Rampdown, the last verification, archive."""
+        self.on_step("rampdown")
+        for domain in self.domains:
+            self.typist.run("decommission", "rampdown", domain)
+        self._enter("rampdown", 100)
+        self.verify("verify at the end")
+        self._gather("rampdown", 100)
+        self.on_step("archive")
+        for domain in self.domains:
+            self.typist.run("decommission", "archive", domain, "--confirm", domain)
+            self._enter("complete", 100, domain)
+        self._gather("complete", 100)
+
+    def verify(self, step: str, then: str | None = None) -> None:
+        """Compare both sides; what differs goes to the certificate, not to an exception."""
+        self.on_step(step)
+        answer = self.typist.run("verify", "run", expect=(0, 3, 4))
+        self.evidence.verdicts.append(answer.data)
+        if answer.record.exit_code != 0:
+            self.scene.tell("warning", f"verify: {answer.data.get('verdict')}")
+        if then:
+            self.on_step(then)
+
+    def _watch(self) -> None:
+        answer = self.typist.run("rollout", "watch", "--soak", f"{self.soak_s:g}s")
+        gates = answer.data.get("gates", []) if isinstance(answer.data, dict) else []
+        with self.scene.lock:
+            for gate in gates:
+                name = f"{gate.get('domain', '')} {gate.get('name', '')}".strip()
+                self.scene.gates[name] = str(gate.get("verdict"))
+
+    def _hold(self, step: dict[str, Any]) -> None:
+        with self.scene.lock:
+            held = int(step.get("held_ms_max") or 0)
+            self.scene.longest_hold_ms = max(self.scene.longest_hold_ms, held)
+
+    def _enter(self, stage: str, percentage: int, domain: str | None = None) -> None:
+        for name in [domain] if domain else self.domains:
+            self.stages[name] = (stage, percentage)
+        self._write_stages()
+
+    def _write_stages(self) -> None:
+        data = {
+            name: {"stage": stage, "percentage": percentage}
+            for name, (stage, percentage) in self.stages.items()
+        }
+        write_whole(self.stage_file, json.dumps({"domains": data}))
+        with self.scene.lock:
+            for name, (stage, percentage) in self.stages.items():
+                scene = self.scene.domains.setdefault(name, DomainScene())
+                scene.stage, scene.asked = stage, percentage
+
+    def _gather(self, stage: str, percentage: int) -> None:
+        """Wait until every side in use has acknowledged enough writes at this stage."""
+        limit = time.monotonic() + EVIDENCE_LIMIT_S
+        while True:
+            self.tally.read()
+            counts = {
+                side: self.tally.at(stage, percentage, side) for side in sides_in_use(percentage)
+            }
+            if all(count >= LEAST_WRITES_PER_STAGE for count in counts.values()):
+                return
+            if time.monotonic() > limit:
+                raise EvidenceMissing(f"{stage} {percentage} %: only {counts} writes were seen")
+            told = ", ".join(f"{count} on {side}" for side, count in counts.items())
+            with self.scene.lock:
+                self.scene.progress = f"gathering writes: {told}, of {LEAST_WRITES_PER_STAGE}"
+            time.sleep(0.5)

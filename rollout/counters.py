@@ -1,0 +1,164 @@
+"""What gateways counted, and what of it belongs to a window. Pure: no clock, no network.
+
+A counter only grows, until its process starts anew and it begins at zero. A window adds up the
+growth, gateway by gateway, so a restart costs at most what was counted between two looks.
+"""
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, Self
+
+Side = Literal["old", "new"]
+SIDES: tuple[Side, ...] = ("old", "new")
+
+
+@dataclass(frozen=True)
+class Count:
+    """Requests of one domain and side: all, those answered 5xx, and a histogram of seconds.
+
+    `buckets` maps an upper edge in seconds to the number at or below it; the last edge is inf.
+    """
+
+    requests: float = 0.0
+    errors: float = 0.0
+    buckets: Mapping[float, float] = field(default_factory=dict)
+
+    def __add__(self, other: "Count") -> "Count":
+        edges = {*self.buckets, *other.buckets}
+        return Count(
+            self.requests + other.requests,
+            self.errors + other.errors,
+            {e: self.buckets.get(e, 0.0) + other.buckets.get(e, 0.0) for e in sorted(edges)},
+        )
+
+    def since(self, before: "Count") -> "Count":
+        """The growth since an earlier look at the same process."""
+        return Count(
+            self.requests - before.requests,
+            self.errors - before.errors,
+            {edge: n - before.buckets.get(edge, 0.0) for edge, n in self.buckets.items()},
+        )
+
+    def shrank(self, before: "Count") -> bool:
+        """Whether any figure is smaller than before: then another process counted it."""
+        return (
+            self.requests < before.requests
+            or self.errors < before.errors
+            or any(self.buckets.get(edge, 0.0) < n for edge, n in before.buckets.items())
+        )
+
+    def quantile(self, share: float) -> float | None:
+        """The seconds below which this share lies, interpolated within its bucket.
+
+        None without observations; inf when it lies beyond the last finite edge.
+        """
+        edges = sorted(self.buckets)
+        total = self.buckets[edges[-1]] if edges else 0.0
+        if total <= 0:
+            return None
+        rank, low, below = share * total, 0.0, 0.0
+        for edge in edges:
+            upto = self.buckets[edge]
+            if upto >= rank:
+                if math.isinf(edge):
+                    return math.inf
+                part = (rank - below) / (upto - below) if upto > below else 1.0
+                return low + (edge - low) * part
+            low, below = edge, upto
+        return math.inf
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data."""
+        buckets = [[str(edge), number] for edge, number in self.buckets.items()]
+        return {"requests": self.requests, "errors": self.errors, "buckets": buckets}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Self:
+        """What `to_json` gave."""
+        buckets = {float(edge): float(number) for edge, number in data.get("buckets", [])}
+        return cls(float(data["requests"]), float(data["errors"]), buckets)
+
+
+Counts = Mapping[Side, Count]
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """One look at every gateway: counts by gateway, domain and side, or why there are none."""
+
+    gateways: Mapping[str, Mapping[str, Counts]] = field(default_factory=dict)
+    problems: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def complete(self) -> bool:
+        """Whether every gateway answered with counters."""
+        return bool(self.gateways) and not self.problems
+
+
+@dataclass(frozen=True)
+class Window:
+    """The growth of one domain's counters since the window was opened.
+
+    `last` is what each gateway had counted at the latest look.
+    """
+
+    total: Counts = field(default_factory=dict)
+    last: Mapping[str, Counts] = field(default_factory=dict)
+
+    @classmethod
+    def opened(cls, snapshot: Snapshot, domain: str) -> Self:
+        """A window that begins with this look."""
+        return cls({}, {url: dict(all_.get(domain, {})) for url, all_ in snapshot.gateways.items()})
+
+    def advanced(self, snapshot: Snapshot, domain: str) -> "Window":
+        """The window up to this look. A gateway seen for the first time begins to count here."""
+        total: dict[Side, Count] = dict(self.total)
+        last = dict(self.last)
+        for url, domains in snapshot.gateways.items():
+            now = dict(domains.get(domain, {}))
+            if url in self.last:
+                for side, growth in _growth(self.last[url], now):
+                    total[side] = total.get(side, Count()) + growth
+            last[url] = now
+        return Window(total, last)
+
+    def side(self, side: Side) -> Count:
+        """What one side answered in the window."""
+        return self.total.get(side, Count())
+
+    @property
+    def share(self) -> float | None:
+        """The new side's share of the requests; None without any."""
+        new, old = self.side("new").requests, self.side("old").requests
+        return new / (new + old) if new + old else None
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data for the ledger."""
+        return {
+            "total": {side: count.to_json() for side, count in self.total.items()},
+            "last": {
+                url: {side: count.to_json() for side, count in counts.items()}
+                for url, counts in self.last.items()
+            },
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Self:
+        """What `to_json` gave; an empty object is an empty window."""
+        return cls(
+            _counts(data.get("total", {})),
+            {url: _counts(counts) for url, counts in data.get("last", {}).items()},
+        )
+
+
+def _counts(data: Mapping[str, Any]) -> dict[Side, Count]:
+    return {side: Count.from_json(data[side]) for side in SIDES if side in data}
+
+
+def _growth(before: Counts, now: Counts) -> Iterable[tuple[Side, Count]]:
+    """By side. One figure that shrank means a new process, so all of its figures began at zero."""
+    nothing = Count()
+    anew = any(now.get(side, nothing).shrank(count) for side, count in before.items())
+    for side, count in now.items():
+        yield side, count if anew else count.since(before.get(side, nothing))

@@ -1,0 +1,177 @@
+"""Gathers what the gates look at, and counts the soak clock.
+
+One look reads every gateway's counters and how the sync stands. What belongs to the present phase
+(the window, the latest lags, the clock) is kept in the ledger, so that another operator on another
+machine goes on from there.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Any
+
+from estate.config import Config
+from estate.errors import SplitctlError
+from estate.ledger.records import Rollout, VerdictRecord
+from migrator.status import StreamStatus
+from rollout.counters import Snapshot, Window
+from rollout.gates import (
+    LAG_LOOKS,
+    Evidence,
+    GateResult,
+    StreamSeen,
+    VerdictSeen,
+    asked,
+    evaluate,
+)
+from rollout.phases import Phase, Position, Stage
+from rollout.tools import Tools
+
+VERIFY = "verify"
+# The clock never counts more than this between two looks: nobody looked meanwhile.
+LONGEST_COUNT_S = 30.0
+# Without a request on the new side for so long, there is no evidence.
+TRAFFIC_WITHIN_S = 15.0
+
+
+@dataclass(frozen=True)
+class Look:
+    """What was seen at one moment. `streams` is empty when `streams_problem` says why."""
+
+    snapshot: Snapshot
+    streams: tuple[StreamStatus, ...] = ()
+    streams_problem: str | None = None
+
+
+def look(tools: Tools) -> Look:
+    """Ask the gateways for counters and the databases for the sync. Never raises."""
+    try:
+        streams, problem = tuple(tools.sync()), None
+    except SplitctlError as error:
+        streams, problem = (), str(error)
+    return Look(tools.metrics.scrape(), streams, problem)
+
+
+def opened(snapshot: Snapshot, domain: str) -> dict[str, Any]:
+    """The evidence of a phase that begins now."""
+    return {"window": Window.opened(snapshot, domain).to_json(), "lags": []}
+
+
+def counted(rollout: Rollout, seen: Look, now: datetime) -> Rollout:
+    """The row after one more look: window, lags and soak clock moved on."""
+    kept = rollout.evidence
+    before = Window.from_json(kept.get("window", {}))
+    window = before.advanced(seen.snapshot, rollout.domain)
+    grew = window.side("new").requests > before.side("new").requests
+    traffic_at = now if grew else _moment(kept.get("traffic_at"))
+    lags = [*kept.get("lags", []), _worst_lag(rollout.domain, seen)][-LAG_LOOKS:]
+    evidence = {
+        "window": window.to_json(),
+        "lags": lags,
+        "traffic_at": traffic_at.isoformat() if traffic_at else None,
+    }
+    fresh = traffic_at is not None and (now - traffic_at).total_seconds() <= TRAFFIC_WITHIN_S
+    seconds = 0.0
+    if seen.snapshot.complete and fresh and rollout.counted_at is not None:
+        passed = (now - rollout.counted_at).total_seconds()
+        seconds = max(0.0, min(passed, LONGEST_COUNT_S))
+    return replace(
+        rollout,
+        evidence=evidence,
+        counted_at=now,
+        soak_evidence_s=rollout.soak_evidence_s + seconds,
+    )
+
+
+def of(rollout: Rollout, seen: Look, verdict: VerdictRecord | None) -> Evidence:
+    """What the gates of a domain may look at; `rollout` has counted this look already."""
+    lags = tuple(rollout.evidence.get("lags", []))
+    return Evidence(
+        domain=rollout.domain,
+        percentage=rollout.percentage,
+        window=Window.from_json(rollout.evidence.get("window", {})),
+        blind=seen.snapshot.problems,
+        verdict=_verdict(verdict, rollout.moved_at),
+        streams=_streams(rollout.domain, seen.streams),
+        streams_problem=seen.streams_problem,
+        lags=lags,
+    )
+
+
+def ask(config: Config, evidence: Evidence) -> list[GateResult]:
+    """Every gate that applies, asked."""
+    gates = asked(config.gates, evidence.domain, evidence.percentage)
+    return [evaluate(gate, evidence) for gate in gates]
+
+
+def position(config: Config, rollout: Rollout) -> Position:
+    """Where the domain is, for the phase machine."""
+    phases = tuple(
+        Phase(phase.percentage, phase.soak.total_seconds())
+        for phase in config.domain(rollout.domain).phases
+    )
+    return Position(
+        stage=Stage(rollout.stage),
+        percentage=rollout.percentage,
+        # The phases of the configuration may have become fewer since.
+        phase=min(rollout.phase, len(phases) - 1),
+        phases=phases,
+        evidence_s=rollout.soak_evidence_s,
+        required_s=rollout.soak_required_s,
+    )
+
+
+def sample(evidence: Evidence, rollout: Rollout) -> dict[str, Any]:
+    """The figures of one look, for the ledger."""
+    new, old = evidence.window.side("new"), evidence.window.side("old")
+    seconds = new.quantile(0.95)
+    return {
+        "percentage": evidence.percentage,
+        "requests_new": new.requests,
+        "requests_old": old.requests,
+        "errors_new": new.errors,
+        "p95_ms": None if seconds is None or seconds == float("inf") else round(1000 * seconds, 2),
+        "share": evidence.window.share,
+        "lag_ms": evidence.lags[-1] if evidence.lags else None,
+        "strays": sum(stream.strays for stream in evidence.streams),
+        "soak_s": round(rollout.soak_evidence_s, 1),
+        "blind": sorted(evidence.blind),
+    }
+
+
+def _verdict(record: VerdictRecord | None, moved_at: datetime | None) -> VerdictSeen | None:
+    if record is None:
+        return None
+    covers = moved_at is None or record.started_at >= moved_at
+    return VerdictSeen(record.verdict, record.age_s, covers)
+
+
+def _streams(domain: str, statuses: Sequence[StreamStatus]) -> tuple[StreamSeen, ...]:
+    return tuple(
+        StreamSeen(
+            name=status.stream,
+            alive=status.enabled and status.worker_alive,
+            lag_ms=status.lag_ms,
+            heartbeat_age_ms=status.heartbeat_age_ms,
+            strays=status.strays,
+            waiting=status.waiting,
+            problem=status.problem,
+        )
+        for status in statuses
+        if of_domain(status, domain)
+    )
+
+
+def of_domain(status: StreamStatus, domain: str) -> bool:
+    """Whether a stream is one of the domain's two."""
+    return status.stream in (f"{domain}.forward", f"{domain}.reverse")
+
+
+def _worst_lag(domain: str, seen: Look) -> float | None:
+    lags = [stream.lag_ms for stream in _streams(domain, seen.streams)]
+    known = [lag for lag in lags if lag is not None]
+    return max(known) if known and len(known) == len(lags) else None
+
+
+def _moment(text: Mapping[str, Any] | str | None) -> datetime | None:
+    return datetime.fromisoformat(text) if isinstance(text, str) else None

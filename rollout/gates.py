@@ -1,0 +1,265 @@
+"""Gates: questions put to evidence. Pure: the same evidence always gives the same answers.
+
+No data is no answer (law L6): whatever is missing makes a gate `inconclusive` and says why. A
+`fail` needs as many samples as a `pass`.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from estate.config import GateConfig
+from rollout.counters import Window
+
+Word = Literal["pass", "fail", "inconclusive"]
+# These look at traffic on the new side; at 0 % there is none to look at.
+TRAFFIC = ("error_rate", "latency_p95", "share")
+# A lag fails when it was too high this many looks in a row: one stutter brings nobody back.
+LAG_LOOKS = 10
+# Standard errors around an observed share. Requests of one customer stay together, so a plain
+# 95 % interval would be too narrow.
+SHARE_Z = 3.0
+
+
+@dataclass(frozen=True)
+class VerdictSeen:
+    """The latest verification of a domain; `covers_now`: begun after customers last moved."""
+
+    verdict: str
+    age_s: float
+    covers_now: bool = True
+
+
+@dataclass(frozen=True)
+class StreamSeen:
+    """One direction of the sync at the moment; what could not be asked is None."""
+
+    name: str
+    alive: bool
+    lag_ms: float | None
+    heartbeat_age_ms: float | None
+    strays: int
+    waiting: int = 0
+    problem: str | None = None
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """All that the gates of one domain may look at.
+
+    blind: gateways whose counters could not be read, with the reason
+    window: what gateways counted since the phase began
+    lags: the slower direction's lag in ms at the latest looks, oldest first; None: not known
+    """
+
+    domain: str
+    percentage: int
+    window: Window = field(default_factory=Window)
+    blind: Mapping[str, str] = field(default_factory=dict)
+    verdict: VerdictSeen | None = None
+    streams: tuple[StreamSeen, ...] = ()
+    streams_problem: str | None = None
+    lags: tuple[float | None, ...] = ()
+
+
+@dataclass(frozen=True)
+class GateResult:
+    """A gate's answer. `measured` and `threshold` are in the gate's own unit."""
+
+    domain: str
+    name: str
+    kind: str
+    verdict: Word
+    measured: float | None
+    threshold: float
+    samples: int
+    reason: str
+
+    def __str__(self) -> str:
+        value = "no value" if self.measured is None else f"{self.measured:.4g}"
+        return (
+            f"{self.domain} {self.name}: {self.verdict} "
+            f"({value}, limit {self.threshold:g}, {self.samples} samples) {self.reason}".rstrip()
+        )
+
+
+@dataclass(frozen=True)
+class _Answer:
+    verdict: Word
+    measured: float | None
+    samples: int
+    reason: str = ""
+
+
+def asked(gates: Iterable[GateConfig], domain: str, percentage: int) -> list[GateConfig]:
+    """The gates that apply to a domain at a percentage."""
+    return [
+        gate
+        for gate in gates
+        if (gate.domains is None or domain in gate.domains)
+        and (percentage > 0 or gate.kind not in TRAFFIC)
+    ]
+
+
+def evaluate(gate: GateConfig, evidence: Evidence) -> GateResult:
+    """Put one gate's question to the evidence."""
+    answer = _KINDS[gate.kind](gate, evidence)
+    return GateResult(
+        domain=evidence.domain,
+        name=gate.name,
+        kind=gate.kind,
+        verdict=answer.verdict,
+        measured=answer.measured,
+        threshold=threshold(gate),
+        samples=answer.samples,
+        reason=answer.reason,
+    )
+
+
+def threshold(gate: GateConfig) -> float:
+    """The gate's limit as a number: a share, milliseconds, seconds or a count."""
+    if gate.max_age is not None:
+        return gate.max_age.total_seconds()
+    for value in (gate.max, gate.max_ms, gate.tolerance):
+        if value is not None:
+            return value
+    raise ValueError(f"gate {gate.name} has no limit")
+
+
+def overall(results: Iterable[GateResult]) -> Word:
+    """One word for all: a fail counts most, then what is not known. No gates at all: pass."""
+    verdicts = {result.verdict for result in results}
+    if "fail" in verdicts:
+        return "fail"
+    return "inconclusive" if "inconclusive" in verdicts else "pass"
+
+
+def _error_rate(gate: GateConfig, evidence: Evidence) -> _Answer:
+    new = evidence.window.side("new")
+    if unknown := _unseen(gate, evidence, int(new.requests)):
+        return unknown
+    rate = new.errors / new.requests
+    return _judged(rate, rate <= threshold(gate), int(new.requests))
+
+
+def _latency_p95(gate: GateConfig, evidence: Evidence) -> _Answer:
+    new = evidence.window.side("new")
+    observed = int(max(new.buckets.values(), default=0))
+    if unknown := _unseen(gate, evidence, observed):
+        return unknown
+    seconds = new.quantile(0.95)
+    if seconds is None or math.isnan(seconds):
+        return _Answer("inconclusive", None, observed, "the histogram holds no value")
+    limit = threshold(gate)
+    if math.isinf(seconds):
+        edge = 1000 * max((e for e in new.buckets if not math.isinf(e)), default=0.0)
+        if edge >= limit:
+            return _Answer("fail", edge, observed, f"beyond the last bucket, {edge:g} ms")
+        return _Answer("inconclusive", None, observed, f"buckets end at {edge:g} ms")
+    return _judged(1000 * seconds, 1000 * seconds <= limit, observed)
+
+
+def _share(gate: GateConfig, evidence: Evidence) -> _Answer:
+    window = evidence.window
+    requests = window.side("new").requests + window.side("old").requests
+    if unknown := _unseen(gate, evidence, int(requests)):
+        return unknown
+    observed = window.share or 0.0
+    wanted, tolerance = evidence.percentage / 100, threshold(gate)
+    off = abs(observed - wanted)
+    if off <= tolerance:
+        return _Answer("pass", off, int(requests), f"{100 * observed:.1f} % observed")
+    low, high = wilson(observed, requests, SHARE_Z)
+    reason = f"{100 * observed:.1f} % observed, {evidence.percentage} % asked"
+    if low > wanted + tolerance or high < wanted - tolerance:
+        return _Answer("fail", off, int(requests), reason)
+    return _Answer("inconclusive", off, int(requests), f"{reason}: may be chance")
+
+
+def _consistency(gate: GateConfig, evidence: Evidence) -> _Answer:
+    seen = evidence.verdict
+    if seen is None:
+        return _Answer("inconclusive", None, 0, "nothing was verified yet")
+    if seen.verdict == "different":
+        # Also when it is old: a difference does not go away by waiting.
+        return _Answer("fail", seen.age_s, 1, "the sides differ")
+    if not seen.covers_now:
+        reason = "the last verification began before customers moved"
+        return _Answer("inconclusive", seen.age_s, 1, reason)
+    if seen.verdict != "equal":
+        return _Answer("inconclusive", seen.age_s, 1, f"the last verification: {seen.verdict}")
+    if seen.age_s > threshold(gate):
+        return _Answer("inconclusive", seen.age_s, 1, "the last verification is too old")
+    return _Answer("pass", seen.age_s, 1)
+
+
+def _sync_lag(gate: GateConfig, evidence: Evidence) -> _Answer:
+    if unknown := _unknown_streams(evidence):
+        return unknown
+    lags = [stream.lag_ms for stream in evidence.streams]
+    if any(lag is None or math.isnan(lag) for lag in lags):
+        return _Answer("inconclusive", None, 0, "a direction does not tell its lag")
+    worst, limit = max(lag for lag in lags if lag is not None), threshold(gate)
+    looks = [lag for lag in evidence.lags if lag is not None] or [worst]
+    if worst <= limit:
+        return _Answer("pass", worst, len(looks))
+    needed = min(gate.min_samples, LAG_LOOKS)
+    if len(looks) >= needed and all(lag > limit for lag in looks[-needed:]):
+        return _Answer("fail", worst, len(looks), f"too high {needed} looks in a row")
+    return _Answer("inconclusive", worst, len(looks), "too high at this look")
+
+
+def _strays(gate: GateConfig, evidence: Evidence) -> _Answer:
+    if unknown := _unknown_streams(evidence, liveness=False):
+        return unknown
+    number = sum(stream.strays for stream in evidence.streams)
+    reason = "" if number <= threshold(gate) else "keys changed on the side that does not own them"
+    answer = _judged(float(number), number <= threshold(gate), number)
+    return _Answer(answer.verdict, answer.measured, answer.samples, reason)
+
+
+def wilson(share: float, number: float, z: float) -> tuple[float, float]:
+    """Bounds for a share that was observed among `number` (Wilson's score interval)."""
+    spread = z * z / number
+    middle = (share + spread / 2) / (1 + spread)
+    half = z / (1 + spread) * math.sqrt(share * (1 - share) / number + spread / (4 * number))
+    return middle - half, middle + half
+
+
+def _judged(measured: float, good: bool, samples: int) -> _Answer:
+    return _Answer("pass" if good else "fail", measured, samples)
+
+
+def _unseen(gate: GateConfig, evidence: Evidence, samples: int) -> _Answer | None:
+    """Why traffic cannot be judged; None when it can."""
+    if evidence.blind:
+        told = "; ".join(f"{url}: {why}" for url, why in sorted(evidence.blind.items()))
+        return _Answer("inconclusive", None, samples, f"not every gateway was seen: {told}")
+    if samples < gate.min_samples:
+        reason = f"{samples} of {gate.min_samples} samples"
+        return _Answer("inconclusive", None, samples, reason)
+    return None
+
+
+def _unknown_streams(evidence: Evidence, *, liveness: bool = True) -> _Answer | None:
+    """Why the sync cannot be judged. `liveness`: a worker that is away is unknown, too."""
+    if evidence.streams_problem or not evidence.streams:
+        reason = evidence.streams_problem or "sync is not enabled"
+        return _Answer("inconclusive", None, 0, reason)
+    for stream in evidence.streams:
+        if stream.problem:
+            return _Answer("inconclusive", None, 0, f"{stream.name}: {stream.problem}")
+        if liveness and not stream.alive:
+            return _Answer("inconclusive", None, 0, f"{stream.name}: the sync worker is not alive")
+    return None
+
+
+_KINDS: dict[str, Callable[[GateConfig, Evidence], _Answer]] = {
+    "error_rate": _error_rate,
+    "latency_p95": _latency_p95,
+    "share": _share,
+    "consistency": _consistency,
+    "sync_lag": _sync_lag,
+    "strays": _strays,
+}

@@ -1,0 +1,115 @@
+"""`splitctl verify run`: the verifier checks itself, compares, and the ledger keeps the verdict."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from estate.config import Config
+from estate.errors import ExitCode
+from estate.ledger import LedgerUnreachable, open_ledger
+from verify import diff, selfcheck
+from verify.diff import Progress
+from verify.selfcheck import SelfCheck
+from verify.verdict import MappingVerdict, Verdict
+
+KIND = "verify"
+NAME = "verify"
+
+
+@dataclass(frozen=True)
+class Verified:
+    """A verdict, the self-check before it, and whether the ledger has it."""
+
+    verdict: Verdict
+    self_check: SelfCheck
+    recorded: bool
+    _notes: list[str] = field(default_factory=list)
+
+    @property
+    def exit_code(self) -> ExitCode:
+        """0 equal, 3 different, 4 inconclusive."""
+        return self.verdict.exit_code
+
+    @property
+    def next_command(self) -> str:
+        """What to do with it."""
+        if self.self_check.result != "pass":
+            return "splitctl verify self-check"
+        return self.verdict.next_command
+
+    def to_json(self) -> dict[str, Any]:
+        """The verdict's own data, with the self-check beside it."""
+        check = {
+            "result": self.self_check.result,
+            "cases": self.self_check.cases,
+            "missed": len(self.self_check.missed),
+        }
+        return {**self.verdict.to_json(), "self_check": check, "recorded": self.recorded}
+
+    def to_text(self) -> str:
+        """The verdict for a person."""
+        notes = [] if self.recorded else ["The ledger is away: this verdict was not recorded."]
+        return "\n".join([self.verdict.to_text(), *self._notes, *notes])
+
+
+def run(
+    config: Config,
+    domain: str | None,
+    mappings: list[str] | None,
+    *,
+    on_progress: Callable[[Progress], None],
+) -> Verified:
+    """Self-check, compare, record. A verifier that fails its self-check says `inconclusive`.
+
+    Only a run over all mappings of a domain is recorded as that domain's verdict: the gates rest
+    on it. Raises what `diff.run` raises.
+    """
+    check = selfcheck.run(config, domain, mappings)
+    if check.result == "pass":
+        verdict = diff.run(config, domain, mappings, on_progress=on_progress)
+    else:
+        now = datetime.now(UTC)
+        reason = f"the verifier failed its self-check: {len(check.missed)} case(s)"
+        verdict = Verdict("inconclusive", now, now, {}, [], [reason])
+    notes = [] if check.result == "pass" else [check.to_text()]
+    recorded = mappings is None and _record(config, domain, verdict)
+    return Verified(verdict, check, recorded or mappings is not None, notes)
+
+
+def _record(config: Config, domain: str | None, verdict: Verdict) -> bool:
+    try:
+        with open_ledger(config) as ledger:
+            for name in [domain] if domain else config.domains:
+                ours = of_domain(verdict, name)
+                age = (datetime.now(UTC) - verdict.started_at).total_seconds()
+                ledger.add_verdict(name, KIND, NAME, ours.verdict, ours.to_json(), seconds=age)
+    except LedgerUnreachable:
+        return False
+    return True
+
+
+def of_domain(verdict: Verdict, domain: str) -> Verdict:
+    """The part of a verdict that speaks of one domain."""
+    prefix = f"{domain}."
+    mappings = [item for item in verdict.mappings if item.mapping.startswith(prefix)]
+    barriers = {name: b for name, b in verdict.barriers.items() if name.startswith(prefix)}
+    word = _word(verdict, mappings)
+    return Verdict(
+        word,
+        verdict.started_at,
+        verdict.finished_at,
+        barriers,
+        mappings,
+        verdict.reasons,
+        verdict.hashing,
+    )
+
+
+def _word(verdict: Verdict, mappings: list[MappingVerdict]) -> Any:
+    words = {mapping.verdict for mapping in mappings}
+    if "different" in words:
+        return "different"
+    if verdict.reasons or "inconclusive" in words or not mappings:
+        return "inconclusive"
+    return "equal"

@@ -1,0 +1,80 @@
+"""`python -m services.gateway`: the gateway as a process, configured by its environment.
+
+PORT, INSTANCE, ORDER_URL, CHECKOUT_URL, RETURN_URL, GATEWAY_ADMIN_TOKEN, and the flags:
+USE_CHECKOUT_SERVICE, CHECKOUT_TRAFFIC_PERCENTAGE, USE_RETURN_SERVICE, RETURN_TRAFFIC_PERCENTAGE.
+HOST (default 127.0.0.1) is the address to listen on. SIGTERM ends it gracefully.
+"""
+
+import os
+import sys
+from collections.abc import Mapping
+from types import FrameType
+
+import uvicorn
+
+from services.gateway.app import Gateway, Settings
+from services.gateway.flags import FlagsInvalid, from_environment
+
+NEEDED = ("PORT", "ORDER_URL", "CHECKOUT_URL", "RETURN_URL", "GATEWAY_ADMIN_TOKEN")
+# Longer than any client's pool keeps an idle connection, so that the client is the one to close.
+IDLE_SECONDS = 75
+
+
+class Server(uvicorn.Server):
+    """Releases the held requests before it waits for the requests under way."""
+
+    def __init__(self, config: uvicorn.Config, gateway: Gateway) -> None:
+        super().__init__(config)
+        self._gateway = gateway
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """First signal: end gracefully, exit code 0. Second: at once."""
+        self._gateway.interrupt()
+        self.force_exit = self.should_exit
+        self.should_exit = True
+
+
+def settings(environment: Mapping[str, str]) -> Settings:
+    """Settings from the environment. Raises FlagsInvalid, ValueError (what is missing)."""
+    missing = [name for name in NEEDED if not environment.get(name)]
+    if missing:
+        raise ValueError("not set: " + ", ".join(missing))
+    return Settings(
+        instance=environment.get("INSTANCE", f"gateway-{environment['PORT']}"),
+        token=environment["GATEWAY_ADMIN_TOKEN"],
+        order_url=environment["ORDER_URL"],
+        new_urls={"checkout": environment["CHECKOUT_URL"], "return": environment["RETURN_URL"]},
+        flags=from_environment(environment),
+    )
+
+
+def main() -> int:
+    """Run until a signal. Returns the exit code."""
+    try:
+        gateway = Gateway(settings(os.environ))
+        port = int(os.environ["PORT"])
+    except (ValueError, FlagsInvalid) as error:
+        print(f"gateway: {error}", file=sys.stderr)  # noqa: T201
+        return 2
+    config = uvicorn.Config(
+        gateway,
+        host=os.environ.get("HOST", "127.0.0.1"),
+        port=port,
+        loop="uvloop",
+        http="httptools",
+        ws="none",
+        lifespan="on",
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        date_header=False,
+        proxy_headers=False,
+        timeout_keep_alive=IDLE_SECONDS,
+        timeout_graceful_shutdown=30,
+    )
+    Server(config, gateway).run()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

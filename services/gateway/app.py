@@ -1,0 +1,271 @@
+"""The gateway as one ASGI application.
+
+The proxied path is written against ASGI itself: it carries every customer's request, and a
+framework would cost more than the work. The admin endpoint is an ordinary Starlette application.
+"""
+
+import asyncio
+import json
+import time
+from collections.abc import MutableMapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import aiohttp
+from starlette.types import Receive, Scope, Send
+
+from services.gateway import merge, proxy
+from services.gateway.admin import Admin
+from services.gateway.buckets import IdentityMissing, bucket, merge_routes, route_of
+from services.gateway.fence import Cancellable, Clock, Door, Timer
+from services.gateway.flags import DomainFlags, Side
+from services.gateway.metrics import Metrics
+from services.gateway.proxy import Answer, Header, Upstream, UpstreamDown, UpstreamSlow
+
+LARGEST_BODY = 1024 * 1024
+IDENTITIES = (b"x-customer-id", b"x-guest-token")
+DOMAINS = {"carts": "checkout", "checkouts": "checkout", "returns": "return"}
+JSON_TYPE = (b"content-type", b"application/json")
+PLAIN_TYPE = (b"content-type", b"text/plain; version=0.0.4; charset=utf-8")
+DRAIN_SECONDS = 10.0
+
+
+class Refused(Exception):
+    """The gateway itself answers: status and reason."""
+
+    def __init__(self, status: int, reason: str) -> None:
+        super().__init__(reason)
+        self.status = status
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What a gateway needs to know. `new_urls`: the new side's service of each domain."""
+
+    instance: str
+    token: str = field(repr=False)
+    order_url: str
+    new_urls: dict[str, str]
+    flags: dict[str, DomainFlags]
+    upstream_seconds: float = 10.0
+
+
+def loop_timer(delay: float, callback: Any) -> Cancellable:
+    """The event loop's own timer."""
+    return asyncio.get_running_loop().call_later(max(0.0, delay), callback)
+
+
+class Gateway:
+    """The application. `start` and `stop` are its lifespan."""
+
+    def __init__(
+        self, settings: Settings, *, clock: Clock = time.monotonic, timer: Timer = loop_timer
+    ) -> None:
+        self.settings = settings
+        self.doors = {
+            domain: Door(domain, flags, clock, timer) for domain, flags in settings.flags.items()
+        }
+        self.metrics = Metrics(self.doors)
+        self._admin = Admin(settings.instance, settings.token, self.doors).app()
+        self._patience = proxy.Patience(settings.upstream_seconds)
+        self._session: aiohttp.ClientSession | None = None
+        self._upstreams: dict[str, dict[Side, Upstream]] = {}
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._stopping = False
+
+    async def start(self) -> None:
+        """Open the pools."""
+        self._loop = asyncio.get_running_loop()
+        self._session = proxy.open_session()
+        old = Upstream(self._session, self.settings.order_url)
+        self._upstreams = {
+            domain: {"old": old, "new": Upstream(self._session, self.settings.new_urls[domain])}
+            for domain in self.doors
+        }
+        self._upstreams["order"] = {"old": old, "new": old}
+
+    def interrupt(self) -> None:
+        """Begin to stop, from a signal handler: nobody may be held by a gateway that goes."""
+        if self._loop is not None:
+            self._loop.call_soon_threadsafe(self._release)
+
+    def _release(self) -> None:
+        self._stopping = True
+        for door in self.doors.values():
+            door.close()
+
+    async def stop(self) -> None:
+        """Let upstream calls end that nobody waits for, then close the pools."""
+        self._release()
+        await self._patience.drain(DRAIN_SECONDS)
+        if self._session is not None:
+            await self._session.close()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """ASGI."""
+        if scope["type"] == "http":
+            head = scope["path"].split("/", 2)[1] if scope["path"].startswith("/") else ""
+            if head in DOMAINS or head == "orders":
+                await self._proxied(scope, receive, send, DOMAINS.get(head, "order"))
+            elif head == "admin":
+                await self._admin(scope, receive, send)
+            else:
+                await self._own(scope["path"], send)
+        elif scope["type"] == "lifespan":
+            await self._lifespan(receive, send)
+
+    async def _lifespan(self, receive: Receive, send: Send) -> None:
+        await receive()
+        await self.start()
+        await send({"type": "lifespan.startup.complete"})
+        await receive()
+        await self.stop()
+        await send({"type": "lifespan.shutdown.complete"})
+
+    async def _own(self, path: str, send: Send) -> None:
+        if path == "/metrics":
+            await _send(send, Answer(200, [PLAIN_TYPE], self.metrics.text()))
+        elif path == "/health/live":
+            await _send(send, _json(200, {"status": "live"}))
+        elif path == "/health/ready":
+            ready = self._session is not None and not self._stopping
+            status = {"status": "ready" if ready else "stopping"}
+            await _send(send, _json(200 if ready else 503, status))
+        else:
+            await _send(send, _json(404, {"error": "not found"}))
+
+    async def _proxied(self, scope: Scope, receive: Receive, send: Send, domain: str) -> None:
+        began = time.perf_counter()
+        try:
+            request = _Request.of(scope, domain)
+            request.body = await _body(request.has_body, receive)
+            answer, side, served = await self._answer(request)
+        except Refused as error:
+            await _send(send, _json(error.status, {"error": str(error)}))
+            return
+        except ConnectionAbortedError:
+            return  # the customer left before the request was whole
+        self.metrics.answered(domain, side, answer.status, time.perf_counter() - began)
+        answer.headers.append((b"x-served-by", f"{domain}/{side}/{served}".encode()))
+        await _send(send, answer)
+
+    async def _answer(self, request: "_Request") -> tuple[Answer, Side, int]:
+        """The answer, the side that gave it, and the percentage served when it was sent there."""
+        upstreams = self._upstreams[request.domain]
+        door = self.doors.get(request.domain)
+        side: Side = "old"
+        served = 0
+        try:
+            if door is None:
+                plain = self._plain(request, upstreams["old"])
+                return await self._patience.wait(plain), side, served
+            buckets = request.buckets()
+            visit = await door.enter(*buckets)
+            side, served = visit.sides[-1], visit.flags.served
+            if len(buckets) == 1:
+                work = self._plain(request, upstreams[side])
+            else:
+                work = merge.run(
+                    merge.Merge(
+                        request.target,
+                        request.headers,
+                        request.body,
+                        lambda: door.flags.side(buckets[0]),
+                        lambda: door.flags.side(buckets[1]),
+                    ),
+                    upstreams,
+                )
+            return await self._patience.wait(_leaving(visit.leave, work)), side, served
+        except UpstreamDown as error:
+            return _json(502, {"error": f"{request.domain} {side}: {error}"}), side, served
+        except (UpstreamSlow, merge.NotCrossed) as error:
+            return _json(504, {"error": f"{request.domain} {side}: {error}"}), side, served
+        except merge.MergeInvalid as error:
+            raise Refused(400, str(error)) from None
+
+    async def _plain(self, request: "_Request", upstream: Upstream) -> Answer:
+        return await upstream.call(request.method, request.target, request.headers, request.body)
+
+
+async def _leaving(leave: Any, work: Any) -> Answer:
+    try:
+        answer: Answer = await work
+        return answer
+    finally:
+        leave()
+
+
+@dataclass(slots=True)
+class _Request:
+    """One proxied request, read from its ASGI scope."""
+
+    domain: str
+    method: str
+    path: str
+    target: str
+    headers: list[Header]
+    identities: dict[bytes, bytes]
+    has_body: bool
+    body: bytes = b""
+
+    @classmethod
+    def of(cls, scope: Scope, domain: str) -> "_Request":
+        """Read the scope. Raises Refused."""
+        path: str = scope["path"]
+        method: str = scope["method"]
+        # The close of a guest's cart belongs to a merge; nobody may ask for it from outside.
+        if domain == "checkout" and path.rstrip("/").endswith("/close"):
+            raise Refused(404, "not found")
+        target = scope["raw_path"].decode("latin-1")
+        if scope["query_string"]:
+            target += "?" + scope["query_string"].decode("latin-1")
+        identities: dict[bytes, bytes] = {}
+        has_body = False
+        for name, value in scope["headers"]:
+            if name in IDENTITIES:
+                if name in identities:
+                    raise Refused(400, f"{name.decode()} stands twice")
+                identities[name] = value
+            elif name in (b"content-length", b"transfer-encoding"):
+                has_body = True
+        return cls(domain, method, path, target, scope["headers"], identities, has_body)
+
+    def buckets(self) -> tuple[int, ...]:
+        """The bucket, or for a merge the guest's and the customer's. Raises Refused."""
+        try:
+            if merge.is_merge(self.method, self.path):
+                guest, customer = merge_routes(self.identities)
+                return bucket(guest), bucket(customer)
+            return (bucket(route_of(self.identities)),)
+        except IdentityMissing as error:
+            raise Refused(400, str(error)) from None
+
+
+async def _body(has_body: bool, receive: Receive) -> bytes:
+    if not has_body:
+        return b""
+    parts: list[bytes] = []
+    size = 0
+    while True:
+        message: MutableMapping[str, Any] = await receive()
+        if message["type"] == "http.disconnect":
+            raise ConnectionAbortedError
+        part: bytes = message.get("body", b"")
+        size += len(part)
+        if size > LARGEST_BODY:
+            raise Refused(413, "the body is too large")
+        parts.append(part)
+        if not message.get("more_body", False):
+            return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+def _json(status: int, document: dict[str, str]) -> Answer:
+    return Answer(status, [JSON_TYPE], json.dumps(document).encode())
+
+
+async def _send(send: Send, answer: Answer) -> None:
+    headers = answer.headers
+    if not any(name == b"content-length" for name, _ in headers):
+        headers = [*headers, (b"content-length", str(len(answer.body)).encode())]
+    await send({"type": "http.response.start", "status": answer.status, "headers": headers})
+    await send({"type": "http.response.body", "body": answer.body})

@@ -1,0 +1,362 @@
+"""The fence: who is under way, who is held, and who may go on.
+
+A `Door` keeps one domain: its flags, the requests under way by bucket and side, and at most one
+fence. There is no network here; clock and timer are given, so every case can be played through.
+
+A fence is a lease. While it stands, new requests of its buckets wait at `enter`. It ends
+  switched    the flags change and the waiting go on in one step of the event loop,
+  released    the waiting go on under the flags as they were,
+  expired     nobody renewed the lease: like released, and its switch is refused from then on,
+  broken      a rollback or an unfenced change of flags came between: like expired.
+The hold of a rollback is the same thing the other way round: the flags are changed already, and
+the buckets that come back wait, never longer than `LONGEST_ROLLBACK_HOLD`.
+"""
+
+import asyncio
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from itertools import count
+from typing import Literal, Protocol
+
+from services.gateway.flags import DomainFlags, Side
+
+LONGEST_ROLLBACK_HOLD = 1.0
+Ending = Literal["switched", "released", "expired", "broken"]
+
+
+class FenceRefused(Exception):
+    """What was asked does not fit the epoch or the fence that stands."""
+
+
+class FenceMissing(Exception):
+    """There is no fence of this domain and epoch."""
+
+
+class Cancellable(Protocol):
+    """What a timer gives back."""
+
+    def cancel(self) -> None:
+        """Do not call."""
+
+
+Clock = Callable[[], float]
+Timer = Callable[[float, Callable[[], None]], Cancellable]
+
+
+@dataclass(frozen=True, slots=True)
+class FenceView:
+    """A fence as seen at one moment. Durations in milliseconds."""
+
+    epoch: int
+    low: int
+    high: int
+    state: Literal["holding", "released"]
+    in_flight: int
+    held: int
+    expires_in_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """What a fence had cost when it ended. `held_ms_max` is rounded up."""
+
+    epoch: int
+    how: Ending
+    held_requests: int
+    held_ms_max: int
+
+
+@dataclass(slots=True)
+class _Fence:
+    """One fence. `returning` marks the hold of a rollback, which cannot be renewed or switched."""
+
+    epoch: int
+    low: int
+    high: int
+    expires_at: float
+    returning: bool
+    released: asyncio.Event = field(default_factory=asyncio.Event)
+    waiting: dict[int, float] = field(default_factory=dict)  # ticket -> since, oldest first
+    held_requests: int = 0
+    longest: float = 0.0
+    alarm: Cancellable | None = None
+
+
+class Visit:
+    """A request under way. `leave` when its upstream has truly answered, not when we gave up."""
+
+    __slots__ = ("_counted", "_door", "flags", "sides")
+
+    def __init__(self, door: "Door", counted: tuple[tuple[int, Side], ...]) -> None:
+        self._door = door
+        self._counted = counted
+        self.flags = door.flags
+        self.sides: tuple[Side, ...] = tuple(side for _, side in counted)
+
+    def leave(self) -> None:
+        """Count the request as over. A second call does nothing."""
+        counted, self._counted = self._counted, ()
+        self._door.left(counted)
+
+
+class Door:
+    """One domain's door. Not for use from several threads."""
+
+    def __init__(self, domain: str, flags: DomainFlags, clock: Clock, timer: Timer) -> None:
+        self.domain = domain
+        self.flags = flags
+        self.held_total = 0
+        self.longest_hold = 0.0
+        self._clock = clock
+        self._timer = timer
+        self._fence: _Fence | None = None
+        self._ended: Ended | None = None
+        self._closed = False
+        self._tickets = count()
+        self._under_way: dict[Side, dict[int, int]] = {"old": {}, "new": {}}
+
+    # Requests
+
+    async def enter(self, *buckets: int) -> Visit:
+        """Wait while any of the buckets is fenced, then count all of them as under way.
+
+        Nothing is counted while waiting, and there is no pause between the last look and the
+        count: a fence set later sees the request, a fence set earlier holds it, and a request of
+        two buckets never blocks the fence that it waits for.
+        """
+        if self._fence is not None:
+            await self._wait(buckets)
+        counted = tuple((bucket, self.flags.side(bucket)) for bucket in buckets)
+        for bucket, side in counted:
+            here = self._under_way[side]
+            here[bucket] = here.get(bucket, 0) + 1
+        return Visit(self, counted)
+
+    async def _wait(self, buckets: tuple[int, ...]) -> None:
+        began: float | None = None
+        ticket = next(self._tickets)
+        try:
+            while (fence := self._over(buckets)) is not None:
+                now = self._clock()
+                if began is None:
+                    began = now
+                    self.held_total += 1
+                fence.held_requests += 1
+                fence.waiting[ticket] = now
+                try:
+                    await fence.released.wait()
+                finally:
+                    since = fence.waiting.pop(ticket)
+                    # A fence that has ended has counted those who waited for it.
+                    if not fence.released.is_set():
+                        fence.longest = max(fence.longest, self._clock() - since)
+        finally:
+            if began is not None:
+                self.longest_hold = max(self.longest_hold, self._clock() - began)
+
+    def _over(self, buckets: tuple[int, ...]) -> _Fence | None:
+        fence = self._standing()
+        if fence is not None and any(fence.low <= bucket < fence.high for bucket in buckets):
+            return fence
+        return None
+
+    def left(self, counted: tuple[tuple[int, Side], ...]) -> None:
+        """Take requests off the count: pairs of bucket and the side they were counted on."""
+        for bucket, side in counted:
+            here = self._under_way[side]
+            if here[bucket] == 1:
+                del here[bucket]
+            else:
+                here[bucket] -= 1
+
+    def in_flight(self, side: Side) -> int:
+        """Requests under way on a side, all buckets."""
+        return sum(self._under_way[side].values())
+
+    def _in_range(self, low: int, high: int) -> int:
+        # Both sides count: whoever still writes to these buckets must end before they move.
+        return sum(
+            number
+            for here in self._under_way.values()
+            for bucket, number in here.items()
+            if low <= bucket < high
+        )
+
+    # Fences
+
+    def fence(self, epoch: int, low: int, high: int, lease: float) -> FenceView:
+        """Hold new requests of buckets low <= b < high for `lease` seconds.
+
+        The same fence again renews the lease. Raises FenceRefused.
+        """
+        if self._closed:
+            raise FenceRefused("this gateway is shutting down")
+        standing = self._standing()
+        if standing is not None:
+            same = (standing.epoch, standing.low, standing.high) == (epoch, low, high)
+            if standing.returning or not same:
+                raise FenceRefused(
+                    f"a fence of epoch {standing.epoch} over buckets"
+                    f" {standing.low}..{standing.high} stands"
+                )
+            self._arm(standing, self._clock() + lease)
+            return self._view(standing)
+        if epoch <= self.flags.epoch:
+            raise FenceRefused(f"epoch {epoch} is not above the served epoch {self.flags.epoch}")
+        return self._view(self._set(epoch, low, high, lease, returning=False))
+
+    def view(self) -> FenceView:
+        """The fence or rollback hold that stands. Raises FenceMissing."""
+        fence = self._standing()
+        if fence is None:
+            raise FenceMissing(f"no fence on {self.domain}")
+        return self._view(fence)
+
+    def confirm(self, epoch: int, lease: float) -> FenceView:
+        """Renew the lease; says that nobody of this epoch has passed. Raises FenceRefused."""
+        fence = self._of_step(epoch)
+        self._arm(fence, self._clock() + lease)
+        return self._view(fence)
+
+    def switch(self, flags: DomainFlags) -> Ended:
+        """Set the flags and let the held requests go on, in one step.
+
+        The same switch again gives the same answer. Raises FenceRefused when the fence of this
+        epoch is gone (requests may have passed), or does not cover every bucket that moves.
+        """
+        if flags == self.flags:
+            ended = self._ended
+            if ended is not None and ended.epoch == flags.epoch and ended.how == "switched":
+                return ended
+            return Ended(flags.epoch, "switched", 0, 0)
+        if flags.epoch <= self.flags.epoch:
+            raise FenceRefused(
+                f"epoch {self.flags.epoch} is served, at {self.flags.percentage} percent"
+            )
+        fence = self._of_step(flags.epoch)
+        low, high = sorted((self.flags.new_below, flags.new_below))
+        if low < high and not (fence.low <= low and high <= fence.high):
+            raise FenceRefused(
+                f"buckets {low}..{high} would move, the fence covers {fence.low}..{fence.high}"
+            )
+        self.flags = flags
+        return self._end(fence, "switched")
+
+    def release(self, epoch: int) -> Ended:
+        """Let the held requests go on under the flags as they are. Raises FenceMissing."""
+        fence = self._standing()
+        if fence is None or fence.epoch != epoch:
+            raise FenceMissing(f"no fence of epoch {epoch} on {self.domain}")
+        return self._end(fence, "released")
+
+    def ended(self, epoch: int) -> Ended | None:
+        """How the fence of this epoch ended, if it was the last one."""
+        return self._ended if self._ended is not None and self._ended.epoch == epoch else None
+
+    # Flags without a fence
+
+    def set_flags(self, flags: DomainFlags) -> None:
+        """Serve these flags at once. A fence that stands is broken. Raises FenceRefused."""
+        if flags.epoch < self.flags.epoch:
+            raise FenceRefused(
+                f"epoch {flags.epoch} is older than the served epoch {self.flags.epoch}"
+            )
+        fence = self._standing()
+        self.flags = flags
+        if fence is not None:
+            self._end(fence, "broken")
+
+    def rollback(self, epoch: int, percentage: int, hold: float) -> FenceView:
+        """Serve the lower percentage at once and hold the buckets that come back.
+
+        They wait until `release`, at most `hold` seconds (never more than the limit above), and
+        are then served by the old side. The same rollback again changes nothing. A further one
+        while the first still holds adds its buckets to that hold and does not prolong it.
+        Raises FenceRefused for an older epoch, or for a percentage above the present one.
+        """
+        before, standing = self.flags, self._standing()
+        if epoch < before.epoch or percentage > before.percentage:
+            raise FenceRefused(
+                f"epoch {before.epoch} is served, at {before.percentage} percent:"
+                f" cannot roll back to {percentage} percent under epoch {epoch}"
+            )
+        if epoch == before.epoch:
+            if percentage != before.percentage:
+                raise FenceRefused(
+                    f"epoch {epoch} is served, at {before.percentage} percent: use a higher epoch"
+                )
+            if standing is not None and standing.epoch == epoch:
+                return self._view(standing)
+        after = DomainFlags(before.enabled, percentage, epoch)
+        low, high = after.new_below, before.new_below
+        self.flags = after
+        if standing is not None and standing.returning:
+            standing.epoch, standing.low = epoch, min(standing.low, low)
+            standing.high = max(standing.high, high)
+            return self._view(standing)
+        if standing is not None:
+            self._end(standing, "broken")
+        hold = min(hold, LONGEST_ROLLBACK_HOLD)
+        if self._closed or low >= high or hold <= 0:
+            return FenceView(epoch, low, high, "released", self._in_range(low, high), 0, 0)
+        return self._view(self._set(epoch, low, high, hold, returning=True))
+
+    def close(self) -> None:
+        """Release what is held and accept no further fence: the gateway is going down."""
+        self._closed = True
+        if self._fence is not None:
+            self._end(self._fence, "released")
+
+    # Inside
+
+    def _standing(self) -> _Fence | None:
+        # The timer may be late when the loop was busy; the lease is over all the same.
+        fence = self._fence
+        if fence is not None and self._clock() >= fence.expires_at:
+            self._end(fence, "expired")
+            return None
+        return fence
+
+    def _of_step(self, epoch: int) -> _Fence:
+        fence = self._standing()
+        if fence is None or fence.epoch != epoch or fence.returning:
+            last = self.ended(epoch)
+            what = last.how if last is not None else "unknown"
+            raise FenceRefused(f"the fence of epoch {epoch} does not stand: {what}")
+        return fence
+
+    def _set(self, epoch: int, low: int, high: int, lease: float, *, returning: bool) -> _Fence:
+        fence = _Fence(epoch, low, high, self._clock() + lease, returning)
+        self._fence = fence
+        self._arm(fence, fence.expires_at)
+        return fence
+
+    def _arm(self, fence: _Fence, expires_at: float) -> None:
+        fence.expires_at = expires_at
+        if fence.alarm is not None:
+            fence.alarm.cancel()
+        fence.alarm = self._timer(expires_at - self._clock(), lambda: self._rang(fence))
+
+    def _rang(self, fence: _Fence) -> None:
+        if self._fence is fence:
+            self._end(fence, "expired")
+
+    def _end(self, fence: _Fence, how: Ending) -> Ended:
+        if fence.alarm is not None:
+            fence.alarm.cancel()
+        if fence.waiting:
+            oldest = next(iter(fence.waiting.values()))
+            fence.longest = max(fence.longest, self._clock() - oldest)
+        longest = math.ceil(round(fence.longest * 1000, 3))
+        self._ended = Ended(fence.epoch, how, fence.held_requests, longest)
+        self._fence = None
+        fence.released.set()
+        return self._ended
+
+    def _view(self, fence: _Fence) -> FenceView:
+        left = max(0, round((fence.expires_at - self._clock()) * 1000))
+        under_way = self._in_range(fence.low, fence.high)
+        return FenceView(
+            fence.epoch, fence.low, fence.high, "holding", under_way, len(fence.waiting), left
+        )

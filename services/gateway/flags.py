@@ -1,0 +1,69 @@
+"""Flags: which share of a domain's buckets the new side serves."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from services.gateway.buckets import PER_PERCENT
+
+Side = Literal["old", "new"]
+
+# domain -> (switch, percentage): the names in the gateway's environment
+VARIABLES = {
+    "checkout": ("USE_CHECKOUT_SERVICE", "CHECKOUT_TRAFFIC_PERCENTAGE"),
+    "return": ("USE_RETURN_SERVICE", "RETURN_TRAFFIC_PERCENTAGE"),
+}
+WORDS = {
+    "true": True, "1": True, "yes": True, "on": True,
+    "false": False, "0": False, "no": False, "off": False, "": False,
+}  # fmt: skip
+
+
+class FlagsInvalid(Exception):
+    """A flag in the environment cannot be read."""
+
+
+@dataclass(frozen=True, slots=True)
+class DomainFlags:
+    """What the gateway serves for one domain.
+
+    enabled: False sends everyone to the old side, whatever the percentage says
+    percentage: 0..100
+    epoch: grows with each change; an older one is refused
+    """
+
+    enabled: bool
+    percentage: int
+    epoch: int
+
+    @property
+    def served(self) -> int:
+        """The percentage that takes effect: 0 while the switch is off."""
+        return self.percentage if self.enabled else 0
+
+    @property
+    def new_below(self) -> int:
+        """Buckets below this one (0..10000) belong to the new side."""
+        return self.served * PER_PERCENT
+
+    def side(self, bucket: int) -> Side:
+        """The side that serves a bucket."""
+        return "new" if bucket < self.new_below else "old"
+
+
+def from_environment(environment: Mapping[str, str]) -> dict[str, DomainFlags]:
+    """The flags of each domain at start, epoch 0. Raises FlagsInvalid with all that is wrong."""
+    flags: dict[str, DomainFlags] = {}
+    wrong: list[str] = []
+    for domain, (switch, share) in VARIABLES.items():
+        word = environment.get(switch, "").strip().lower()
+        if word not in WORDS:
+            wrong.append(f"{switch}={word!r}: say true or false")
+        number = environment.get(share, "0").strip() or "0"
+        if not (number.isascii() and number.isdigit() and int(number) <= 100):
+            wrong.append(f"{share}={number!r}: say a whole number from 0 to 100")
+        if not wrong:
+            flags[domain] = DomainFlags(WORDS[word], int(number), 0)
+    if wrong:
+        raise FlagsInvalid("; ".join(wrong))
+    return flags

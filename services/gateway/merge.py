@@ -1,0 +1,108 @@
+"""A guest's cart into a customer's, also when the two are on different sides.
+
+The guest's cart gets its last write on the guest's own side: it is closed there. Sync carries
+that to the customer's side, and only when it has arrived is the cart merged there. So the copy
+that is merged is the last one, and each side writes only to carts that it owns.
+"""
+
+import asyncio
+import json
+import re
+import uuid
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from services.gateway.flags import Side
+from services.gateway.proxy import Answer, Header, Upstream, UpstreamDown
+
+CROSSING_SECONDS = 2.0
+FIRST_PAUSE = 0.005
+LONGEST_PAUSE = 0.05
+
+MERGE_PATH = re.compile(r"/carts/[^/]+/merge/?")
+
+
+class MergeInvalid(Exception):
+    """The merge names no guest cart."""
+
+
+class NotCrossed(Exception):
+    """The closed guest cart did not reach the customer's side in time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Merge:
+    """One merge request as it came. Sides are asked anew before each use: a rollback whose hold
+    ran out may have moved them while the cart was crossing."""
+
+    target: str
+    headers: list[Header]
+    body: bytes
+    guest_side: Callable[[], Side]
+    customer_side: Callable[[], Side]
+
+
+def is_merge(method: str, path: str) -> bool:
+    """Whether a request merges carts."""
+    return method == "POST" and MERGE_PATH.fullmatch(path) is not None
+
+
+def guest_cart(body: bytes) -> str:
+    """The guest cart's id in a merge's body. Raises MergeInvalid."""
+    try:
+        document = json.loads(body)
+        return str(uuid.UUID(document["guest_cart_id"]))
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise MergeInvalid("a merge needs a JSON body with guest_cart_id, a uuid") from error
+
+
+async def run(merge: Merge, upstreams: Mapping[Side, Upstream]) -> Answer:
+    """Close, wait for the crossing, merge. Raises MergeInvalid, NotCrossed, UpstreamDown.
+
+    A side that refuses the close has the last word: its answer goes to the customer.
+    """
+    cart = guest_cart(merge.body)
+    as_guest = [
+        header
+        for header in merge.headers
+        if header[0] not in (b"x-customer-id", b"content-type", b"idempotency-key")
+    ]
+    closed_on = merge.guest_side()
+    closed = await upstreams[closed_on].call("POST", f"/carts/{cart}/close", as_guest, b"")
+    if closed.status >= 300:
+        return closed
+    await _crossed(cart, closed, closed_on, merge, as_guest, upstreams)
+    return await upstreams[merge.customer_side()].call(
+        "POST", merge.target, merge.headers, merge.body
+    )
+
+
+async def _crossed(
+    cart: str,
+    closed: Answer,
+    closed_on: Side,
+    merge: Merge,
+    headers: list[Header],
+    upstreams: Mapping[Side, Upstream],
+) -> None:
+    wanted = _state(closed)
+    pause = FIRST_PAUSE
+    try:
+        async with asyncio.timeout(CROSSING_SECONDS):
+            while (side := merge.customer_side()) != closed_on:
+                seen = await upstreams[side].call("GET", f"/carts/{cart}", headers, b"")
+                if seen.status == 200 and _state(seen) == wanted:
+                    return
+                await asyncio.sleep(pause)
+                pause = min(pause * 1.5, LONGEST_PAUSE)
+    except TimeoutError:
+        raise NotCrossed(f"guest cart {cart} did not cross in {CROSSING_SECONDS:g} s") from None
+
+
+def _state(answer: Answer) -> tuple[object, object]:
+    """Status and version: the version grows with each write, so equal means the last write."""
+    try:
+        document = json.loads(answer.body)
+        return document["status"], document["version"]
+    except (ValueError, TypeError, KeyError) as error:
+        raise UpstreamDown("a cart came back without status and version") from error

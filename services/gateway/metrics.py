@@ -1,0 +1,91 @@
+"""What the gateway tells at /metrics."""
+
+from collections.abc import Iterable, Mapping
+
+from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from services.gateway.fence import Door
+from services.gateway.flags import Side
+
+# Seconds. Fine around 50 and 100 ms, where the gates ask.
+EDGES = (
+    0.001, 0.0025, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.04, 0.05, 0.06, 0.075, 0.1,
+    0.15, 0.2, 0.3, 0.5, 0.75, 1.0, 2.0, 3.0, 5.0, 10.0,
+)  # fmt: skip
+SIDES: tuple[Side, ...] = ("old", "new")
+
+
+class Doors(Collector):
+    """Reads the doors when somebody asks, so that a request pays nothing for these figures."""
+
+    def __init__(self, doors: Mapping[str, Door]) -> None:
+        self._doors = doors
+
+    def collect(self) -> Iterable[Metric]:
+        """The families, read now."""
+        held = CounterMetricFamily(
+            "gateway_held_requests", "Requests that waited at a fence.", labels=["domain"]
+        )
+        longest = GaugeMetricFamily(
+            "gateway_longest_hold_seconds", "Longest wait at a fence so far.", labels=["domain"]
+        )
+        share = GaugeMetricFamily(
+            "gateway_flag_percentage", "Share that the new side serves.", labels=["domain"]
+        )
+        epoch = GaugeMetricFamily(
+            "gateway_flag_epoch", "Epoch of the flags served.", labels=["domain"]
+        )
+        under_way = GaugeMetricFamily(
+            "gateway_in_flight", "Requests whose upstream works.", labels=["domain", "side"]
+        )
+        for domain, door in self._doors.items():
+            held.add_metric([domain], door.held_total)
+            longest.add_metric([domain], door.longest_hold)
+            share.add_metric([domain], door.flags.served)
+            epoch.add_metric([domain], door.flags.epoch)
+            for side in SIDES:
+                under_way.add_metric([domain, side], door.in_flight(side))
+        return [held, longest, share, epoch, under_way]
+
+
+class Metrics:
+    """Counters of the proxied requests, and the doors' figures."""
+
+    def __init__(self, doors: Mapping[str, Door]) -> None:
+        self._registry = CollectorRegistry()
+        self._requests = Counter(
+            "gateway_requests_total",
+            "Requests answered.",
+            ["domain", "side", "status"],
+            registry=self._registry,
+        )
+        self._seconds = Histogram(
+            "gateway_request_seconds",
+            "From the request's arrival to its answer, holds included.",
+            ["domain", "side"],
+            buckets=EDGES,
+            registry=self._registry,
+        )
+        self._registry.register(Doors(doors))
+        # Looking labels up costs more than counting; there are only a few combinations.
+        self._counters: dict[tuple[str, str, int], Counter] = {}
+        self._histograms: dict[tuple[str, str], Histogram] = {}
+
+    def answered(self, domain: str, side: str, status: int, seconds: float) -> None:
+        """Count one answered request."""
+        counter = self._counters.get((domain, side, status))
+        if counter is None:
+            counter = self._requests.labels(domain, side, str(status))
+            self._counters[domain, side, status] = counter
+        histogram = self._histograms.get((domain, side))
+        if histogram is None:
+            histogram = self._seconds.labels(domain, side)
+            self._histograms[domain, side] = histogram
+        counter.inc()
+        histogram.observe(seconds)
+
+    def text(self) -> bytes:
+        """The Prometheus text format."""
+        return generate_latest(self._registry)

@@ -1,0 +1,114 @@
+"""One owner per bucket, in both databases, at every instant of a step."""
+
+import threading
+
+import pytest
+
+from estate.connections import connect
+from migrator import control, ownership
+from migrator.ownership import EpochConflict, OwnerMissing, Ownership
+from tests.migrator.library import DOMAIN, Library
+
+
+@pytest.fixture
+def both(library: Library) -> Library:
+    for name in ("main", "branch"):
+        with connect(library.config.database(name), "test") as connection:
+            control.install(connection)
+            ownership.create(connection, DOMAIN)
+    return library
+
+
+def found(library: Library) -> list[Ownership | None]:
+    result = []
+    for name in ("main", "branch"):
+        with connect(library.config.database(name), "test") as connection:
+            result.append(ownership.read(connection, DOMAIN))
+    return result
+
+
+def test_without_a_schema_or_a_row_nobody_is_told_a_lie(library: Library) -> None:
+    with connect(library.config.database("main"), "test") as connection:
+        assert ownership.read(connection, DOMAIN) is None
+        control.install(connection)
+        assert ownership.read(connection, DOMAIN) is None
+        with pytest.raises(OwnerMissing, match="order"):
+            ownership.switch(connection, DOMAIN, 1, 2)
+
+
+def test_the_first_row_says_old_and_stays(both: Library) -> None:
+    assert found(both) == [Ownership(0, 1), Ownership(0, 1)]
+    ownership.switch_both(both.config, DOMAIN, 1000, 2, "old")
+    with connect(both.config.database("main"), "test") as connection:
+        ownership.create(connection, DOMAIN)
+    assert found(both) == [Ownership(1000, 2), Ownership(1000, 2)]
+
+
+def test_a_switch_is_idempotent_and_never_goes_back(both: Library) -> None:
+    with connect(both.config.database("main"), "test") as connection:
+        assert ownership.switch(connection, DOMAIN, 1000, 5) == Ownership(1000, 5)
+        assert ownership.switch(connection, DOMAIN, 1000, 5) == Ownership(1000, 5)
+        for below, epoch in ((1000, 4), (0, 5), (2000, 1)):
+            with pytest.raises(EpochConflict) as caught:
+                ownership.switch(connection, DOMAIN, below, epoch)
+            assert "epoch 5" in str(caught.value)
+        with pytest.raises(ValueError, match="10000"):
+            ownership.switch(connection, DOMAIN, 10_001, 6)
+        assert ownership.read(connection, DOMAIN) == Ownership(1000, 5)
+
+
+def test_killed_between_the_sides_nobody_owns_twice_and_the_same_call_finishes(
+    both: Library,
+) -> None:
+    with connect(both.config.database("main"), "test") as connection:
+        ownership.switch(connection, DOMAIN, 5000, 2)
+    old, new = found(both)
+    assert old is not None
+    assert new is not None
+    for route in ("anna", "guest-17", "Zoë", "x1", "x2", "x3"):
+        # A side writes only what its own database says is its own.
+        assert not (old.owner(route) == "old" and new.owner(route) == "new")
+    ownership.switch_both(both.config, DOMAIN, 5000, 2, "old")
+    assert found(both) == [Ownership(5000, 2)] * 2
+
+
+def test_reconcile_brings_both_to_the_higher_epoch(both: Library) -> None:
+    with connect(both.config.database("branch"), "test") as connection:
+        ownership.switch(connection, DOMAIN, 300, 7)
+    result = ownership.reconcile(both.config, DOMAIN)
+    assert result.ownership == Ownership(300, 7)
+    assert result.moved == ("main",)
+    assert found(both) == [Ownership(300, 7)] * 2
+    assert ownership.reconcile(both.config, DOMAIN).moved == ()
+
+
+def test_two_who_switch_at_once_leave_one_answer(both: Library) -> None:
+    outcomes: list[str] = []
+
+    def switch(below: int) -> None:
+        with connect(both.config.database("main"), "test") as connection:
+            try:
+                ownership.switch(connection, DOMAIN, below, 2)
+                outcomes.append(str(below))
+            except EpochConflict:
+                outcomes.append("refused")
+
+    threads = [threading.Thread(target=switch, args=(below,)) for below in (1000, 2000)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(outcomes)[-1] == "refused"
+    owner = found(both)[0]
+    assert owner is not None
+    assert [str(owner.new_below)] == [o for o in outcomes if o != "refused"]
+
+
+def test_the_bucket_decides_the_side() -> None:
+    assert ownership.bucket("anna") == 8616
+    assert Ownership(8616, 1).owner("anna") == "old"
+    assert Ownership(8617, 1).owner("anna") == "new"
+    # Raising a threshold never moves anyone back.
+    for route in (f"customer {n}" for n in range(300)):
+        sides = [Ownership(below, 1).owner(route) for below in range(0, 10_001, 500)]
+        assert sides == sorted(sides, reverse=True)

@@ -1,0 +1,111 @@
+"""Asking both sides the same question at once, and the one hash that both can answer with."""
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any, LiteralString, TypeVar
+
+import psycopg
+from psycopg import sql
+
+from estate.config import DatabaseConfig
+from estate.connections import connect
+from estate.errors import ExitCode, SplitctlError
+from verify.checksum import Hashing, Side
+
+T = TypeVar("T")
+Connection = psycopg.Connection[tuple[Any, ...]]
+PURPOSE = "verify"
+CANCEL_TIMEOUT_S = 5.0
+
+# One literal of each type that is hashed natively, and the edges at which servers could differ.
+CALIBRATION: LiteralString = """
+SELECT hash_record_extended(ROW(
+         true, '\\x00ff'::bytea, 7::smallint, -8::int, 9007199254740993::bigint,
+         'plain'::text COLLATE "C", 'Grüße, 日本 '::varchar COLLATE "C", 26::oid, 0.1::real,
+         -0.0::double precision, 'NaN'::double precision, '2024-02-29'::date, '23:59:59.5'::time,
+         '2024-02-29 12:00:00.000001'::timestamp, '2024-02-29 12:00:00.000001+05:30'::timestamptz,
+         12345678901234567890.0100::numeric, 'NaN'::numeric,
+         '6ba7b810-9dad-11d1-80b4-00c04fd430c8'::uuid, NULL::text, ''::text COLLATE "C"), 0),
+       hashint8extended(-81985529216486896, 1)
+"""
+
+
+class ConnectionLost(SplitctlError):
+    """The connection to '{database}' was lost while comparing: {reason}. Nothing was changed."""
+
+    hint = "splitctl verify run"
+    exit_code = ExitCode.INCONCLUSIVE
+
+
+class ComparisonFailed(SplitctlError):
+    """'{database}' could not answer while comparing: {reason}. Nothing was changed."""
+
+    hint = "splitctl doctor"
+    exit_code = ExitCode.INCONCLUSIVE
+
+
+class Both:
+    """Two connections that work at the same time. Use `open_both` to make one."""
+
+    def __init__(
+        self, old: Connection, new: Connection, old_name: str = "old", new_name: str = "new"
+    ) -> None:
+        self.old, self.new = old, new
+        self.names = {id(old): old_name, id(new): new_name}
+        self._pool = ThreadPoolExecutor(2, thread_name_prefix="verify")
+
+    def close(self) -> None:
+        """End the worker threads; a statement under way is cancelled."""
+        for connection in (self.old, self.new):
+            if not connection.closed:
+                connection.cancel_safe(timeout=CANCEL_TIMEOUT_S)
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
+    def rows(
+        self,
+        source: Side,
+        target: Side,
+        query: Callable[[Side], sql.Composed],
+    ) -> tuple[list[Any], list[Any]]:
+        """The rows of one query about each side, asked at the same time."""
+        futures = [
+            self._pool.submit(self.fetch, side.connection, query(side)) for side in (source, target)
+        ]
+        first, second = (future.result() for future in futures)
+        return first, second
+
+    def fetch(self, connection: Connection, query: sql.Composed) -> list[tuple[Any, ...]]:
+        """The rows of one query. Raises ConnectionLost or ComparisonFailed."""
+        name = self.names[id(connection)]
+        try:
+            return connection.execute(query).fetchall()
+        except psycopg.Error as error:
+            reason = " ".join(str(error).split()) or type(error).__name__
+            if connection.closed or connection.broken:
+                raise ConnectionLost(database=name, reason=reason) from error
+            raise ComparisonFailed(database=name, reason=reason) from error
+
+    def calibrate(self) -> Hashing:
+        """RECORD when both servers give the same hashes for the same literals, else MD5."""
+        answers = []
+        for connection in (self.old, self.new):
+            try:
+                answers.append(connection.execute(CALIBRATION).fetchone())
+            except psycopg.Error:
+                return Hashing.MD5
+        return Hashing.RECORD if answers[0] == answers[1] else Hashing.MD5
+
+
+@contextmanager
+def open_both(old: DatabaseConfig, new: DatabaseConfig) -> Iterator[Both]:
+    """Connections to both databases of a domain, one each."""
+    with connect(old, PURPOSE) as first, connect(new, PURPOSE) as second:
+        for connection in (first, second):
+            # Compiling a plan costs more than a range of rows does.
+            connection.execute("SET jit = off")
+        both = Both(first, second, old.name, new.name)
+        try:
+            yield both
+        finally:
+            both.close()

@@ -1,0 +1,210 @@
+"""What is compared for one mapping: its query on one side, its target table on the other."""
+
+import os
+from dataclasses import dataclass, replace
+from typing import Any, LiteralString
+
+import psycopg
+from psycopg import sql
+
+from estate import catalog
+from estate.config import Config, MappingConfig
+from estate.errors import ExitCode, SplitctlError
+from migrator.mapping import Stream, streams
+from verify import pgtypes
+from verify.checksum import Column, Side
+from verify.pgtypes import PgType
+from verify.rows import Shape
+
+ROUTE_COLUMN = "splitctl_route"
+ARCHIVE_PREFIX = "archived_"
+FAULT_VARIABLE = "SPLITCTL_TEST_FAULT"
+SKIP_COLUMN = "skip-column:"
+KEY_INDEX: LiteralString = """
+SELECT ARRAY(SELECT a.attname::text FROM unnest(i.indkey::int2[]) WITH ORDINALITY k(n, o)
+             JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.n ORDER BY k.o)
+  FROM pg_index i WHERE i.indrelid = %s AND i.indisvalid AND i.indpred IS NULL
+"""
+ESTIMATE: LiteralString = "SELECT greatest(reltuples, 0)::bigint FROM pg_class WHERE oid = %s"
+
+
+class UnknownMapping(SplitctlError):
+    """There is no mapping '{mapping}'. The mappings are: {known}."""
+
+    hint = "splitctl verify run MAPPING, with one of these names"
+    exit_code = ExitCode.USAGE
+
+
+class TableArchived(SplitctlError):
+    """Mapping '{mapping}' cannot be compared: table '{table}' is archived as '{archived}'."""
+
+    hint = "splitctl decommission undo {domain}, or verify another domain"
+    exit_code = ExitCode.PRECONDITION
+
+
+class MappingNotComparable(SplitctlError):
+    """Mapping '{mapping}' cannot be compared in database '{database}': {reason}."""
+
+    hint = "correct its query or its key in the configuration, then: splitctl doctor"
+    exit_code = ExitCode.PRECONDITION
+
+
+@dataclass(frozen=True)
+class Selection:
+    """One stream and the names of its mappings that are asked for."""
+
+    stream: Stream
+    mappings: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A mapping ready to be compared. `skipped` is only ever set by a test's fault."""
+
+    name: str
+    direction: str
+    source: Side
+    target: Side
+    shape: Shape
+    skipped: tuple[str, ...]
+    estimated_rows: int
+
+    def without_skipped(self) -> "Subject":
+        """The subject as the verifier compares it."""
+        if not self.skipped:
+            return self
+        kept = [c for c in self.source.columns if c.name not in self.skipped]
+        names = tuple(column.name for column in kept)
+        old = self.shape
+        identity_names = [old.names[n] for n in old.identity]
+        whole = all(name in names for name in identity_names)
+        return replace(
+            self,
+            source=replace(self.source, columns=tuple(kept)),
+            target=replace(
+                self.target,
+                columns=tuple(c for c in self.target.columns if c.name in names),
+            ),
+            shape=Shape(
+                key_kinds=old.key_kinds,
+                names=names,
+                kinds=tuple(k for k, n in zip(old.kinds, old.names, strict=True) if n in names),
+                identity=tuple(names.index(n) for n in identity_names) if whole else (),
+            ),
+        )
+
+
+def select(config: Config, domain: str | None, mappings: list[str] | None) -> list[Selection]:
+    """The streams and mappings asked for, in the configuration's order; all when None.
+
+    A mapping may be named by the end of its name when that is unique: `forward.items`.
+    Raises UnknownName or UnknownMapping.
+    """
+    every = streams(config, domain)
+    known = [mapping.name for stream in every for mapping in stream.mappings]
+    wanted = set(known)
+    if mappings:
+        wanted = set()
+        for asked in mappings:
+            found = [name for name in known if name == asked or name.endswith(f".{asked}")]
+            if len(found) != 1:
+                raise UnknownMapping(mapping=asked, known=", ".join(known))
+            wanted.update(found)
+    chosen = [
+        Selection(stream, tuple(m.name for m in stream.mappings if m.name in wanted))
+        for stream in every
+    ]
+    return [selection for selection in chosen if selection.mappings]
+
+
+def prepare(
+    stream: Stream,
+    mapping: MappingConfig,
+    name: str,
+    source: psycopg.Connection[Any],
+    target: psycopg.Connection[Any],
+) -> Subject:
+    """Describe both sides of a mapping. Raises TableArchived or MappingNotComparable."""
+    domain = stream.domain.name
+    for table in mapping.sources:
+        _not_archived(source, domain, name, table)
+    _not_archived(target, domain, name, mapping.target)
+    try:
+        held_table = catalog.table(target, mapping.target)
+    except catalog.TableMissing as error:
+        raise MappingNotComparable(
+            mapping=name, database=stream.target.name, reason=f"no table '{mapping.target}'"
+        ) from error
+    query = sql.SQL(mapping.sql)
+    given = _described(source, query, name, stream.source.name)
+    relation = sql.Identifier("public", mapping.target)
+    held = _described(target, sql.SQL("TABLE {}").format(relation), name, stream.target.name)
+    names = [column for column in given if column != ROUTE_COLUMN]
+    strangers = [column for column in names if column not in held]
+    if strangers:
+        reason = f"the query gives columns that '{mapping.target}' has not: {', '.join(strangers)}"
+        raise MappingNotComparable(mapping=name, database=stream.target.name, reason=reason)
+    lacking = [column for column in mapping.key if column not in names]
+    if lacking:
+        reason = f"the query does not give the key's columns: {', '.join(lacking)}"
+        raise MappingNotComparable(mapping=name, database=stream.source.name, reason=reason)
+
+    def columns(here: dict[str, PgType], wanted: list[str]) -> tuple[Column, ...]:
+        return tuple(Column(column, here[column], held[column]) for column in wanted)
+
+    key = list(mapping.key)
+    identity = held_table.primary_key if set(held_table.primary_key) <= set(names) else ()
+    row = target.execute(ESTIMATE, (held_table.oid,)).fetchone()
+    # Indexes of text are in the database's collation; ranges are COLLATE "C" on both sides.
+    native = all(held[column].oid in pgtypes.ORDERED_NATIVELY for column in key)
+    indexes = [list(found[0]) for found in target.execute(KEY_INDEX, (held_table.oid,)).fetchall()]
+    indexed = native and any(index[: len(key)] == key for index in indexes)
+    source_relation = sql.SQL("(\n{}\n)").format(query)
+    return Subject(
+        name=name,
+        direction=stream.direction,
+        source=Side(
+            source, source_relation, columns(given, key), columns(given, names), stream.source.name
+        ),
+        target=Side(
+            target, relation, columns(held, key), columns(held, names), stream.target.name, indexed
+        ),
+        shape=Shape(
+            key_kinds=tuple(held[column].kind for column in key),
+            names=tuple(names),
+            kinds=tuple(held[column].kind for column in names),
+            identity=tuple(names.index(column) for column in identity),
+        ),
+        skipped=_skipped(name, names),
+        estimated_rows=int(row[0]) if row else 0,
+    )
+
+
+def _described(
+    connection: psycopg.Connection[Any], query: sql.Composable, name: str, database: str
+) -> dict[str, PgType]:
+    try:
+        return pgtypes.describe(connection, query)
+    except psycopg.Error as error:
+        reason = error.diag.message_primary or type(error).__name__
+        raise MappingNotComparable(mapping=name, database=database, reason=reason) from error
+
+
+def _not_archived(
+    connection: psycopg.Connection[Any], domain: str, mapping: str, table: str
+) -> None:
+    archived = f"{ARCHIVE_PREFIX}{table}"
+    row = connection.execute(
+        "SELECT to_regclass(quote_ident(%s)) IS NULL AND to_regclass(quote_ident(%s)) IS NOT NULL",
+        (table, archived),
+    ).fetchone()
+    if row and row[0]:
+        raise TableArchived(domain=domain, mapping=mapping, table=table, archived=archived)
+
+
+def _skipped(name: str, columns: list[str]) -> tuple[str, ...]:
+    fault = os.environ.get(FAULT_VARIABLE, "")
+    if not fault.startswith(SKIP_COLUMN):
+        return ()
+    mapping, _, column = fault.removeprefix(SKIP_COLUMN).rpartition(".")
+    return (column,) if mapping == name and column in columns else ()

@@ -1,0 +1,175 @@
+"""What a comparison found, with the positions between which it is true."""
+
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+from estate.errors import ExitCode
+
+Word = Literal["equal", "different", "inconclusive"]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One value that differs, or one row that only one side has (then `column` is None).
+
+    `key` names the row: columns of the driving key, then of the target's primary key.
+
+    `old` and `new` are the values on the old and on the new side as text; a whole row is a dict.
+    """
+
+    key: dict[str, str | None]
+    what: Literal["mismatched", "missing", "extra"]
+    column: str | None
+    old: Any
+    new: Any
+
+
+@dataclass(frozen=True)
+class HotKey:
+    """A key that never stood still: the columns that were unequal at each of its looks."""
+
+    key: dict[str, str | None]
+    columns: list[str]
+    looks: int
+
+
+@dataclass
+class MappingVerdict:
+    """One mapping. Counts are rows; `missing` rows the target lacks, `extra` it has too many.
+
+    `rows_compared` counts, range by range, the side that holds more rows. `columns` counts the
+    mismatched rows by column. `inconclusive` are keys, and rows not looked at singly.
+    """
+
+    mapping: str
+    rows_compared: int = 0
+    mismatched: int = 0
+    missing: int = 0
+    extra: int = 0
+    inconclusive: int = 0
+    columns: dict[str, int] = field(default_factory=dict)
+    samples: list[Sample] = field(default_factory=list)
+    hot_keys: list[HotKey] = field(default_factory=list)
+    seconds: float = 0.0
+
+    @property
+    def different(self) -> int:
+        """Rows that were proved to differ."""
+        return self.mismatched + self.missing + self.extra
+
+    @property
+    def verdict(self) -> Word:
+        """This mapping's own verdict, were its barriers passed."""
+        if self.different:
+            return "different"
+        return "inconclusive" if self.inconclusive else "equal"
+
+
+@dataclass
+class Verdict:
+    """The whole run. Equal means: equal at some instant between the barriers b0 and b1."""
+
+    verdict: Word
+    started_at: datetime
+    finished_at: datetime
+    barriers: dict[str, dict[str, str | None]]
+    mappings: list[MappingVerdict]
+    reasons: list[str] = field(default_factory=list)
+    hashing: str = "record"
+
+    @property
+    def exit_code(self) -> ExitCode:
+        """0 equal, 3 different, 4 inconclusive."""
+        codes = {
+            "equal": ExitCode.DONE,
+            "different": ExitCode.CHECK_FAILED,
+            "inconclusive": ExitCode.INCONCLUSIVE,
+        }
+        return codes[self.verdict]
+
+    @property
+    def next_command(self) -> str:
+        """What to do with this verdict."""
+        if self.verdict == "equal":
+            return "splitctl status"
+        return "splitctl sync status" if self.verdict == "inconclusive" else "splitctl verify run"
+
+    def totals(self) -> dict[str, int]:
+        """All mappings added up."""
+        names = ("rows_compared", "mismatched", "missing", "extra", "inconclusive")
+        return {name: sum(getattr(m, name) for m in self.mappings) for name in names}
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data for the ledger and for `-o json`."""
+        return {
+            "verdict": self.verdict,
+            "started_at": _iso(self.started_at),
+            "finished_at": _iso(self.finished_at),
+            "seconds": round((self.finished_at - self.started_at).total_seconds(), 3),
+            **self.totals(),
+            "barriers": self.barriers,
+            "reasons": self.reasons,
+            "hashing": self.hashing,
+            "mappings": [_mapping(mapping) for mapping in self.mappings],
+        }
+
+    def to_text(self) -> str:
+        """A table for a person: the verdict first, then a line per mapping, then samples."""
+        seconds = (self.finished_at - self.started_at).total_seconds()
+        rows = self.totals()["rows_compared"]
+        lines = [f"{self.verdict.upper()}: {rows:,} rows compared in {seconds:.1f} s"]
+        lines += [f"  {reason}" for reason in self.reasons]
+        for stream, positions in self.barriers.items():
+            lines.append(f"  {stream}: between {positions['b0']} and {positions['b1'] or '?'}")
+        width = max((len(m.mapping) for m in self.mappings), default=7)
+        heads = ("rows", "mismatched", "missing", "extra", "inconclusive")
+        lines += ["", f"{'mapping':<{width}}" + "".join(f"{head:>14}" for head in heads)]
+        for m in self.mappings:
+            counts = (m.rows_compared, m.mismatched, m.missing, m.extra, m.inconclusive)
+            lines.append(f"{m.mapping:<{width}}" + "".join(f"{n:>14,}" for n in counts))
+        for m in self.mappings:
+            if m.columns:
+                counted = ", ".join(f"{name} {n:,}" for name, n in sorted(m.columns.items()))
+                lines.append(f"\n{m.mapping}, by column: {counted}")
+            for s in m.samples:
+                key = _named(s.key)
+                if s.column is None:
+                    where = "old" if s.new is None else "new"
+                    lines.append(f"  {m.mapping} [{key}] {s.what}: only on the {where} side")
+                else:
+                    pair = f"old {_shown(s.old)}, new {_shown(s.new)}"
+                    lines.append(f"  {m.mapping} [{key}] {s.column}: {pair}")
+            for hot in m.hot_keys:
+                key = _named(hot.key)
+                never = ", ".join(hot.columns) or "no column twice"
+                lines.append(f"  {m.mapping} [{key}] kept moving; unequal each time: {never}")
+        return "\n".join(lines)
+
+
+def _mapping(mapping: MappingVerdict) -> dict[str, Any]:
+    return {
+        "mapping": mapping.mapping,
+        "verdict": mapping.verdict,
+        "rows_compared": mapping.rows_compared,
+        "mismatched": mapping.mismatched,
+        "missing": mapping.missing,
+        "extra": mapping.extra,
+        "inconclusive": mapping.inconclusive,
+        "columns": mapping.columns,
+        "samples": [vars(sample) for sample in mapping.samples],
+        "hot_keys": [vars(hot) for hot in mapping.hot_keys],
+        "seconds": round(mapping.seconds, 3),
+    }
+
+
+def _named(key: dict[str, str | None]) -> str:
+    return ", ".join(f"{name}={'NULL' if text is None else text}" for name, text in key.items())
+
+
+def _shown(value: Any) -> str:
+    return "NULL" if value is None else repr(value)
+
+
+def _iso(moment: datetime) -> str:
+    return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
