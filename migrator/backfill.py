@@ -231,7 +231,8 @@ class _Run:
 
     def await_live(self) -> None:
         """Until the worker has drained every mapping. Raises BackfillStalled, NotEnabled."""
-        best, changed_at = (0, 0), time.monotonic()
+        best: tuple[int, int] | None = None
+        changed_at = time.monotonic()
         while True:
             found = _read(self.target, self.stream)
             pending = sum(item.pending for item in found)
@@ -242,7 +243,7 @@ class _Run:
                 raise NotEnabled(domain=self.stream.domain.name)
             self._tell("draining", None, pending)
             # More mappings live, or fewer keys pending than ever before.
-            if (len(live), -pending) > best or best == (0, 0):
+            if best is None or (len(live), -pending) > best:
                 best, changed_at = (len(live), -pending), time.monotonic()
             seconds = time.monotonic() - changed_at
             if seconds > STALL_LIMIT_S:

@@ -97,8 +97,8 @@ CREATE TABLE IF NOT EXISTS splitctl_sync.backfill (
     PRIMARY KEY (stream, mapping)
 );
 
--- A snapshot taken after the slot was made (in the source). A transaction below its end may have
--- committed before the slot's start and yet be invisible for a while: no chunk is read before
+-- A transaction id given out after the slot was made (in the source). A transaction below it may
+-- have committed before the slot's start and yet be invisible for a while: no chunk is read before
 -- every one of them has ended.
 CREATE TABLE IF NOT EXISTS splitctl_sync.slot_horizon (
     stream      text PRIMARY KEY,

@@ -270,7 +270,8 @@ def as_text(shape: Shape, alias: str = "q") -> sql.Composable:
 # condition makes it exact when the key has more than one column.
 ROWS = sql.SQL("SELECT {columns}, q.splitctl_route::text FROM (\n{query}\n) q WHERE {condition}")
 ANY_OF = sql.SQL("{column} = ANY(%s::text[]::{type}[])")
-PAIRS = sql.SQL("({columns}) IN (SELECT {casts} FROM unnest({arrays}) AS u({names}))")
+# IS TRUE keeps it a look-up in a hash table: as a join it is planned without knowing how many keys.
+PAIRS = sql.SQL("(({columns}) IN (SELECT {casts} FROM unnest({arrays}) AS u({names}))) IS TRUE")
 
 
 def rows_by_keys(shape: Shape) -> sql.Composed:

@@ -3,6 +3,7 @@
 Each key is treated as a whole: it is carried, or it waits for a parent, or it is a stray.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
@@ -83,13 +84,10 @@ def owns(ownership: Ownership | None, side: Side, route: str | None) -> bool:
 def decide(works: Sequence[Work], ownership: Ownership | None, side: Side) -> Plan:
     """Plan a batch whose works stand parents first; `side` is the stream's source."""
     plan = Plan()
-    given: dict[str, list[Row]] = {}
     for work in works:
-        twice = _repeated(work)
-        returned = {
-            pick(item.row, work.primary_positions) for rows in work.rows.values() for item in rows
-        }
-        own_rows = [item.row for rows in work.rows.values() for item in rows]
+        own = [item.row for rows in work.rows.values() for item in rows]
+        returned = Counter(pick(row, work.primary_positions) for row in own)
+        available = _available(work, own, plan)
         upserts: list[Row] = []
         deletes: list[Values] = []
         for key in work.keys:
@@ -98,17 +96,16 @@ def decide(works: Sequence[Work], ownership: Ownership | None, side: Side) -> Pl
             if not all(owns(ownership, side, route) for route in _routes(rows, standing)):
                 plan.strays.append(name)
                 continue
-            if any(pick(item.row, work.primary_positions) in twice for item in rows):
+            if any(returned[pick(item.row, work.primary_positions)] > 1 for item in rows):
                 plan.ambiguous[name] = "the mapping gives two rows with the same primary key"
                 continue
-            missing = _missing(work, rows, given, own_rows, plan)
+            missing = _missing(rows, available)
             if missing is not None:
                 plan.parentless[name] = missing
                 continue
             upserts += [item.row for item in rows]
             deletes += [item.primary for item in standing if item.primary not in returned]
             plan.settled.append(name)
-        given[work.mapping] = upserts
         plan.upserts[work.mapping] = upserts
         plan.deletes[work.mapping] = deletes
     return plan
@@ -126,41 +123,27 @@ def _routes(rows: list[Routed], standing: list[Standing]) -> set[str | None]:
     return routes
 
 
-def _repeated(work: Work) -> set[Values]:
-    """Primary keys that come back more than once with different rows."""
-    seen: dict[Values, Row] = {}
-    twice = set()
-    for rows in work.rows.values():
+def _missing(rows: list[Routed], available: list[tuple[Reference, set[Values]]]) -> str | None:
+    """The foreign key whose parent is neither in the target nor in this batch, in words."""
+    for reference, values in available:
         for item in rows:
-            primary = pick(item.row, work.primary_positions)
-            if primary in seen:
-                twice.add(primary)
-            seen[primary] = item.row
-    return twice
-
-
-def _missing(
-    work: Work,
-    rows: list[Routed],
-    given: dict[str, list[Row]],
-    own_rows: list[Row],
-    plan: Plan,
-) -> str | None:
-    """The name of a foreign key whose parent is neither in the target nor in this batch."""
-    for reference in work.references:
-        for item in rows:
-            values = pick(item.row, reference.positions)
-            if None in values:
-                continue
-            deleted = plan.deletes.get(reference.parent or "", [])
-            gone = reference.refers_to_primary and values in deleted
-            if values in reference.present and not gone:
-                continue
-            parents = (
-                own_rows
-                if reference.parent == work.mapping
-                else given.get(reference.parent or "", [])
-            )
-            if not any(pick(row, reference.parent_positions) == values for row in parents):
-                return f"{reference.name}: no parent {', '.join(map(str, values))}"
+            wanted = pick(item.row, reference.positions)
+            # With a null in it a foreign key asks for nothing.
+            if None not in wanted and wanted not in values:
+                return f"{reference.name}: no parent {', '.join(map(str, wanted))}"
     return None
+
+
+def _available(work: Work, own: list[Row], plan: Plan) -> list[tuple[Reference, set[Values]]]:
+    """For each reference: what stands in the target afterwards, as far as this batch decides."""
+    found = []
+    for reference in work.references:
+        parent = reference.parent or ""
+        values = set(reference.present)
+        if reference.refers_to_primary:
+            values.difference_update(plan.deletes.get(parent, ()))
+        # A row may refer to one of its own table, which comes with the same statement.
+        coming = own if parent == work.mapping else plan.upserts.get(parent, [])
+        values.update(pick(row, reference.parent_positions) for row in coming)
+        found.append((reference, values))
+    return found

@@ -35,10 +35,11 @@ BACKFILL: LiteralString = """
 INSERT INTO splitctl_sync.backfill (stream, mapping) VALUES (%s, %s)
 ON CONFLICT (stream, mapping) DO NOTHING
 """
-# Every transaction below it was under way, or had ended, when the slot was there already.
+# Our own transaction id, taken when the slot is there: whatever had written by then is below it. (A
+# snapshot's end would not do: it lies behind the last *ended* transaction, not behind all running.)
 HORIZON: LiteralString = """
-INSERT INTO splitctl_sync.slot_horizon (stream, below)
-VALUES (%s, pg_snapshot_xmax(pg_current_snapshot())) ON CONFLICT (stream) DO NOTHING
+INSERT INTO splitctl_sync.slot_horizon (stream, below) VALUES (%s, pg_current_xact_id())
+ON CONFLICT (stream) DO NOTHING
 """
 
 

@@ -30,14 +30,21 @@ def line_plot(
     title: str, unit: str, series: Mapping[str, Points], marks: Sequence[Mark], *, log: bool
 ) -> str:
     """One plot: named series of (seconds, value or None). Returns an <svg> element."""
-    figure = Figure(figsize=(10.5, 2.9), layout="constrained")
+    figure = Figure(figsize=(10.5, 2.9))
+    figure.subplots_adjust(left=0.07, right=0.84, top=0.88, bottom=0.18)
+
     axes = figure.add_subplot()
     for color, (name, points) in zip(COLORS * 3, series.items(), strict=False):
         xs = [at for at, _ in points]
         ys = [float("nan") if value is None else value for _, value in points]
         axes.plot(xs, ys, label=name, color=color, linewidth=1.3)
+    ends = [points[-1][0] for points in series.values() if points]
+    # All plots share one time axis, so that the eye can go straight down.
+    axes.set_xlim(0, max([*ends, *(mark.at for mark in marks)], default=1.0))
     if log:
         axes.set_yscale("log")
+    elif unit.startswith("%"):
+        axes.set_ylim(-2, 102)
     else:
         axes.set_ylim(bottom=0)
     top = axes.get_ylim()[1]

@@ -199,7 +199,7 @@ class _Run:
     def _write(self, made: dict[str, Any], wall: float) -> None:
         path = self.directory / "certificate.json"
         path.write_text(json.dumps(made, indent=2, ensure_ascii=False), encoding="utf-8")
-        plots = load_series(self.directory / REQUESTS, self.monitor.series, wall)
+        plots = load_series(self.directory / REQUESTS, self.monitor.series, wall, self.stages)
         page = report.render(made, ENVIRONMENT, plots, self.marks, self.evidence.verdicts)
         (self.directory / "report.html").write_text(page, encoding="utf-8")
 

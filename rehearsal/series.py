@@ -1,7 +1,7 @@
 """The plots of a run: shoppers' figures by second, and what the monitor saw."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from rehearsal.report import Plot
@@ -10,7 +10,10 @@ Series = dict[str, list[tuple[float, float | None]]]
 
 
 def load_series(
-    requests: Path, seen: Mapping[str, list[tuple[float, float | None]]], wall: float
+    requests: Path,
+    seen: Mapping[str, list[tuple[float, float | None]]],
+    wall: float,
+    domains: Collection[str],
 ) -> list[Plot]:
     """Plots of latency, traffic share, rates and lag; `wall` is the epoch time of the start, s."""
     latency: Series = {}
@@ -23,7 +26,7 @@ def load_series(
         counts: dict[str, dict[str, int]] = {}
         for item in second["sides"]:
             name = f"{item['domain']} {item['side']}"
-            if item["side"] in ("old", "new"):
+            if item["side"] in ("old", "new") and item["domain"] in domains:
                 latency.setdefault(f"{name} p95", []).append((at, item["p95_ms"]))
                 counts.setdefault(item["domain"], {})[item["side"]] = item["count"]
         for domain, sides in counts.items():

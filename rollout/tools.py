@@ -6,7 +6,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from estate.config import Config
+from estate.config import Config, Problem
 from migrator.status import StreamStatus
 from rollout.flags import Flags
 from rollout.metrics import Metrics
@@ -27,6 +27,7 @@ class Tools:
     world: Callable[[str], World]
     writers: Writers
     sync: Callable[[], list[StreamStatus]]
+    sequences: Callable[[str], list[Problem]] = lambda _: []
     clock: Callable[[], float] = time.monotonic
     sleep: Callable[[float], None] = time.sleep
 
@@ -47,6 +48,11 @@ class Tools:
 
             return status(config)
 
+        def shared(domain: str) -> list[Problem]:
+            from migrator.sequences import check
+
+            return check(config, domain)
+
         return cls(
             ledger=ledger,
             flags=GatewayAdmin.of(config),
@@ -54,4 +60,5 @@ class Tools:
             world=lambda domain: DatabaseWorld(config, domain),
             writers=HttpWriters(config.writers),
             sync=sync,
+            sequences=shared,
         )

@@ -25,6 +25,7 @@ import psycopg_pool
 import uvicorn
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from psycopg import AsyncConnection, errors
+from psycopg.pq import TransactionStatus
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -182,11 +183,14 @@ class Database:
             yield connection
 
     async def transact(self, work: Callable[[Connection], Awaitable[Result]]) -> Result:
-        """Run `work` in one transaction and commit it. Runs again after a deadlock."""
+        """Run `work` in one transaction and commit it. Runs again after a deadlock.
+
+        Statements are sent as a pipeline: only those whose rows are fetched are waited for.
+        """
         for attempt in range(1, ATTEMPTS + 1):
             try:
-                async with self._pool.connection() as connection, connection.transaction():
-                    return await work(connection)
+                async with self._pool.connection() as connection:
+                    return await _in_transaction(connection, work)
             except (errors.DeadlockDetected, errors.SerializationFailure):
                 if attempt == ATTEMPTS:
                     raise
@@ -200,6 +204,22 @@ class Database:
         except (psycopg.Error, psycopg_pool.PoolTimeout, psycopg_pool.PoolClosed):
             return False
         return True
+
+
+async def _in_transaction(
+    connection: Connection, work: Callable[[Connection], Awaitable[Result]]
+) -> Result:
+    try:
+        async with connection.pipeline():
+            await connection.execute("BEGIN")
+            result = await work(connection)
+            await connection.execute("COMMIT")
+    except BaseException:
+        # The end of the pipeline has settled all statements; the transaction may be still open.
+        if not connection.closed and connection.info.transaction_status != TransactionStatus.IDLE:
+            await connection.rollback()
+        raise
+    return result
 
 
 class Service:

@@ -8,6 +8,7 @@
     `.dsn` (superuser), `.name`, `.server`, `.dsn_as(role)`, `.connect()` (autocommit). Slots,
     sessions, prepared transactions and the databases are gone after the test. Roles belong to a
     whole server: make them with `ensure_role(dsn, name, "LOGIN REPLICATION")` or pick own names.
+    A fixture of wider scope can use the context manager `new_databases(pg_servers)` instead.
 `write_config`: writes `tmp_path/config.toml` with its secrets and mapping files and returns its
     path, see `ConfigWriter`. Load it with `estate.config.load(path)`.
 """
@@ -16,6 +17,7 @@ import secrets
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -80,11 +82,11 @@ def pg_servers() -> Iterator[dict[str, Server]]:
         shutil.rmtree(directory, ignore_errors=True)
 
 
-@pytest.fixture
-def fresh_databases(pg_servers: dict[str, Server]) -> Iterator[dict[str, FreshDatabase]]:
-    """New empty databases: "order", "checkout", "return" and "ledger"."""
+@contextmanager
+def new_databases(servers: Mapping[str, Server]) -> Iterator[dict[str, FreshDatabase]]:
+    """New empty databases "order", "checkout", "return" and "ledger"; dropped at the end."""
     mark = secrets.token_hex(4)
-    places = {name: pg_servers[name] for name in SERVERS} | {"ledger": pg_servers["order"]}
+    places = {name: servers[name] for name in SERVERS} | {"ledger": servers["order"]}
     databases = {key: FreshDatabase(f"t_{mark}_{key}", place) for key, place in places.items()}
     try:
         for database in databases.values():
@@ -95,6 +97,13 @@ def fresh_databases(pg_servers: dict[str, Server]) -> Iterator[dict[str, FreshDa
     finally:
         for database in databases.values():
             drop_database(database.server, database.name)
+
+
+@pytest.fixture
+def fresh_databases(pg_servers: dict[str, Server]) -> Iterator[dict[str, FreshDatabase]]:
+    """New empty databases for one test."""
+    with new_databases(pg_servers) as databases:
+        yield databases
 
 
 def drop_database(server: Server, name: str) -> None:

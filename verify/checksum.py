@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from enum import StrEnum
 from functools import lru_cache
-from typing import Any, LiteralString, cast
+from typing import Any
 
 import psycopg
 from psycopg import sql
@@ -106,7 +106,7 @@ def _row_comparison(
 @lru_cache
 def _written(expression: Callable[..., sql.Composable], *arguments: Any) -> sql.SQL:
     text = expression(*arguments).as_string(None)
-    return sql.SQL(cast(LiteralString, text))
+    return sql.SQL(text)
 
 
 def row_hash(columns: tuple[Column, ...], hashing: Hashing) -> sql.Composable:

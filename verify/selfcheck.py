@@ -19,7 +19,7 @@ from verify import checksum, perturb, pgtypes
 from verify.checksum import Column, Hashing, Range
 from verify.diff import subjects_of
 from verify.rows import Difference, by_key, compare
-from verify.scan import Scan, Suspects, read_keys
+from verify.scan import ROWS_IN_HAND, Scan, Suspects, read_keys
 from verify.sides import Both, open_both
 from verify.subject import Subject, select
 
@@ -42,6 +42,7 @@ class Case:
     source: list[Values]
     target: list[Values]
     expected: frozenset[Finding]
+    in_hand: bool = True
 
 
 @dataclass(frozen=True)
@@ -235,10 +236,12 @@ def _found(subject: Subject, both: Both, hashing: Hashing, case: Case) -> frozen
         target=replace(subject.target, relation=_relation(subject.target.columns, case.target)),
         estimated_rows=0,
     ).without_skipped()
-    # No rows in hand at once: the buckets are part of what is checked.
-    scan = Scan(seeded, both, hashing, rows_in_hand=0)
+    # No rows in hand at once where whole rows differ: then the buckets are checked too.
+    scan = Scan(seeded, both, hashing, rows_in_hand=ROWS_IN_HAND if case.in_hand else 0)
     suspects: Suspects = {}
-    for within in (Range(), Range(nulls=True)):
+    places = [n for n, c in enumerate(subject.source.columns) if c in subject.source.key]
+    broken = any(row[n] is None for row in (*case.source, *case.target) for n in places)
+    for within in (Range(), Range(nulls=True))[: 2 if broken else 1]:
         for scanned in scan.compare(within):
             suspects.update(scanned.suspects)
     if not suspects:
@@ -263,12 +266,13 @@ def _cases(base: _Base) -> Iterator[Case]:
     missing = (Difference.MISSING, base.key(first), whole)
     extra = (Difference.EXTRA, base.key(first), whole)
     yield Case("nothing differs", base.raw, base.stored, frozenset())
-    yield Case("a row is missing", base.raw, base.stored[1:], frozenset({missing}))
-    yield Case("a row is too many", base.raw[1:], base.stored, frozenset({extra}))
-    yield Case("a row is there twice", base.raw, [first, *base.stored], frozenset({extra}))
-    yield Case(
-        "the query gives a row twice", [base.raw[0], *base.raw], base.stored, frozenset({missing})
-    )
+    for name, raw, stored, finding in (
+        ("a row is missing", base.raw, base.stored[1:], missing),
+        ("a row is too many", base.raw[1:], base.stored, extra),
+        ("a row is there twice", base.raw, [first, *base.stored], extra),
+        ("the query gives a row twice", [base.raw[0], *base.raw], base.stored, missing),
+    ):
+        yield Case(name, raw, stored, frozenset({finding}), in_hand=False)
     fixed = {c.name for c in base.subject.source.key}
     fixed |= {base.subject.shape.names[n] for n in base.subject.shape.identity}
     for n, column in enumerate(base.subject.source.columns):

@@ -397,7 +397,12 @@ def _save(session: Session, rollout: Rollout) -> None:
     session.execute(
         insert(RolloutRow)
         .values(**values)
-        .on_conflict_do_update(index_elements=[RolloutRow.domain], set_=changed)
+        .on_conflict_do_update(
+            index_elements=[RolloutRow.domain],
+            set_=changed,
+            # A rollback waits for nobody: a step that it overtook must not write over it.
+            where=RolloutRow.epoch <= rollout.epoch,
+        )
     )
 
 

@@ -35,14 +35,14 @@ CARTS: dict[Shape, CartTables] = {
         carts="cart_sessions",
         items="cart_items",
         items_cart="cart_session_id",
-        route="coalesce(c.guest_token, lower(c.customer_id))",
+        route='coalesce(c.guest_token, lower(c.customer_id COLLATE "C"), c.session_id)',
         customer="c.customer_id",
     ),
     "checkout": CartTables(
         carts="carts",
         items="cart_items",
         items_cart="cart_id",
-        route="coalesce(c.guest_token, c.customer_key)",
+        route="coalesce(c.guest_token, c.customer_key, c.session_id)",
         customer="coalesce(c.legacy_customer_id, c.customer_id::text)",
     ),
 }

@@ -73,7 +73,7 @@ class Catalog:
         number = int(sku.removeprefix("SKU-"))
         name = f"{COLOURS[number % len(COLOURS)]} {THINGS[number % len(THINGS)]} {number}"
         found = {"product_id": str(product_id(sku)), "sku": sku, "name": name}
-        return found | {"price": str(price(sku)), "currency": "USD"}
+        return found | {"price": str(price(sku)), "currency": "EUR"}
 
     def _sku_of(self, text: str) -> str | None:
         try:

@@ -29,6 +29,7 @@ from rehearsal.postgres import Server, free_port
 from services.checkout import app as checkout_app
 from services.order import app as order_app
 from services.partners.app import Partners
+from services.partners.goods import Catalog
 from services.returns import app as returns_app
 from services.web import Service, Settings
 from tests.conftest import drop_database
@@ -185,7 +186,7 @@ def shop(pg_servers: dict[str, Server]) -> Iterator[Shop]:
     }
     host = Host()
     try:
-        host.serve(Partners().app(), ports["partners"])
+        host.serve(Partners(Catalog()).app(), ports["partners"])
         for name, service in services.items():
             host.serve(service.app(), ports[name])
         yield Shop(urls, dsns, services)

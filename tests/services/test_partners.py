@@ -79,7 +79,7 @@ def test_promotions(partners: Client) -> None:
 @pytest.mark.parametrize(
     ("path", "body"),
     [
-        ("/payments/charge", {"amount": "12.50", "currency": "USD", "method": "card"}),
+        ("/payments/charge", {"amount": "12.50", "currency": "EUR", "method": "card"}),
         ("/payments/refund", {"amount": "2.50", "payment_id": "p-1"}),
         ("/warehouse/reserve", {"sku": "SKU-1", "quantity": 2}),
         ("/warehouse/release", {"reservation_id": "r-1"}),
@@ -101,7 +101,7 @@ def test_a_key_acts_once(partners: Client, path: str, body: dict[str, Any]) -> N
 
 
 def test_payments_add_up(partners: Client) -> None:
-    charge = {"amount": "12.50", "currency": "USD", "method": "card"}
+    charge = {"amount": "12.50", "currency": "EUR", "method": "card"}
     _, paid = post(partners, "/payments/charge", charge, "c")
     refund = {"amount": "12.50", "payment_id": paid["payment_id"]}
     post(partners, "/payments/refund", refund, "r1")
@@ -116,7 +116,7 @@ def test_payments_add_up(partners: Client) -> None:
 
 
 def test_faults_on_demand(partners: Client) -> None:
-    charge = {"amount": "12.50", "currency": "USD", "method": "card"}
+    charge = {"amount": "12.50", "currency": "EUR", "method": "card"}
     fault = {"path_prefix": "/payments", "rate": 1, "status": 503}
     assert post(partners, "/admin/faults", fault)[0] == 200
     assert post(partners, "/payments/charge", charge, "k")[0] == 503

@@ -22,6 +22,6 @@ SELECT c.id,
                                     'type', p.type,
                                     'discount_amount', p.discount_amount))
                                 || coalesce(p.legacy, '{}') END
-                      ORDER BY p.position DESC) AS entries
+                      ORDER BY p.position) AS entries
              FROM cart_promotions p
             WHERE p.cart_id = c.id) p

@@ -1,0 +1,509 @@
+"""Moves domains: start, advance, and the plan of the next move. Decisions are made in `phases`."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from typing import Any
+
+from estate import journal
+from estate.config import Config
+from estate.errors import ExitCode, SplitctlError
+from estate.ledger import ActRecord, Ledger, LedgerUnreachable, Rollout
+from rollout import evidence, phases, recovery
+from rollout.evidence import VERIFY
+from rollout.flags import DomainFlags
+from rollout.gates import GateResult, VerdictSeen
+from rollout.interrupts import Interrupts
+from rollout.phases import Move, Stage
+from rollout.step import Step, StepLimits, StepPlan, StepResult, StepUnfinished
+from rollout.survey import Drift, Survey, survey
+from rollout.tools import Tools
+from rollout.watch import watch
+from rollout.world import World
+
+__all__ = ["Held", "Plan", "Started", "advance", "plan", "start", "watch"]
+
+STEP = "step"
+START = "start"
+# Without a consistency gate, a verification counts as fresh for so long.
+FRESH = timedelta(hours=1)
+
+
+class Refused(SplitctlError):
+    """Domain '{domain}': {reason}. Nothing was changed."""
+
+    hint = "{next}"
+    exit_code = ExitCode.PRECONDITION
+
+
+@dataclass(frozen=True)
+class Started:
+    """A rollout that may advance. `changes` says what had to be brought in line."""
+
+    domain: str
+    stage: str
+    percentage: int
+    changes: tuple[str, ...]
+    next_command: str
+
+
+@dataclass(frozen=True)
+class Held:
+    """No step was made, and why. `verdict` is fail, inconclusive or soaking."""
+
+    domain: str
+    percentage: int
+    verdict: str
+    reason: str
+    gates: list[GateResult]
+    exit_code: ExitCode
+    next_command: str
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The next move: its acts in order, what stands in its way, and how the gates answer now."""
+
+    domain: str
+    percentage: int
+    to: int | None
+    steps: list[str]
+    blockers: list[str]
+    gates: list[GateResult]
+    next_command: str
+
+
+# Start
+
+
+def start(config: Config, domain: str, *, tools: Tools | None = None) -> Started:
+    """Let a domain's rollout begin: sync live in both directions and a fresh verdict `equal`.
+
+    Typed again while it is live, it brings gateways that fell behind (a restart, say) to what the
+    owners say. Raises Refused or Drift.
+    """
+    config.domain(domain)
+    tools = tools or Tools.of(config)
+    world = tools.world(domain)
+    try:
+        with tools.ledger() as ledger, ledger.lock():
+            known = ledger.rollout(domain)
+            if known is not None and known.stage != Stage.DUAL_WRITE:
+                return _start_again(config, domain, known, ledger, tools, world)
+            return _start(config, domain, ledger, tools, world)
+    finally:
+        world.close()
+
+
+def _start(config: Config, domain: str, ledger: Ledger, tools: Tools, world: World) -> Started:
+    _need_sync(domain, tools)
+    problems = tools.sequences(domain)
+    if problems:
+        told = "; ".join(f"{problem.key}: {problem.reason}" for problem in problems)
+        raise Refused(domain=domain, reason=told, next=f"splitctl sync enable {domain}")
+    _need_verdict(config, domain, None, ledger)
+    seen = survey(domain, tools.flags, world)
+    drift = seen.disagreements(0)
+    if drift:
+        raise Drift(domain=domain, reason="; ".join(drift), next=f"splitctl rollback {domain}")
+    epoch = seen.highest_epoch
+    act = ledger.begin(domain, START, {"epoch": epoch})
+    for answer in tools.flags.put(domain, DomainFlags(True, 0, epoch)):
+        if not answer.ok:
+            reason = f"{answer.url}: {answer.problem}"
+            ledger.finish(act, {"error": reason}, state="abandoned")
+            raise Drift(domain=domain, reason=reason, next=f"splitctl rollout start {domain}")
+    row = Rollout(domain, stage=Stage.LIVE, phase_started_at=ledger.now(), epoch=epoch)
+    ledger.finish(act, {"percentage": 0}, rollout=row)
+    return Started(domain, Stage.LIVE, 0, (), f"splitctl rollout advance {domain}")
+
+
+def _start_again(
+    config: Config, domain: str, known: Rollout, ledger: Ledger, tools: Tools, world: World
+) -> Started:
+    decision = phases.on_start(evidence.position(config, known))
+    if decision.move is Move.REFUSE and known.stage == Stage.COMPLETE:
+        raise Refused(domain=domain, reason=decision.reason, next="splitctl status")
+    if ledger.unfinished(domain):
+        reason = "an act was found unfinished"
+        raise Refused(domain=domain, reason=reason, next="splitctl status")
+    changes = _bring_in_line(domain, tools, world)
+    row = adopt(config, known, survey(domain, tools.flags, world), ledger)
+    following = f"splitctl rollout {'watch' if row.percentage else 'advance'} {domain}"
+    return Started(domain, row.stage, row.percentage, tuple(changes), following)
+
+
+def _bring_in_line(domain: str, tools: Tools, world: World) -> list[str]:
+    """Owners to the newer of the two, then gateways with an older epoch to what owners say."""
+    seen = survey(domain, tools.flags, world)
+    if len(seen.owners) < 2:
+        told = "; ".join(f"{who}: {why}" for who, why in seen.problems.items())
+        raise Drift(domain=domain, reason=told, next="splitctl status")
+    changes: list[str] = []
+    newest = max(seen.owners.values(), key=lambda owner: owner.epoch)
+    for side, owner in seen.owners.items():
+        if owner != newest:
+            world.switch_owner(side, newest.new_below, newest.epoch, 5.0)
+            changes.append(f"the {side} side's database is at epoch {newest.epoch} now")
+    percentage = newest.new_below // phases.PER_PERCENT
+    wanted = DomainFlags(True, percentage, newest.epoch)
+    newer = [url for url, flags in seen.served.items() if flags.epoch > newest.epoch]
+    if newer:
+        reason = f"{', '.join(newer)} serve a newer epoch than the owners': a rollback was begun"
+        raise Drift(domain=domain, reason=reason, next=f"splitctl rollback {domain}")
+    behind = [
+        url
+        for url, flags in seen.served.items()
+        if flags.served != percentage or (flags.enabled and flags.epoch < newest.epoch)
+    ]
+    for answer in tools.flags.put(domain, wanted, behind) if behind else []:
+        if answer.ok:
+            changes.append(f"{answer.url} serves {percentage} % now")
+    return changes
+
+
+def _need_sync(domain: str, tools: Tools) -> None:
+    """Both directions live, with a living worker. Raises Refused."""
+    found = [status for status in tools.sync() if evidence.of_domain(status, domain)]
+    for status in found:
+        states = set(status.states.values())
+        if status.problem:
+            reason, following = status.problem, "splitctl sync status"
+        elif not status.enabled:
+            reason, following = "is not enabled", f"splitctl sync enable {domain}"
+        elif not status.worker_alive:
+            reason, following = "has no living worker", "splitctl sync run"
+        elif states - {"live"}:
+            waiting = sorted(name for name, state in status.states.items() if state != "live")
+            reason = f"is not live yet ({', '.join(waiting)})"
+            following = f"splitctl backfill run {domain}"
+        else:
+            continue
+        raise Refused(domain=domain, reason=f"sync {status.stream} {reason}", next=following)
+    if len(found) < 2:
+        following = f"splitctl sync enable {domain}"
+        raise Refused(domain=domain, reason="sync is not enabled", next=following)
+
+
+def _need_verdict(config: Config, domain: str, row: Rollout | None, ledger: Ledger) -> None:
+    """A verification that is equal and fresh. Raises Refused."""
+    reason = verdict_lack(config, domain, row, ledger)
+    if reason:
+        raise Refused(domain=domain, reason=reason, next=f"splitctl verify run --domain {domain}")
+
+
+def verdict_lack(config: Config, domain: str, row: Rollout | None, ledger: Ledger) -> str:
+    """What the latest verification lacks to be relied on; empty when nothing."""
+    record = ledger.latest_verdict(domain, VERIFY)
+    if record is None:
+        return "it was never verified"
+    moved = row.moved_at if row else None
+    seen = VerdictSeen(record.verdict, record.age_s, moved is None or record.started_at >= moved)
+    ages = [g.max_age for g in config.gates if g.max_age and domain in (g.domains or [domain])]
+    if seen.verdict != "equal":
+        return f"the last verification was {seen.verdict}"
+    if not seen.covers_now:
+        return "the last verification began before customers moved"
+    if seen.age_s > min(ages, default=FRESH).total_seconds():
+        return "the last verification is too old"
+    return ""
+
+
+# Advance
+
+
+def advance(
+    config: Config, domain: str, *, soak: timedelta | None = None, tools: Tools | None = None
+) -> StepResult | Held:
+    """Ask the present phase's gates, then make one fenced step to the next percentage.
+
+    soak: how long the *new* phase has to soak, in place of the configuration's.
+    A step found unfinished is brought to its end first; if it could be finished, that is all.
+    Raises LockHeld, Refused, Drift, and what a step raises.
+    """
+    config.domain(domain)
+    tools = tools or Tools.of(config)
+    world = tools.world(domain)
+    try:
+        with tools.ledger() as ledger, ledger.lock():
+            finished = _settle(config, domain, ledger, tools, world, soak)
+            if finished is not None:
+                return finished
+            row = ledger.rollout(domain)
+            if row is None:
+                following = f"splitctl rollout start {domain}"
+                raise Refused(domain=domain, reason="its rollout was not started", next=following)
+            seen = survey(domain, tools.flags, world)
+            row = adopt(config, row, seen, ledger)
+            row, results = _ask(config, row, ledger, tools)
+            position = evidence.position(config, row)
+            decision = phases.on_advance(position, results)
+            if decision.move is not Move.STEP or decision.phase is None:
+                return _held(row, decision, results)
+            _in_line(domain, row, seen)
+            _need_sync(domain, tools)
+            chosen = _plan(config, row, seen, decision.phase)
+            return _step(config, chosen, ledger, tools, world, soak)
+    finally:
+        world.close()
+
+
+def _settle(
+    config: Config,
+    domain: str,
+    ledger: Ledger,
+    tools: Tools,
+    world: World,
+    soak: timedelta | None,
+) -> StepResult | None:
+    """End what was found unfinished. Returns the result of a step that could be finished."""
+    result: StepResult | None = None
+    for act in ledger.unfinished(domain):
+        if act.kind == START:
+            ledger.finish(act, {"how": "begun anew"}, state="abandoned")
+        elif act.kind != STEP:
+            following = f"splitctl decommission {act.kind} {domain}"
+            raise Refused(domain=domain, reason=f"{act.kind} was not finished", next=following)
+        else:
+            with Interrupts():
+                ended = recovery.settle(domain, act, tools, world)
+            if isinstance(ended, str):
+                ledger.finish(act, {"how": ended}, state="abandoned")
+            else:
+                row = _arrived(config, ended, tools, ledger, soak)
+                ledger.finish(act, ended.to_json(), rollout=row)
+                result = ended
+    return result
+
+
+def _ask(
+    config: Config, row: Rollout, ledger: Ledger, tools: Tools
+) -> tuple[Rollout, list[GateResult]]:
+    """One look at everything, counted and kept; then the gates' answers."""
+    looked = evidence.look(tools)
+    with ledger.changing(row.domain) as change:
+        known = change.rollout or row
+        row = evidence.counted(known, looked, change.now)
+        change.save(row)
+    seen = evidence.of(row, looked, ledger.latest_verdict(row.domain, VERIFY))
+    results = evidence.ask(config, seen)
+    for result in results:
+        ledger.add_verdict(row.domain, "gate", result.name, result.verdict, vars(result))
+    return row, results
+
+
+def _held(row: Rollout, decision: phases.Decision, results: list[GateResult]) -> Held:
+    """What keeps the domain where it is, as an answer."""
+    domain = row.domain
+    watching = f"splitctl rollout watch {domain}"
+    match decision.move:
+        case Move.FAIL:
+            return Held(
+                domain, row.percentage, "fail", decision.reason, results,
+                ExitCode.CHECK_FAILED, f"splitctl rollback {domain}" if row.percentage else
+                "splitctl status",
+            )  # fmt: skip
+        case Move.SOAK:
+            return Held(
+                domain, row.percentage, "soaking", decision.reason, results,
+                ExitCode.IN_PROGRESS, watching,
+            )  # fmt: skip
+        case Move.HOLD:
+            unverified = any(r.kind == "consistency" and r.verdict != "pass" for r in results)
+            following = f"splitctl verify run --domain {domain}" if unverified else watching
+            return Held(
+                domain, row.percentage, "inconclusive", decision.reason, results,
+                ExitCode.INCONCLUSIVE, following,
+            )  # fmt: skip
+        case Move.NOTHING:
+            following = f"splitctl decommission rampdown {domain}"
+            raise Refused(domain=domain, reason=decision.reason, next=following)
+        case _:
+            raise Refused(domain=domain, reason=decision.reason, next="splitctl status")
+
+
+def _in_line(domain: str, row: Rollout, seen: Survey) -> None:
+    """Everybody is where the ledger says. Raises Drift."""
+    drift = seen.disagreements(row.percentage)
+    if drift:
+        following = f"splitctl rollout start {domain}  (brings gateways to what the owners say)"
+        raise Drift(domain=domain, reason="; ".join(drift), next=following)
+
+
+def _plan(config: Config, row: Rollout, seen: Survey, phase: int) -> StepPlan:
+    import socket
+
+    from estate.connections import operator
+
+    return StepPlan(
+        domain=row.domain,
+        from_percentage=row.percentage,
+        to_percentage=config.domain(row.domain).phases[phase].percentage,
+        epoch=1 + max(seen.highest_epoch, row.epoch),
+        holder=f"{operator()}@{socket.gethostname()}",
+    )
+
+
+def _step(
+    config: Config,
+    chosen: StepPlan,
+    ledger: Ledger,
+    tools: Tools,
+    world: World,
+    soak: timedelta | None,
+) -> StepResult:
+    """Intent, step, outcome."""
+    limits = StepLimits(config.fence.budget_ms, config.fence.lease_ms)
+    with Interrupts() as interrupts:
+        act = ledger.begin(chosen.domain, STEP, chosen.intent())
+        step = Step(
+            chosen, world, tools.flags, tools.writers, limits, interrupts, tools.clock, tools.sleep
+        )
+        try:
+            result = step.perform()
+        except StepUnfinished:
+            raise
+        except SplitctlError as error:
+            finish(config, ledger, act, {"error": str(error)}, state="abandoned")
+            raise
+        row = _arrived(config, result, tools, ledger, soak)
+        kept = finish(config, ledger, act, result.to_json(), row=row)
+        if not kept:
+            result.warnings.append("the ledger is away: the outcome is in the local journal")
+    return result
+
+
+def _arrived(
+    config: Config,
+    result: StepResult,
+    tools: Tools,
+    ledger: Ledger,
+    soak: timedelta | None,
+) -> Rollout:
+    """Where the domain stands after a step: a new phase, its clock at zero."""
+    try:
+        now = ledger.now()
+    except LedgerUnreachable:
+        now = None
+    return Rollout(
+        result.domain,
+        stage=Stage.LIVE,
+        percentage=result.to_percentage,
+        phase=_phase(config, result.domain, result.to_percentage),
+        phase_started_at=now,
+        moved_at=now,
+        soak_required_s=soak.total_seconds() if soak is not None else None,
+        counted_at=now,
+        epoch=result.epoch,
+        evidence=evidence.opened(tools.metrics.scrape(), result.domain),
+    )
+
+
+def _phase(config: Config, domain: str, percentage: int) -> int:
+    """The index of the phase with this percentage, -1 for none (0 %)."""
+    percentages = [phase.percentage for phase in config.domain(domain).phases]
+    return percentages.index(percentage) if percentage in percentages else -1
+
+
+def adopt(config: Config, row: Rollout, seen: Survey, ledger: Ledger) -> Rollout:
+    """The ledger follows the world where the world is newer and agrees with itself.
+
+    So it is after a rollback that was written down on another machine, or nowhere.
+    """
+    owned = seen.owned
+    if owned is None or owned.epoch <= row.epoch or row.stage == Stage.COMPLETE:
+        return row
+    percentage = owned.new_below // phases.PER_PERCENT
+    agreed = all(flags.served == percentage for flags in seen.served.values())
+    if percentage == row.percentage or not seen.served or not agreed:
+        return row
+    now = ledger.now()
+    moved = replace(
+        row,
+        stage=Stage.LIVE,
+        percentage=percentage,
+        phase=_phase(config, row.domain, percentage),
+        phase_started_at=now,
+        moved_at=now,
+        soak_evidence_s=0.0,
+        soak_required_s=None,
+        epoch=owned.epoch,
+        evidence={},
+    )
+    act = ledger.begin(row.domain, "adopt", {"from": row.percentage, "to": percentage})
+    ledger.finish(act, {"why": "the world was moved without this ledger"}, rollout=moved)
+    return moved
+
+
+def finish(
+    config: Config,
+    ledger: Ledger,
+    act: ActRecord,
+    outcome: Mapping[str, Any],
+    *,
+    state: str = "done",
+    row: Rollout | None = None,
+) -> bool:
+    """Write an outcome down, in the local journal when the ledger is away. Returns where: True
+    for the ledger."""
+    try:
+        ledger.finish(act, outcome, state=state, rollout=row)
+        return True
+    except LedgerUnreachable:
+        told = None
+        if row is not None:
+            names = ("stage", "percentage", "phase", "epoch")
+            told = {name: getattr(row, name) for name in names}
+        entry = journal.Entry(
+            kind=act.kind,
+            domain=act.domain,
+            intent=act.intent,
+            outcome=dict(outcome),
+            state=state,
+            rollout=told,
+            act_id=act.id,
+            command=act.command,
+        )
+        journal.of(config).append(entry)
+        return False
+
+
+# Plan
+
+
+def plan(config: Config, domain: str, *, tools: Tools | None = None) -> Plan:
+    """What the next `advance` would do, and what stands in its way. Changes nothing."""
+    config.domain(domain)
+    tools = tools or Tools.of(config)
+    world = tools.world(domain)
+    try:
+        with tools.ledger() as ledger:
+            row = ledger.rollout(domain) or Rollout(domain)
+            seen = survey(domain, tools.flags, world)
+            looked = evidence.look(tools)
+            now = evidence.counted(row, looked, ledger.now())
+            verdict = ledger.latest_verdict(domain, VERIFY)
+            results = evidence.ask(config, evidence.of(now, looked, verdict))
+            position = evidence.position(config, now)
+            following = position.following
+            blockers = [
+                f"{act.kind} of {act.at:%Y-%m-%d %H:%M:%S} UTC was not finished"
+                for act in ledger.unfinished(domain)
+            ]
+            held = ledger.lock_holder()
+    finally:
+        world.close()
+    if held is not None:
+        blockers.append(f"{held.operator} on {held.host} holds the lock with `{held.command}`")
+    decision = phases.on_advance(position, results)
+    if decision.move is not Move.STEP:
+        blockers.append(decision.reason)
+    blockers += seen.disagreements(row.percentage)
+    try:
+        _need_sync(domain, tools)
+    except Refused as error:
+        blockers.append(str(error))
+    to = config.domain(domain).phases[following].percentage if following is not None else None
+    steps = _plan(config, row, seen, following).acts() if following is not None else []
+    next_command = f"splitctl rollout advance {domain}" if not blockers else "splitctl status"
+    return Plan(domain, row.percentage, to, steps, blockers, results, next_command)

@@ -1,0 +1,93 @@
+"""Brings an unfinished step to its one right end, told by what is true in the world."""
+
+from estate.ledger import ActRecord
+from migrator.ownership import EpochConflict
+from rollout.flags import DomainFlags
+from rollout.phases import PER_PERCENT, Intent, Owns, Serves, Way, way_on
+from rollout.step import (
+    StepOvertaken,
+    StepResult,
+    StepUnfinished,
+    not_serving,
+    take_back,
+)
+from rollout.survey import Survey, survey
+from rollout.tools import Tools
+from rollout.world import SIDES, World
+
+
+def intent_of(act: ActRecord) -> Intent:
+    """The intent as it was written down."""
+    return Intent(int(act.intent["from"]), int(act.intent["to"]), int(act.intent["epoch"]))
+
+
+def judge(intent: Intent, seen: Survey) -> Way:
+    """The way on, by what was surveyed."""
+    served = {
+        gateway.url: Serves(flags.percentage, flags.epoch)
+        if (flags := gateway.domains.get(seen.domain))
+        else None
+        for gateway in seen.gateways
+    }
+    owners = {
+        side: Owns(owner.new_below, owner.epoch) if (owner := seen.owners.get(side)) else None
+        for side in SIDES
+    }
+    return way_on(intent, served, owners)
+
+
+def settle(domain: str, act: ActRecord, tools: Tools, world: World) -> StepResult | str:
+    """End an unfinished step: the result when it was finished, or how it was given up.
+
+    Raises StepUnfinished while that cannot be told, SideAway while an owner cannot be moved.
+    """
+    intent = intent_of(act)
+    seen = survey(domain, tools.flags, world)
+    way = judge(intent, seen)
+    if way is Way.FORWARD:
+        try:
+            return _forward(domain, intent, tools, world)
+        except (EpochConflict, StepOvertaken):
+            way = Way.OVERTAKEN
+    if way is Way.UNKNOWN:
+        told = "; ".join(f"{who}: {why}" for who, why in seen.problems.items())
+        reason = f"it is not known whether anybody is served by it ({told})"
+        raise StepUnfinished(domain=domain, reason=reason)
+    how = "a later command decided"
+    if way is Way.BACK:
+        try:
+            epoch = take_back(domain, intent.from_percentage, intent.epoch, world)
+            how = f"taken back to {intent.from_percentage} % under epoch {epoch}"
+        except StepOvertaken:
+            pass
+    # Owners first, then the held: they go on to the side that owns them.
+    tools.flags.release(domain, intent.epoch)
+    tools.writers.resume()
+    return how
+
+
+def _forward(domain: str, intent: Intent, tools: Tools, world: World) -> StepResult:
+    """Somebody is served by it already: everybody else follows."""
+    flags = DomainFlags(True, intent.to_percentage, intent.epoch)
+    for side in SIDES:
+        world.switch_owner(side, PER_PERCENT * intent.to_percentage, intent.epoch, 2.0)
+    result = StepResult(
+        domain, intent.from_percentage, intent.to_percentage, intent.epoch, resumed=True
+    )
+    for answer in tools.flags.switch(domain, flags):
+        if answer.value is not None:
+            result.held_requests += answer.value.held_requests
+            result.held_ms_max = max(result.held_ms_max, answer.value.held_ms_max)
+        elif answer.refused:
+            # Its fence is gone, so its customers went on unswitched: bring it along now.
+            followed = tools.flags.put(domain, flags, [answer.url])
+            if any(put.refused for put in followed):
+                raise StepOvertaken(domain=domain, reason=f"{answer.url} serves a newer epoch")
+            result.warnings.append(
+                f"{answer.url} had let its held requests go before the switch: look at the strays"
+            )
+    result.warnings += tools.writers.resume()
+    wrong = not_serving(tools.flags, domain, flags)
+    if wrong:
+        raise StepUnfinished(domain=domain, reason="; ".join(wrong))
+    return result
