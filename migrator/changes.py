@@ -4,7 +4,7 @@ A batch remembers which transactions it comes from, so that it is read only from
 already sees them (law L3).
 """
 
-import logging
+import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -23,8 +23,9 @@ from migrator.pgoutput import (
     Unchanged,
 )
 
-log = logging.getLogger(__name__)
 MappingKey = tuple[str, Key]
+# Asks a stream to carry keys once more, though nothing changed: its target had a stray there.
+AGAIN = "splitctl.again"
 
 
 class StreamStopped(SplitctlError):
@@ -64,11 +65,13 @@ class TableUnknown(StreamStopped):
 class Batch:
     """Changed keys of committed transactions, in the order in which they first appeared.
 
+    `again` are those among them that nobody changed: the opposite stream asked for them.
     `lsn` is the position behind the last of them. `commit_us` holds the commit times (microseconds
     since 1970) of those that brought keys. `urgent`: somebody waits for the position itself.
     """
 
     keys: dict[MappingKey, None] = field(default_factory=dict)
+    again: set[MappingKey] = field(default_factory=set)
     xids: set[int] = field(default_factory=set)
     lsn: int = 0
     last_commit_us: int = 0
@@ -103,6 +106,7 @@ class Collector:
         self._first = False
         self._skipped = False
         self._keys: dict[MappingKey, None] = {}
+        self._again: set[MappingKey] = set()
 
     @property
     def wanted(self) -> dict[str, tuple[str, ...]]:
@@ -139,7 +143,7 @@ class Collector:
                     self._keys.update(dict.fromkeys(self._changed(event)))
             case Begin():
                 self._begin, self._first, self._skipped = event, True, False
-                self._keys = {}
+                self._keys, self._again = {}, set()
             case Commit():
                 self._commit(event)
             case Message():
@@ -155,8 +159,12 @@ class Collector:
     def _commit(self, event: Commit) -> None:
         begin, batch = self._begin, self._batch
         assert begin is not None
-        if self._keys:
+        if self._keys or self._again:
+            # A key that was changed as well is not a quiet one any more.
+            batch.again.update(name for name in self._again if name not in batch.keys)
+            batch.again.difference_update(self._keys)
             batch.keys.update(self._keys)
+            batch.keys.update(dict.fromkeys(self._again))
             batch.xids.add(begin.xid)
             batch.commit_us.append(event.commit_us)
         batch.lsn, batch.last_commit_us = event.end_lsn, event.commit_us
@@ -171,10 +179,19 @@ class Collector:
                 self._skipped = True
         elif event.prefix == MARKER:
             self._batch.urgent = True
+        elif event.prefix == AGAIN:
+            self._asked_again(event.content)
         elif event.prefix == HEARTBEAT:
             stream, _, stamp = event.content.decode(errors="replace").partition(" ")
             if stream == self._stream.name:
                 self._batch.heartbeat_at = datetime.fromisoformat(stamp)
+
+    def _asked_again(self, content: bytes) -> None:
+        """Keys that the opposite stream wants from here; its transaction is skipped otherwise."""
+        asked = json.loads(content)
+        if asked["stream"] == self._stream.name:
+            known = {mapping.name for mapping in self._stream.mappings}
+            self._again.update((name, tuple(key)) for name, key in asked["keys"] if name in known)
 
     def _relation(self, event: Relation) -> None:
         if event.name not in self._leads:

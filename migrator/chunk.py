@@ -52,6 +52,17 @@ ON CONFLICT (stream, mapping, key) DO UPDATE SET gen = splitctl_sync.spool.gen +
 """
 
 
+# Only keys that the source owns: the other side's rows are not ours to read again.
+STANDING = sql.SQL("""
+INSERT INTO splitctl_sync.spool (stream, mapping, key)
+SELECT %s, %s, k.key FROM (
+    SELECT DISTINCT jsonb_build_array({key}) AS key FROM {table} AS t
+     WHERE splitctl_sync.bucket(coalesce(({route})::text, '')) >= %s
+) AS k ORDER BY k.key
+ON CONFLICT (stream, mapping, key) DO UPDATE SET gen = splitctl_sync.spool.gen + 1
+""")
+
+
 class RowNotCarried(SplitctlError):
     """Mapping '{mapping}' cannot carry the row with {key}: {reason}. What was copied before it
     stays; nothing else was changed."""
@@ -135,6 +146,20 @@ def _not_in(other: Base, own: list[sql.Identifier]) -> sql.Composed:
     )
     table = sql.Identifier("public", other.table)
     return sql.SQL("NOT EXISTS (SELECT FROM {} AS o WHERE {})").format(table, match)
+
+
+def spool_standing(target: Connection, shape: Shape, stream: str, new_below: int) -> int:
+    """Spool the keys of all rows that stand in the target. Returns how many.
+
+    They are from an earlier sync, or of unknown origin: a chunk does not overwrite them, and would
+    not see that their source row is gone.
+    """
+    key = sql.SQL(", ").join(
+        sql.SQL("t.{}::text").format(sql.Identifier(part)) for part in shape.mapping.key
+    )
+    route = sql.SQL(shape.mapping.config.route.replace("%", "%%"))
+    statement = STANDING.format(key=key, table=_table(shape), route=route)
+    return target.execute(statement, (stream, shape.mapping.name, new_below)).rowcount
 
 
 def prepare_stage(target: Connection, shape: Shape) -> None:

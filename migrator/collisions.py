@@ -18,7 +18,6 @@ from migrator.mapping import Key, Shape, target_type, typed
 from migrator.plan import Plan, Values, pick
 from migrator.reading import Prepared
 
-Wanted = Mapping[str, tuple[Prepared, list[Key]]]
 Statement = tuple[sql.Composed, list[list[str | None]]]
 
 # Columns of a unique index on plain columns; one on expressions has a 0 among them.
@@ -86,8 +85,11 @@ class Collisions:
         self._places[name] = place
         return name
 
-    def holders(
-        self, collisions: Iterable[tuple[str, str]], wanted: Wanted, plan: Plan
+    def step_aside(
+        self,
+        collisions: Iterable[tuple[str, str]],
+        prepared: Mapping[str, Prepared],
+        plan: Plan,
     ) -> list[Statement]:
         """Statements that move the present holders aside. Raises KeysMissing."""
         statements = []
@@ -95,7 +97,7 @@ class Collisions:
             rows = plan.upserts.get(name, [])
             if not rows:
                 continue
-            shape, place = wanted[name][0].shape, self._places[(name, index)]
+            shape, place = prepared[name].shape, self._places[(name, index)]
             coming = {pick(row, shape.primary_positions) for row in rows}
             going = set(plan.deletes.get(name, []))
             held = self._held(shape, place, rows)

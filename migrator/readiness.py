@@ -47,6 +47,16 @@ SELECT EXISTS (SELECT FROM pg_index i JOIN pg_attribute a
 """
 
 
+TRIGGERS: LiteralString = """
+SELECT tgname FROM pg_trigger
+ WHERE tgrelid = %s AND NOT tgisinternal AND tgenabled IN ('O', 'A') ORDER BY tgname
+"""
+TABLES: LiteralString = """
+SELECT relname FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relkind IN ('r', 'p')
+   AND NOT relispartition AND relname <> 'alembic_version' ORDER BY relname
+"""
+
+
 class NotReady(SplitctlError):
     """Domain '{domain}' is not ready: {count} thing(s) are in the way. Nothing was changed."""
 
@@ -89,6 +99,7 @@ def check(config: Config, domain: str) -> Readiness:
                 reader = _MappingCheck(source, target, mapping.config, key)
                 readiness.problems.extend(reader.problems())
                 readiness.warnings.extend(reader.warnings)
+        readiness.warnings.extend(_strangers(config, domain, connections))
     unique = list(dict.fromkeys(readiness.problems))
     return Readiness(unique, readiness.warnings)
 
@@ -131,7 +142,13 @@ def _room(connections: dict[str, Connection], both: list[Stream]) -> Iterator[Pr
     needed: dict[str, list[Stream]] = {}
     for stream in both:
         system = slots.identify(stream.source).system_id
-        if slots.find(connections[stream.source.name], stream.slot) is None:
+        connection = connections[stream.source.name]
+        other = slots.elsewhere(connection, stream.slot)
+        if other is not None:
+            reason = f"a slot {stream.slot} of database '{other}' is on the same server"
+            remedy = "Tear that split down, or give this domain another name."
+            yield Problem(f"domains.{stream.domain.name}", reason, remedy)
+        elif slots.find(connection, stream.slot) is None:
             needed.setdefault(system, []).append(stream)
     for waiting in needed.values():
         name = waiting[0].source.name
@@ -141,6 +158,20 @@ def _room(connections: dict[str, Connection], both: list[Stream]) -> Iterator[Pr
             if free < len(waiting):
                 reason = f"{len(waiting)} needed, {max(free, 0)} free of {setting}"
                 yield Problem(f"databases.{name}", reason, f"Raise {setting} and restart it.")
+
+
+def _strangers(config: Config, domain: str, connections: dict[str, Connection]) -> Iterator[str]:
+    """Tables of the new database that nobody fills and nobody has declared."""
+    new = config.domain(domain).new
+    known = {
+        name
+        for other in config.domains.values()
+        if other.new == new
+        for name in [*(mapping.target for mapping in other.forward), *other.unmapped_new]
+    }
+    for row in connections[new].execute(TABLES).fetchall():
+        if row[0] not in known:
+            yield f"domains.{domain}.unmapped_new: table {row[0]} of {new} has no mapping"
 
 
 class _MappingCheck:
@@ -193,6 +224,10 @@ class _MappingCheck:
             yield found
         else:
             yield from self._owned(self.target, found)
+            for trigger in self.target.execute(TRIGGERS, (found.oid,)).fetchall():
+                self.warnings.append(
+                    f"{self.key}: trigger {trigger[0]} of {found.name} fires for carried rows too"
+                )
             if not found.primary_key:
                 reason = f"target {found.name} has no primary key"
                 yield self._problem(reason, "Give it one: rows are written by it.")

@@ -27,6 +27,10 @@ SLOT: LiteralString = """
 SELECT confirmed_flush_lsn::text, active_pid FROM pg_replication_slots
  WHERE slot_name = %s AND database = current_database()
 """
+ELSEWHERE: LiteralString = """
+SELECT database FROM pg_replication_slots
+ WHERE slot_name = %s AND database IS DISTINCT FROM current_database()
+"""
 CREATE: LiteralString = "SELECT lsn::text FROM pg_create_logical_replication_slot(%s, %s)"
 DROP: LiteralString = "SELECT pg_drop_replication_slot(%s)"
 TERMINATE: LiteralString = "SELECT pg_terminate_backend(%s)"
@@ -54,6 +58,14 @@ class SlotBlocked(SplitctlError):
     The oldest is {culprit}. Nothing was left behind."""
 
     hint = "end it, then type the same command again"
+    exit_code = ExitCode.PRECONDITION
+
+
+class TablesBusy(SplitctlError):
+    """The publication {publication} in database '{database}' could not be set: a lock on its tables
+    was not to be had. The oldest transaction is {culprit}."""
+
+    hint = "wait for it, or end it, then type the same command again"
     exit_code = ExitCode.PRECONDITION
 
 
@@ -95,19 +107,25 @@ def identify(database: DatabaseConfig) -> Identity:
         connection.finish()
 
 
-def publish(source: Connection, publication: str, tables: list[str]) -> bool:
-    """Make the publication hold exactly these tables. Returns whether anything was changed."""
+def publish(source: Connection, publication: str, tables: list[str], database: str) -> bool:
+    """Make the publication hold exactly these tables. Returns whether anything was changed.
+
+    Raises TablesBusy, naming the oldest transaction.
+    """
     wanted = sorted(set(tables))
     name = sql.Identifier(publication)
     listed = sql.SQL(", ").join(sql.Identifier("public", table) for table in wanted)
-    if source.execute(PUBLICATION, (publication,)).fetchone() is None:
-        # A partitioned table's changes are told under its own name, which is what mappings know.
-        create = "CREATE PUBLICATION {} FOR TABLE {} WITH (publish_via_partition_root = true)"
-        source.execute(sql.SQL(create).format(name, listed))
-        return True
-    if published(source, publication) == wanted:
-        return False
-    source.execute(sql.SQL("ALTER PUBLICATION {} SET TABLE {}").format(name, listed))
+    # A partitioned table's changes are told under its own name, which is what mappings know.
+    statement = "CREATE PUBLICATION {} FOR TABLE {} WITH (publish_via_partition_root = true)"
+    if source.execute(PUBLICATION, (publication,)).fetchone() is not None:
+        if published(source, publication) == wanted:
+            return False
+        statement = "ALTER PUBLICATION {} SET TABLE {}"
+    try:
+        source.execute(sql.SQL(statement).format(name, listed))
+    except psycopg.errors.LockNotAvailable:
+        culprit = oldest_transaction(source) or "gone by now"
+        raise TablesBusy(publication=publication, database=database, culprit=culprit) from None
     return True
 
 
@@ -127,6 +145,12 @@ def find(source: Connection, slot: str) -> Slot | None:
     """The slot of this name in this database."""
     row = source.execute(SLOT, (slot,)).fetchone()
     return Slot(str(row[0]), int(row[1]) if row[1] else None) if row else None
+
+
+def elsewhere(source: Connection, slot: str) -> str | None:
+    """The other database of this server that has a slot of this name; names are the server's."""
+    row = source.execute(ELSEWHERE, (slot,)).fetchone()
+    return str(row[0]) if row else None
 
 
 def create(source: Connection, slot: str, database: str) -> Slot:

@@ -11,7 +11,6 @@ from migrator.mapping import Shape
 
 BEGIN: LiteralString = "BEGIN"
 COMMIT: LiteralString = "COMMIT"
-ROLLBACK: LiteralString = "ROLLBACK"
 BEGIN_READ: LiteralString = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
 SNAPSHOT: LiteralString = "SELECT pg_current_snapshot()::text"
 HEARTBEAT: LiteralString = """
@@ -85,8 +84,9 @@ CANONICAL = sql.SQL(
 )
 STANDING = sql.SQL("SELECT {primary}, {key}, ({route})::text FROM {table} AS t WHERE {condition}")
 VERSIONS = sql.SQL(
-    "SELECT {key}, jsonb_agg(to_jsonb(t) ORDER BY {primary})::text FROM {table} AS t"
-    " WHERE {condition} GROUP BY {key}"
+    "SELECT {key}, jsonb_agg(to_jsonb(t) ORDER BY {primary})::text,"
+    " jsonb_agg(jsonb_build_array({columns}))::text"
+    " FROM {table} AS t WHERE {condition} GROUP BY {key}"
 )
 PARENTS = sql.SQL(
     "SELECT {names} FROM unnest({arrays}) AS u({names})"
@@ -151,7 +151,11 @@ def make(shape: Shape) -> Statements:
             condition=condition,
         ),
         versions=VERSIONS.format(
-            primary=_fields("t", primary), key=_texts("t", key), table=table, condition=condition
+            primary=_fields("t", primary),
+            key=_texts("t", key),
+            columns=_texts("t", shape.columns),
+            table=table,
+            condition=condition,
         ),
         delete=DELETE.format(
             table=table,

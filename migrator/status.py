@@ -1,20 +1,22 @@
 """How each stream stands: carried how far, alive or not, what waits."""
 
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any, LiteralString
 
 import psycopg
 
-from estate.config import Config
+from estate.config import Config, DatabaseConfig
 from estate.connections import connect
 from estate.errors import SplitctlError
-from migrator import control, states
+from migrator import control, slots, states
 from migrator.mapping import Stream, streams
 
 Connection = psycopg.Connection[Any]
 # A heartbeat goes round about every second. One this old means that nobody carries anything.
 HEARTBEAT_EVERY_MS = 1_000
 ALIVE_WITHIN_MS = 10_000
+HELD_BYTES = 256 * 1024 * 1024
 
 TARGET: LiteralString = """
 SELECT p.lsn::text,
@@ -44,6 +46,7 @@ class StreamStatus:
 
     `enabled`: it has begun and was not switched off. `lag_ms` is how far the target is behind in
     time, `lag_bytes` in log; `retained_bytes` is the log that the slot makes the source keep.
+    When it keeps much more than is behind, `held_by` names the transaction that is to blame.
     `strays` counts those not settled yet.
     """
 
@@ -58,22 +61,43 @@ class StreamStatus:
     states: dict[str, str] = field(default_factory=dict)
     heartbeat_age_ms: float | None = None
     retained_bytes: int | None = None
+    held_by: str | None = None
     problem: str | None = None
 
 
 def status(config: Config) -> list[StreamStatus]:
     """How each stream of each domain stands. A database that is away is told, not raised."""
-    return [_status(stream) for stream in streams(config)]
+    with ExitStack() as stack:
+        desk = _Desk(stack)
+        return [_status(stream, desk) for stream in streams(config)]
 
 
-def _status(stream: Stream) -> StreamStatus:
+class _Desk:
+    """One connection per database, opened when first asked for. A failure is remembered too."""
+
+    def __init__(self, stack: ExitStack) -> None:
+        self._stack = stack
+        self._open: dict[str, Connection | SplitctlError] = {}
+
+    def connection(self, database: DatabaseConfig) -> Connection:
+        if database.name not in self._open:
+            try:
+                opened = self._stack.enter_context(connect(database, "status"))
+                self._open[database.name] = opened
+            except SplitctlError as error:
+                self._open[database.name] = error
+        found = self._open[database.name]
+        if isinstance(found, SplitctlError):
+            raise found
+        return found
+
+
+def _status(stream: Stream, desk: _Desk) -> StreamStatus:
     facts: dict[str, Any] = {}
     try:
-        with connect(stream.target, "status") as target:
-            lsn = _from_target(target, stream, facts)
+        lsn = _from_target(desk.connection(stream.target), stream, facts)
         if lsn is not None:
-            with connect(stream.source, "status") as source:
-                _from_source(source, stream, lsn, facts)
+            _from_source(desk.connection(stream.source), stream, lsn, facts)
     except (SplitctlError, psycopg.Error) as error:
         facts["problem"] = " ".join(str(error).split())
     return StreamStatus(stream.name, **facts)
@@ -113,3 +137,6 @@ def _from_source(source: Connection, stream: Stream, lsn: str, facts: dict[str, 
     facts["worker_alive"] = bool(active) and age is not None and age < ALIVE_WITHIN_MS
     facts["lag_bytes"] = int(behind)
     facts["retained_bytes"] = int(retained) if retained is not None else None
+    if retained is not None and retained - behind > HELD_BYTES:
+        # Everything is confirmed, and still the log cannot go: something old is open.
+        facts["held_by"] = slots.oldest_transaction(source)

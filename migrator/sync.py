@@ -103,7 +103,10 @@ def enable(config: Config, domain: str) -> Enabled:
             stream.publication
             for stream in both
             if slots.publish(
-                connections[stream.source.name], stream.publication, list(stream.tables)
+                connections[stream.source.name],
+                stream.publication,
+                list(stream.tables),
+                stream.source.name,
             )
         ]
         created = [stream.slot for stream in both if _begin(connections, stream)]

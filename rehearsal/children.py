@@ -75,6 +75,18 @@ class Child:
         return self.process.wait()
 
 
+def leashed(
+    command: Sequence[str],
+    *,
+    user: User | None = None,
+    death_signal: signal.Signals = signal.SIGKILL,
+) -> list[str]:
+    """The command line that ends when the thread that starts it, or this process, ends."""
+    uid, gid = (user.uid, user.gid) if user else (-1, -1)
+    leash = [sys.executable, "-I", "-S", str(LEASH), str(os.getpid())]
+    return [*leash, str(int(death_signal)), str(uid), str(gid), *command]
+
+
 @cache
 def _starter() -> ThreadPoolExecutor:
     # A death signal is tied to the *thread* that starts the child: this one lives to the end.
@@ -111,9 +123,7 @@ class Children:
             present = self._children.get(name)
             if present is not None and present.ended() is None:
                 raise ChildFailed(f"{name} is already running (pid {present.pid})")
-            uid, gid = (user.uid, user.gid) if user else (-1, -1)
-            leash = [sys.executable, "-I", "-S", str(LEASH), str(os.getpid())]
-            leash += [str(int(death_signal)), str(uid), str(gid), *command]
+            leash = leashed(command, user=user, death_signal=death_signal)
             log = self.logs / f"{name}.log"
             with log.open("ab") as output:
 

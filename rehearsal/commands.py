@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from rehearsal.children import leashed
+
 Line = Callable[[str], None]
 
 
@@ -61,7 +63,7 @@ class Commands:
         self.on_start(shown)
         started = time.monotonic()
         process = subprocess.Popen(
-            [sys.executable, "-m", "splitctl", *arguments, "-o", "json"],
+            leashed([sys.executable, "-m", "splitctl", *arguments, "-o", "json"]),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

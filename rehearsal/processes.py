@@ -9,7 +9,7 @@ import httpx
 
 from rehearsal.children import Child, ChildFailed, Children, wait_until
 
-READY_LIMIT_S = 30.0
+READY_LIMIT_S = 60.0
 
 
 @dataclass(frozen=True)

@@ -158,7 +158,8 @@ class Recorder:
         total: Counter[tuple[str, str]] = Counter()
         for counted in self._recent:
             total.update(counted)
-        domains = {domain for domain, side in total if side in ("old", "new")}
+        sides = {domain for domain, side in total if side in ("old", "new")}
+        domains = {domain for domain in sides if self._stages.of(domain)}
         return {
             domain: total[domain, "new"] / (total[domain, "new"] + total[domain, "old"])
             for domain in sorted(domains)

@@ -24,7 +24,7 @@ from rehearsal.stock import Stock
 
 FLUSH_S = 1.0
 KEEP_ALIVE_S = 30.0
-RETURNERS = 0.35
+RETURNERS = 0.6
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ def options(arguments: Sequence[str]) -> Options:
     parser.add_argument("--gateway", action="append", required=True, help="address; repeatable")
     parser.add_argument("--shoppers", type=int, default=48)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--think-ms", type=float, default=160.0)
+    parser.add_argument("--think-ms", type=float, default=240.0)
     given = parser.parse_args(arguments)
     return Options(given.dir, given.gateway, given.shoppers, given.seed, given.think_ms)
 

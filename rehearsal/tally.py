@@ -36,8 +36,8 @@ class Tally:
         self._offset += len(whole)
         for line in whole.splitlines():
             write = json.loads(line)
-            if not write["stage"]:
-                continue  # orders stay where they are: no stage, no side
+            if not write["stage"] or write.get("implied"):
+                continue  # orders stay where they are; an implied write was counted already
             percentage = int(write["percentage"])
             # Gateways serve a new percentage a moment before the command that asked for it ends.
             early = write["stage"] == "dual-write" and percentage > 0

@@ -1,20 +1,21 @@
 """Moves domains: start, advance, and the plan of the next move. Decisions are made in `phases`."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+import socket
+from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
 
-from estate import journal
 from estate.config import Config
-from estate.errors import ExitCode, SplitctlError
-from estate.ledger import ActRecord, Ledger, LedgerUnreachable, Rollout
+from estate.connections import operator
+from estate.errors import SplitctlError
+from estate.ledger import Ledger, Rollout
 from rollout import evidence, phases, recovery
+from rollout.books import adopt, arrived, finish
 from rollout.evidence import VERIFY
 from rollout.flags import DomainFlags
-from rollout.gates import GateResult, VerdictSeen
+from rollout.gates import GateResult
 from rollout.interrupts import Interrupts
 from rollout.phases import Move, Stage
+from rollout.preconditions import Held, Refused, ask, held, in_line, need_sync, need_verdict
 from rollout.step import Step, StepLimits, StepPlan, StepResult, StepUnfinished
 from rollout.survey import Drift, Survey, survey
 from rollout.tools import Tools
@@ -25,15 +26,6 @@ __all__ = ["Held", "Plan", "Started", "advance", "plan", "start", "watch"]
 
 STEP = "step"
 START = "start"
-# Without a consistency gate, a verification counts as fresh for so long.
-FRESH = timedelta(hours=1)
-
-
-class Refused(SplitctlError):
-    """Domain '{domain}': {reason}. Nothing was changed."""
-
-    hint = "{next}"
-    exit_code = ExitCode.PRECONDITION
 
 
 @dataclass(frozen=True)
@@ -44,19 +36,6 @@ class Started:
     stage: str
     percentage: int
     changes: tuple[str, ...]
-    next_command: str
-
-
-@dataclass(frozen=True)
-class Held:
-    """No step was made, and why. `verdict` is fail, inconclusive or soaking."""
-
-    domain: str
-    percentage: int
-    verdict: str
-    reason: str
-    gates: list[GateResult]
-    exit_code: ExitCode
     next_command: str
 
 
@@ -96,12 +75,12 @@ def start(config: Config, domain: str, *, tools: Tools | None = None) -> Started
 
 
 def _start(config: Config, domain: str, ledger: Ledger, tools: Tools, world: World) -> Started:
-    _need_sync(domain, tools)
+    need_sync(domain, tools)
     problems = tools.sequences(domain)
     if problems:
         told = "; ".join(f"{problem.key}: {problem.reason}" for problem in problems)
         raise Refused(domain=domain, reason=told, next=f"splitctl sync enable {domain}")
-    _need_verdict(config, domain, None, ledger)
+    need_verdict(config, domain, None, ledger)
     seen = survey(domain, tools.flags, world)
     drift = seen.disagreements(0)
     if drift:
@@ -127,13 +106,13 @@ def _start_again(
     if ledger.unfinished(domain):
         reason = "an act was found unfinished"
         raise Refused(domain=domain, reason=reason, next="splitctl status")
-    changes = _bring_in_line(domain, tools, world)
+    changes = _bringin_line(domain, tools, world)
     row = adopt(config, known, survey(domain, tools.flags, world), ledger)
     following = f"splitctl rollout {'watch' if row.percentage else 'advance'} {domain}"
     return Started(domain, row.stage, row.percentage, tuple(changes), following)
 
 
-def _bring_in_line(domain: str, tools: Tools, world: World) -> list[str]:
+def _bringin_line(domain: str, tools: Tools, world: World) -> list[str]:
     """Owners to the newer of the two, then gateways with an older epoch to what owners say."""
     seen = survey(domain, tools.flags, world)
     if len(seen.owners) < 2:
@@ -162,53 +141,6 @@ def _bring_in_line(domain: str, tools: Tools, world: World) -> list[str]:
     return changes
 
 
-def _need_sync(domain: str, tools: Tools) -> None:
-    """Both directions live, with a living worker. Raises Refused."""
-    found = [status for status in tools.sync() if evidence.of_domain(status, domain)]
-    for status in found:
-        states = set(status.states.values())
-        if status.problem:
-            reason, following = status.problem, "splitctl sync status"
-        elif not status.enabled:
-            reason, following = "is not enabled", f"splitctl sync enable {domain}"
-        elif not status.worker_alive:
-            reason, following = "has no living worker", "splitctl sync run"
-        elif states - {"live"}:
-            waiting = sorted(name for name, state in status.states.items() if state != "live")
-            reason = f"is not live yet ({', '.join(waiting)})"
-            following = f"splitctl backfill run {domain}"
-        else:
-            continue
-        raise Refused(domain=domain, reason=f"sync {status.stream} {reason}", next=following)
-    if len(found) < 2:
-        following = f"splitctl sync enable {domain}"
-        raise Refused(domain=domain, reason="sync is not enabled", next=following)
-
-
-def _need_verdict(config: Config, domain: str, row: Rollout | None, ledger: Ledger) -> None:
-    """A verification that is equal and fresh. Raises Refused."""
-    reason = verdict_lack(config, domain, row, ledger)
-    if reason:
-        raise Refused(domain=domain, reason=reason, next=f"splitctl verify run --domain {domain}")
-
-
-def verdict_lack(config: Config, domain: str, row: Rollout | None, ledger: Ledger) -> str:
-    """What the latest verification lacks to be relied on; empty when nothing."""
-    record = ledger.latest_verdict(domain, VERIFY)
-    if record is None:
-        return "it was never verified"
-    moved = row.moved_at if row else None
-    seen = VerdictSeen(record.verdict, record.age_s, moved is None or record.started_at >= moved)
-    ages = [g.max_age for g in config.gates if g.max_age and domain in (g.domains or [domain])]
-    if seen.verdict != "equal":
-        return f"the last verification was {seen.verdict}"
-    if not seen.covers_now:
-        return "the last verification began before customers moved"
-    if seen.age_s > min(ages, default=FRESH).total_seconds():
-        return "the last verification is too old"
-    return ""
-
-
 # Advance
 
 
@@ -235,13 +167,13 @@ def advance(
                 raise Refused(domain=domain, reason="its rollout was not started", next=following)
             seen = survey(domain, tools.flags, world)
             row = adopt(config, row, seen, ledger)
-            row, results = _ask(config, row, ledger, tools)
+            row, results = ask(config, row, ledger, tools)
             position = evidence.position(config, row)
             decision = phases.on_advance(position, results)
             if decision.move is not Move.STEP or decision.phase is None:
-                return _held(row, decision, results)
-            _in_line(domain, row, seen)
-            _need_sync(domain, tools)
+                return held(row, decision, results)
+            in_line(domain, row, seen)
+            need_sync(domain, tools)
             chosen = _plan(config, row, seen, decision.phase)
             return _step(config, chosen, ledger, tools, world, soak)
     finally:
@@ -270,71 +202,13 @@ def _settle(
             if isinstance(ended, str):
                 ledger.finish(act, {"how": ended}, state="abandoned")
             else:
-                row = _arrived(config, ended, tools, ledger, soak)
+                row = arrived(config, ended, tools, ledger, soak)
                 ledger.finish(act, ended.to_json(), rollout=row)
                 result = ended
     return result
 
 
-def _ask(
-    config: Config, row: Rollout, ledger: Ledger, tools: Tools
-) -> tuple[Rollout, list[GateResult]]:
-    """One look at everything, counted and kept; then the gates' answers."""
-    looked = evidence.look(tools)
-    with ledger.changing(row.domain) as change:
-        known = change.rollout or row
-        row = evidence.counted(known, looked, change.now)
-        change.save(row)
-    seen = evidence.of(row, looked, ledger.latest_verdict(row.domain, VERIFY))
-    results = evidence.ask(config, seen)
-    for result in results:
-        ledger.add_verdict(row.domain, "gate", result.name, result.verdict, vars(result))
-    return row, results
-
-
-def _held(row: Rollout, decision: phases.Decision, results: list[GateResult]) -> Held:
-    """What keeps the domain where it is, as an answer."""
-    domain = row.domain
-    watching = f"splitctl rollout watch {domain}"
-    match decision.move:
-        case Move.FAIL:
-            return Held(
-                domain, row.percentage, "fail", decision.reason, results,
-                ExitCode.CHECK_FAILED, f"splitctl rollback {domain}" if row.percentage else
-                "splitctl status",
-            )  # fmt: skip
-        case Move.SOAK:
-            return Held(
-                domain, row.percentage, "soaking", decision.reason, results,
-                ExitCode.IN_PROGRESS, watching,
-            )  # fmt: skip
-        case Move.HOLD:
-            unverified = any(r.kind == "consistency" and r.verdict != "pass" for r in results)
-            following = f"splitctl verify run --domain {domain}" if unverified else watching
-            return Held(
-                domain, row.percentage, "inconclusive", decision.reason, results,
-                ExitCode.INCONCLUSIVE, following,
-            )  # fmt: skip
-        case Move.NOTHING:
-            following = f"splitctl decommission rampdown {domain}"
-            raise Refused(domain=domain, reason=decision.reason, next=following)
-        case _:
-            raise Refused(domain=domain, reason=decision.reason, next="splitctl status")
-
-
-def _in_line(domain: str, row: Rollout, seen: Survey) -> None:
-    """Everybody is where the ledger says. Raises Drift."""
-    drift = seen.disagreements(row.percentage)
-    if drift:
-        following = f"splitctl rollout start {domain}  (brings gateways to what the owners say)"
-        raise Drift(domain=domain, reason="; ".join(drift), next=following)
-
-
 def _plan(config: Config, row: Rollout, seen: Survey, phase: int) -> StepPlan:
-    import socket
-
-    from estate.connections import operator
-
     return StepPlan(
         domain=row.domain,
         from_percentage=row.percentage,
@@ -366,106 +240,11 @@ def _step(
         except SplitctlError as error:
             finish(config, ledger, act, {"error": str(error)}, state="abandoned")
             raise
-        row = _arrived(config, result, tools, ledger, soak)
+        row = arrived(config, result, tools, ledger, soak)
         kept = finish(config, ledger, act, result.to_json(), row=row)
         if not kept:
             result.warnings.append("the ledger is away: the outcome is in the local journal")
     return result
-
-
-def _arrived(
-    config: Config,
-    result: StepResult,
-    tools: Tools,
-    ledger: Ledger,
-    soak: timedelta | None,
-) -> Rollout:
-    """Where the domain stands after a step: a new phase, its clock at zero."""
-    try:
-        now = ledger.now()
-    except LedgerUnreachable:
-        now = None
-    return Rollout(
-        result.domain,
-        stage=Stage.LIVE,
-        percentage=result.to_percentage,
-        phase=_phase(config, result.domain, result.to_percentage),
-        phase_started_at=now,
-        moved_at=now,
-        soak_required_s=soak.total_seconds() if soak is not None else None,
-        counted_at=now,
-        epoch=result.epoch,
-        evidence=evidence.opened(tools.metrics.scrape(), result.domain),
-    )
-
-
-def _phase(config: Config, domain: str, percentage: int) -> int:
-    """The index of the phase with this percentage, -1 for none (0 %)."""
-    percentages = [phase.percentage for phase in config.domain(domain).phases]
-    return percentages.index(percentage) if percentage in percentages else -1
-
-
-def adopt(config: Config, row: Rollout, seen: Survey, ledger: Ledger) -> Rollout:
-    """The ledger follows the world where the world is newer and agrees with itself.
-
-    So it is after a rollback that was written down on another machine, or nowhere.
-    """
-    owned = seen.owned
-    if owned is None or owned.epoch <= row.epoch or row.stage == Stage.COMPLETE:
-        return row
-    percentage = owned.new_below // phases.PER_PERCENT
-    agreed = all(flags.served == percentage for flags in seen.served.values())
-    if percentage == row.percentage or not seen.served or not agreed:
-        return row
-    now = ledger.now()
-    moved = replace(
-        row,
-        stage=Stage.LIVE,
-        percentage=percentage,
-        phase=_phase(config, row.domain, percentage),
-        phase_started_at=now,
-        moved_at=now,
-        soak_evidence_s=0.0,
-        soak_required_s=None,
-        epoch=owned.epoch,
-        evidence={},
-    )
-    act = ledger.begin(row.domain, "adopt", {"from": row.percentage, "to": percentage})
-    ledger.finish(act, {"why": "the world was moved without this ledger"}, rollout=moved)
-    return moved
-
-
-def finish(
-    config: Config,
-    ledger: Ledger,
-    act: ActRecord,
-    outcome: Mapping[str, Any],
-    *,
-    state: str = "done",
-    row: Rollout | None = None,
-) -> bool:
-    """Write an outcome down, in the local journal when the ledger is away. Returns where: True
-    for the ledger."""
-    try:
-        ledger.finish(act, outcome, state=state, rollout=row)
-        return True
-    except LedgerUnreachable:
-        told = None
-        if row is not None:
-            names = ("stage", "percentage", "phase", "epoch")
-            told = {name: getattr(row, name) for name in names}
-        entry = journal.Entry(
-            kind=act.kind,
-            domain=act.domain,
-            intent=act.intent,
-            outcome=dict(outcome),
-            state=state,
-            rollout=told,
-            act_id=act.id,
-            command=act.command,
-        )
-        journal.of(config).append(entry)
-        return False
 
 
 # Plan
@@ -500,7 +279,7 @@ def plan(config: Config, domain: str, *, tools: Tools | None = None) -> Plan:
         blockers.append(decision.reason)
     blockers += seen.disagreements(row.percentage)
     try:
-        _need_sync(domain, tools)
+        need_sync(domain, tools)
     except Refused as error:
         blockers.append(str(error))
     to = config.domain(domain).phases[following].percentage if following is not None else None

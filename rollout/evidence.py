@@ -91,7 +91,7 @@ def of(rollout: Rollout, seen: Look, verdict: VerdictRecord | None) -> Evidence:
         percentage=rollout.percentage,
         window=Window.from_json(rollout.evidence.get("window", {})),
         blind=seen.snapshot.problems,
-        verdict=_verdict(verdict, rollout.moved_at),
+        verdict=verdict_seen(verdict, rollout.moved_at),
         streams=_streams(rollout.domain, seen.streams),
         streams_problem=seen.streams_problem,
         lags=lags,
@@ -139,7 +139,8 @@ def sample(evidence: Evidence, rollout: Rollout) -> dict[str, Any]:
     }
 
 
-def _verdict(record: VerdictRecord | None, moved_at: datetime | None) -> VerdictSeen | None:
+def verdict_seen(record: VerdictRecord | None, moved_at: datetime | None) -> VerdictSeen | None:
+    """A verification as the gates see it: `covers_now` when it began after customers moved."""
     if record is None:
         return None
     covers = moved_at is None or record.started_at >= moved_at

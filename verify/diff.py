@@ -10,16 +10,15 @@ from typing import Any, Literal, Protocol
 import psycopg
 
 from estate.config import Config
-from estate.connections import connect
 from estate.errors import ExitCode, SplitctlError
 from migrator import barrier
-from migrator.barrier import BarrierResult
+from migrator.barrier import Marker, Passing
 from migrator.mapping import Stream, streams
 from verify.checksum import Hashing
 from verify.recheck import Settled, settle
 from verify.rows import Difference, RowDifference, Values
 from verify.scan import ROWS_PER_RANGE, Scan, Suspects
-from verify.sides import Both, open_both
+from verify.sides import Both, Connection, open_both
 from verify.subject import Selection, Subject, prepare, select
 from verify.verdict import HotKey, MappingVerdict, Sample, Verdict, Word
 
@@ -37,7 +36,7 @@ class Limits:
     """How far a run goes: sizes in rows, times in seconds."""
 
     rows_per_range: int = ROWS_PER_RANGE
-    suspects: int = 20_000
+    suspects: int = 10_000
     samples: int = 20
     patience_s: float = 30.0
     barrier_s: float = 30.0
@@ -70,32 +69,38 @@ OnProgress = Callable[[Progress], None]
 class Barriers(Protocol):
     """Where the run asks whether sync has caught up; the shipped one asks the sync itself."""
 
-    def check(self, stream: Stream) -> None:
+    def check(self, target: Connection, stream: Stream) -> None:
         """Raise SyncNotEnabled when the stream cannot ever pass a barrier."""
 
-    def wait(self, stream: Stream, timeout_s: float) -> BarrierResult:
-        """Mark now, and wait until the target has everything from before the mark."""
+    def mark(self, source: Connection, stream: str) -> Marker:
+        """Write a marker on the stream's source."""
+
+    def wait_for(self, target: Connection, marker: Marker, timeout_s: float) -> Passing:
+        """Wait until the target has everything from before the marker."""
 
 
 class SyncBarriers:
     """Barriers of the real sync."""
 
-    def check(self, stream: Stream) -> None:
+    def check(self, target: Connection, stream: Stream) -> None:
         """Raise SyncNotEnabled when the target knows no progress of this stream."""
         query = "SELECT 1 FROM splitctl_sync.progress WHERE stream = %s"
-        with connect(stream.target, "verify") as connection:
-            try:
-                known = connection.execute(query, (stream.name,)).fetchone()
-            except (psycopg.errors.UndefinedTable, psycopg.errors.InvalidSchemaName):
-                known = None
+        try:
+            known = target.execute(query, (stream.name,)).fetchone()
+        except (psycopg.errors.UndefinedTable, psycopg.errors.InvalidSchemaName):
+            known = None
         if known is None:
             raise SyncNotEnabled(
                 stream=stream.name, database=stream.target.name, domain=stream.domain.name
             )
 
-    def wait(self, stream: Stream, timeout_s: float) -> BarrierResult:
-        """See migrator.barrier.wait."""
-        return barrier.wait(stream, timeout_s)
+    def mark(self, source: Connection, stream: str) -> Marker:
+        """See migrator.barrier.mark."""
+        return barrier.mark(source, stream)
+
+    def wait_for(self, target: Connection, marker: Marker, timeout_s: float) -> Passing:
+        """See migrator.barrier.wait_for."""
+        return barrier.wait_for(target, marker, timeout_s)
 
 
 @dataclass
@@ -107,24 +112,41 @@ class _Gate:
     """
 
     streams: list[Stream]
+    both: Both
     barriers: Barriers
     timeout_s: float
     reasons: list[str]
 
+    def check(self) -> None:
+        """Raise SyncNotEnabled unless both directions are."""
+        for stream in self.streams:
+            self.barriers.check(ends(stream, self.both)[1], stream)
+
     def passed(self) -> dict[str, str] | None:
         """Wait for all; the positions by stream, or None with a reason noted."""
-        positions: dict[str, str] = {}
+        started = time.monotonic()
+        marked = []
         for stream in self.streams:
-            result = self.barriers.wait(stream, self.timeout_s)
-            positions[stream.name] = result.marker.lsn
-            if not result.passed or result.pending:
+            source, target = ends(stream, self.both)
+            with self.both.asking(source):
+                marked.append((stream, target, self.barriers.mark(source, stream.name)))
+        for stream, target, marker in marked:
+            elapsed = time.monotonic() - started
+            with self.both.asking(target):
+                state = self.barriers.wait_for(target, marker, max(self.timeout_s - elapsed, 0))
+            if not state.passed:
                 self.reasons.append(
-                    f"{stream.name}: the barrier at {result.marker.lsn} was not passed within "
-                    f"{result.seconds:.1f} s ({result.pending:,} keys pending); "
+                    f"{stream.name}: the barrier at {marker.lsn} was not passed within "
+                    f"{time.monotonic() - started:.1f} s ({state.pending:,} keys pending); "
                     "is `splitctl sync run` running?"
                 )
                 return None
-        return positions
+        return {stream.name: marker.lsn for stream, _, marker in marked}
+
+
+def ends(stream: Stream, both: Both) -> tuple[Connection, Connection]:
+    """The connections to a stream's source and target."""
+    return (both.old, both.new) if stream.direction == "forward" else (both.new, both.old)
 
 
 def run(
@@ -181,11 +203,10 @@ def _run_domain(
     limits: Limits,
 ) -> None:
     every = streams(config, domain)
-    for stream in every:
-        barriers.check(stream)
-    gate = _Gate(every, barriers, limits.barrier_s, verdict.reasons)
     sides = config.domains[domain]
     with open_both(config.database(sides.old), config.database(sides.new)) as both:
+        gate = _Gate(every, both, barriers, limits.barrier_s, verdict.reasons)
+        gate.check()
         subjects = [
             subject.without_skipped()
             for selection in selections
@@ -215,8 +236,7 @@ def _run_domain(
 def subjects_of(selection: Selection, both: Both) -> list[Subject]:
     """The mappings of one selection, described on both sides."""
     stream = selection.stream
-    forward = stream.direction == "forward"
-    source, target = (both.old, both.new) if forward else (both.new, both.old)
+    source, target = ends(stream, both)
     return [
         prepare(stream, mapping.config, mapping.name, source, target)
         for mapping in stream.mappings

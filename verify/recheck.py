@@ -1,75 +1,66 @@
 """Suspects, looked at again after a barrier, with growing patience.
 
-A key that differs may only be on its way. It is *different* when two barriers in a row, with
-nothing pending, show the same pair of values; three when it has been seen to move, because a value
-that swings between two states can show one pair twice. A key that keeps moving is different only
-where one of its columns showed one and the same unequal pair at every look; otherwise it stays
-inconclusive, and the columns that were never equal are named.
+A key that differs may only be on its way. What differs is a *difference* when it showed one and
+the same unequal pair of values at LOOKS barriers in a row, with nothing pending at any of them.
+Two would do for a key that stands still; but a value that swings between two states, under a sync
+that is always a little behind, can show the same pair twice, and each further look at an uneven
+moment makes that rarer. A key that keeps moving is different only in the columns of which this
+holds; otherwise it stays inconclusive, and the columns that were never equal are named.
 """
 
+import random
 import time
 from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass, field
 from itertools import islice
 
-from verify.rows import Difference, KeyRows, Pair, RowDifference, Values, by_key, compare
+from verify.rows import Difference, Pair, RowDifference, Values, by_key, compare
 from verify.scan import Suspects, read_keys
 from verify.sides import Both
 from verify.subject import Subject
 
+LOOKS = 10
 KEYS_PER_READ = 500
-FIRST_PAUSE_S = 0.05
-LONGEST_PAUSE_S = 2.0
-LOOKS_AT_A_HOT_KEY = 6
+FIRST_PAUSE_S = 0.005
+PAUSE_GROWTH = 1.5
+LONGEST_PAUSE_S = 1.0
 
+# A row, and the column in which it differs; None when the row is missing or too many.
 Spot = tuple[Values, str | None]
 
 
 @dataclass
 class Suspect:
-    """One driving key under suspicion, and what its looks have shown so far."""
+    """One driving key under suspicion, and what its looks have shown so far.
+
+    `runs` holds, for each place that differs now, its pair and at how many looks in a row it was
+    that pair. `unequal` are the places that differed at every look, with whatever values.
+    """
 
     key: Values
     looks: int = 0
-    repeats: int = 0
-    moved: bool = False
-    last: bytes = b""
-    first_seen: float = field(default_factory=time.monotonic)
-    differences: list[RowDifference] = field(default_factory=list)
-    steady: dict[Spot, Pair] = field(default_factory=dict)
+    runs: dict[Spot, tuple[Pair, int]] = field(default_factory=dict)
     unequal: set[Spot] = field(default_factory=set)
 
-    def look(self, rows: KeyRows, differences: list[RowDifference]) -> bool:
-        """Note what was read after a barrier; True when that makes it a difference."""
-        print_ = rows.fingerprint()
+    def look(self, differences: list[RowDifference]) -> list[RowDifference]:
+        """Note what was read after a barrier; returns what is proved to differ by now."""
         spots = dict(_spots(differences))
-        if self.looks == 0:
-            self.steady, self.unequal = spots, set(spots)
-        else:
-            self.moved = self.moved or print_ != self.last
-            self.steady = {s: pair for s, pair in self.steady.items() if spots.get(s) == pair}
-            self.unequal &= spots.keys()
-        self.repeats = self.repeats + 1 if print_ == self.last else 1
-        self.last, self.differences = print_, differences
+        before = self.runs
+        self.runs = {}
+        for spot, pair in spots.items():
+            last, times = before.get(spot, (pair, 0))
+            self.runs[spot] = (pair, times + 1 if last == pair else 1)
+        self.unequal = self.unequal & spots.keys() if self.looks else set(spots)
         self.looks += 1
-        return self.repeats >= (3 if self.moved else 2)
+        return [kept for found in differences if (kept := self._proved(found)) is not None]
 
-    def steady_differences(self) -> list[RowDifference]:
-        """What was wrong in the same way at every look, for a key that never stood still."""
-        kept: list[RowDifference] = []
-        for difference in self.differences:
-            if difference.what is not Difference.MISMATCHED:
-                if (difference.identity, None) in self.steady:
-                    kept.append(difference)
-                continue
-            pairs = {
-                column: pair
-                for column, pair in difference.pairs.items()
-                if (difference.identity, column) in self.steady
-            }
-            if pairs:
-                kept.append(RowDifference(difference.what, difference.identity, pairs))
-        return kept
+    def _proved(self, difference: RowDifference) -> RowDifference | None:
+        proved = {spot for spot, (_, times) in self.runs.items() if times >= LOOKS}
+        row = difference.identity
+        if difference.what is not Difference.MISMATCHED:
+            return difference if (row, None) in proved else None
+        pairs = {name: pair for name, pair in difference.pairs.items() if (row, name) in proved}
+        return RowDifference(difference.what, row, pairs) if pairs else None
 
 
 @dataclass(frozen=True)
@@ -98,32 +89,29 @@ def settle(
     """Look at suspects again and again until each is equal, different, or patience ends.
 
     `barrier` waits until everything written on either side before its call was carried to the
-    other, and says whether that came true. Without it nothing can be confirmed. Returns one
-    Settled for each mapping given, in the same order.
+    other, and says whether that came true. Without it nothing can be confirmed. Each suspect gets
+    at least LOOKS looks, however short the patience. Returns one Settled for each mapping given,
+    in the same order.
     """
     open_: list[dict[tuple[Hashable, ...], Suspect]] = [
         {canonical: Suspect(key) for canonical, key in found.items()} for _, found in suspects
     ]
     results = [Settled([], []) for _ in suspects]
-    deadline = time.monotonic() + patience_s
+    started = time.monotonic()
+    looks = 0
     pause = FIRST_PAUSE_S
-    while any(open_) and barrier():
+    while any(open_) and (looks < LOOKS or time.monotonic() - started < patience_s):
+        if looks:
+            # Uneven, so that no writer's own rhythm is met again and again.
+            time.sleep(pause * random.uniform(0.5, 1.5))
+            pause = min(pause * PAUSE_GROWTH, LONGEST_PAUSE_S)
+        if not barrier():
+            break
+        looks += 1
         for (subject, _), waiting, result in zip(suspects, open_, results, strict=True):
             _look(subject, both, waiting, result)
-        remaining = deadline - time.monotonic()
-        if not any(open_) or remaining <= 0:
-            break
-        moving = all(suspect.moved for waiting in open_ for suspect in waiting.values())
-        if moving:
-            time.sleep(min(pause, remaining))
-            pause = min(pause * 2, LONGEST_PAUSE_S)
     for waiting, result in zip(open_, results, strict=True):
-        for suspect in waiting.values():
-            steady = suspect.steady_differences()
-            if suspect.looks >= LOOKS_AT_A_HOT_KEY and steady:
-                result.confirmed.extend((suspect.key, difference) for difference in steady)
-            else:
-                result.inconclusive.append(suspect)
+        result.inconclusive.extend(waiting.values())
     return results
 
 
@@ -138,13 +126,12 @@ def _look(
         source, target = read_keys(subject, both, {key: waiting[key].key for key in batch})
         groups = by_key(subject.shape, source, target)
         for canonical in batch:
-            suspect = waiting[canonical]
             rows = groups.get(canonical)
             differences = compare(subject.shape, rows) if rows else []
-            if rows is None or not differences:
-                del waiting[canonical]
-            elif suspect.look(rows, differences):
-                result.confirmed.extend((suspect.key, found) for found in differences)
+            suspect = waiting[canonical]
+            proved = suspect.look(differences) if differences else []
+            result.confirmed.extend((suspect.key, found) for found in proved)
+            if proved or not differences:
                 del waiting[canonical]
 
 

@@ -1,6 +1,5 @@
 """Rows in hand: which rows of one driving key differ, in which columns, judged by value."""
 
-import hashlib
 from collections import Counter
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -63,11 +62,6 @@ class KeyRows:
     key: Values
     source: list[Values]
     target: list[Values]
-
-    def fingerprint(self) -> bytes:
-        """The same pair of values gives the same fingerprint, whatever the order of rows."""
-        text = repr((sorted(map(repr, self.source)), sorted(map(repr, self.target))))
-        return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
 
 
 def by_key(

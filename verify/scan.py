@@ -13,7 +13,7 @@ from psycopg import sql
 
 from verify import checksum
 from verify.checksum import Checksum, Hashing, Key, Range, Side
-from verify.rows import Values, by_key, compare, plain_key
+from verify.rows import KeyRows, RowDifference, Values, by_key, compare, plain_key
 from verify.sides import Both
 from verify.subject import Subject
 
@@ -26,16 +26,22 @@ OVERSIZE = 2
 DENSE = checksum.BUCKETS // 2
 
 Suspects = dict[tuple[Hashable, ...], Values]
+Groups = dict[tuple[Hashable, ...], KeyRows]
+Differences = dict[tuple[Hashable, ...], list[RowDifference]]
 
 
 @dataclass(frozen=True)
 class Scanned:
-    """One range is done. `rows` counts the side that holds more of them."""
+    """One range is done. `rows` counts the side that holds more of them.
+
+    `suspects` are the keys that differed when their rows were read, `differences` how.
+    """
 
     within: Range
     rows: int
     equal: bool
     suspects: Suspects
+    differences: Differences
 
 
 @dataclass
@@ -50,7 +56,7 @@ class Scan:
     both: Both
     hashing: Hashing
     rows_per_range: int = ROWS_PER_RANGE
-    limit: int = 20_000
+    limit: int = 10_000
     rows_in_hand: int = ROWS_IN_HAND
     done: int = 0
     suspects: int = 0
@@ -111,12 +117,12 @@ class Scan:
         rows = max(source[0], target[0])
         if source == target:
             self.done += 1
-            yield Scanned(within, rows, True, {})
+            yield Scanned(within, rows, True, {}, {})
             return
         if self.suspects >= self.limit:
             self.done += 1
             self.unexamined += rows
-            yield Scanned(within, rows, False, {})
+            yield Scanned(within, rows, False, {}, {})
             return
         if rows > OVERSIZE * self.rows_per_range and not within.nulls:
             larger = self.subject.source if source[0] >= target[0] else self.subject.target
@@ -127,10 +133,14 @@ class Scan:
                 for lower, upper in zip(lowers, uppers, strict=True):
                     yield from self.compare(Range(lower, upper))
                 return
-        suspects = self._drill(within, rows)
+        groups = self._drill(within, rows)
+        found = {key: compare(self.subject.shape, held) for key, held in groups.items()}
+        differences = {key: list_ for key, list_ in found.items() if list_}
+        suspects = {key: groups[key].key for key in differences}
+        self._dense = rows > self.rows_in_hand and 2 * len(suspects) > len(groups) > DENSE
         self.suspects += len(suspects)
         self.done += 1
-        yield Scanned(within, rows, False, suspects)
+        yield Scanned(within, rows, False, suspects, differences)
 
     def _checksums(self, within: Range) -> tuple[Checksum, Checksum]:
         source, target = self.both.rows(
@@ -140,7 +150,8 @@ class Scan:
         )
         return source[0], target[0]
 
-    def _drill(self, within: Range, rows: int) -> Suspects:
+    def _drill(self, within: Range, rows: int) -> Groups:
+        """Both sides' rows of the unequal part of a range, by driving key."""
         buckets = set(range(checksum.BUCKETS))
         # A table that differs everywhere is fetched as it is: asking for buckets would be in vain.
         if rows > self.rows_in_hand and not self._dense:
@@ -159,12 +170,7 @@ class Scan:
             self.subject.target,
             lambda side: checksum.bucket_rows(side, within, buckets),
         )
-        shape = self.subject.shape
-        groups = by_key(shape, split(self.subject, source), split(self.subject, target))
-        suspects = {key: rows.key for key, rows in groups.items() if compare(shape, rows)}
-        if rows > self.rows_in_hand:
-            self._dense = len(buckets) > DENSE and len(suspects) > DENSE
-        return suspects
+        return by_key(self.subject.shape, split(self.subject, source), split(self.subject, target))
 
 
 def split(subject: Subject, rows: list[tuple[str | None, ...]]) -> Iterator[checksum.Row]:

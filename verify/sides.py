@@ -77,9 +77,15 @@ class Both:
 
     def fetch(self, connection: Connection, query: sql.Composed) -> list[tuple[Any, ...]]:
         """The rows of one query. Raises ConnectionLost or ComparisonFailed."""
+        with self.asking(connection):
+            return connection.execute(query).fetchall()
+
+    @contextmanager
+    def asking(self, connection: Connection) -> Iterator[None]:
+        """Errors of this connection become ConnectionLost or ComparisonFailed, with its name."""
         name = self.names[id(connection)]
         try:
-            return connection.execute(query).fetchall()
+            yield
         except psycopg.Error as error:
             reason = " ".join(str(error).split()) or type(error).__name__
             if connection.closed or connection.broken:

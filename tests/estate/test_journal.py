@@ -65,9 +65,7 @@ def test_several_commands_may_write_at_once(kept: Journal) -> None:
     assert sorted(e.intent["n"] for e in kept.pending()) == list(range(12))
 
 
-def test_its_place_is_the_state_directory(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_its_place_is_the_state_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SPLITCTL_STATE_DIR", str(tmp_path))
     assert journal.directory() == tmp_path
     monkeypatch.delenv("SPLITCTL_STATE_DIR")

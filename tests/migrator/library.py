@@ -14,6 +14,7 @@ import psycopg
 from estate.config import Config, load
 from migrator import grants
 from migrator.mapping import Stream, streams
+from rehearsal.postgres import free_port
 from tests.conftest import FreshDatabase, ensure_role
 
 DOMAIN = "lending"
@@ -136,6 +137,7 @@ def build(
         domains=toml,
         mappings=QUERIES | (queries or {}),
         ledger=databases["ledger"].dsn,
+        extra=f'[sync]\nlisten = "127.0.0.1:{free_port()}"',
     )
     config = load(path)
     connections = {"main": old.connect(), "branch": new.connect()}

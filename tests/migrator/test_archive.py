@@ -9,6 +9,7 @@ from migrator import archive, ownership, sync
 from migrator.archive import NameTaken, NameTooLong, StillInUse, TableGone, TablesBusy
 from tests.conftest import FreshDatabase
 from tests.migrator.library import DOMAIN, OWNER, Library, value
+from tests.migrator.parcels import until, working
 
 
 @pytest.fixture
@@ -100,3 +101,20 @@ def test_a_name_that_would_be_too_long_is_refused() -> None:
     assert archive.archived_name("a" * 54) == "archived_" + "a" * 54
     with pytest.raises(NameTooLong):
         archive.archived_name("a" * 55)
+
+
+def test_with_the_worker_running_nothing_is_lost_between_archive_and_undo(
+    finished: Library,
+) -> None:
+    with working(finished.config):
+        finished.new.execute("INSERT INTO volumes (title, added) VALUES ('before', now())")
+        until(lambda: value(finished.old, "SELECT 1 FROM books WHERE title = 'before'"), 20)
+        archive.archive(finished.config, DOMAIN)
+        finished.new.execute("INSERT INTO volumes (title, added) VALUES ('between', now())")
+        finished.new.execute("UPDATE volumes SET title = 'after' WHERE title = 'before'")
+        until(lambda: value(finished.old, "SELECT count(*) FROM splitctl_sync.spool") == 2, 20)
+        assert value(finished.old, "SELECT count(*) FROM archived_books") == 2
+        archive.undo(finished.config, DOMAIN)
+        until(lambda: states(finished) == {"live"}, 20)
+        found = finished.old.execute("SELECT title FROM books ORDER BY title").fetchall()
+        assert found == [("after",), ("between",), ("kept",)]

@@ -12,7 +12,7 @@ import psycopg
 import pytest
 
 from estate.config import load
-from migrator import backfill, chunk, ownership, slots, sync
+from migrator import backfill, barrier, chunk, copying, ownership, slots, sync
 from migrator.backfill import BackfillProgress, BackfillResult, BackfillRunning, BackfillStalled
 from migrator.chunk import RowNotCarried
 from tests.conftest import ConfigWriter, FreshDatabase
@@ -34,7 +34,7 @@ NOTES = (
 
 @pytest.fixture
 def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(backfill, "CHUNK_KEYS", 7)
+    monkeypatch.setattr(copying, "CHUNK_KEYS", 7)
 
 
 @pytest.fixture
@@ -60,7 +60,7 @@ def let_live(library: Library) -> None:
 
 def copy_only(library: Library, monkeypatch: pytest.MonkeyPatch) -> BackfillResult:
     with monkeypatch.context() as patch:
-        patch.setattr(backfill._Run, "await_live", lambda self: None)
+        patch.setattr(backfill, "_await_live", lambda *_: None)
         return run(library)
 
 
@@ -140,7 +140,7 @@ def test_under_writes_with_the_worker_both_sides_end_equal(
     fresh_databases: dict[str, FreshDatabase],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(backfill, "CHUNK_KEYS", 40)
+    monkeypatch.setattr(copying, "CHUNK_KEYS", 40)
     library.old.execute(SEED.replace("%s", "1500").encode())
     library.old.execute(NOTES)
     sync.enable(library.config, DOMAIN)
@@ -191,8 +191,6 @@ def test_under_writes_with_the_worker_both_sides_end_equal(
 
 
 def settle(library: Library) -> None:
-    from migrator import barrier
-
     for stream in (library.forward, library.reverse):
         result = barrier.wait(stream, 20)
         assert result.passed, result
@@ -245,14 +243,14 @@ def killed_in(point: int, path: Path) -> None:
         return rows
 
     chunk.carry = dying
-    backfill.CHUNK_KEYS = 16
+    copying.CHUNK_KEYS = 16
     backfill.run(load(path), DOMAIN, on_progress=quietly)
 
 
 def test_killed_at_any_chunk_the_next_run_goes_on(
     enabled: Library, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(backfill, "CHUNK_KEYS", 16)
+    monkeypatch.setattr(copying, "CHUNK_KEYS", 16)
     context = multiprocessing.get_context("fork")
     rows_before = -1
     for point in (1, 2, 4, 4):
@@ -413,11 +411,11 @@ def test_it_waits_for_transactions_that_were_under_way_at_the_slot(
         slow.execute("INSERT INTO shelves DEFAULT VALUES")
         # As if the horizon had been recorded while it was under way.
         library.old.execute("UPDATE splitctl_sync.slot_horizon SET below = pg_current_xact_id()")
-        monkeypatch.setattr(backfill, "HORIZON_LIMIT_S", 0.3)
-        with pytest.raises(backfill.TransactionsUnderWay, match="slow commit"):
+        monkeypatch.setattr(copying, "HORIZON_LIMIT_S", 0.3)
+        with pytest.raises(copying.TransactionsUnderWay, match="slow commit"):
             copy_only(library, monkeypatch)
         assert value(library.new, "SELECT count(*) FROM volumes") == 0
-        monkeypatch.setattr(backfill, "HORIZON_LIMIT_S", 20)
+        monkeypatch.setattr(copying, "HORIZON_LIMIT_S", 20)
         slow.execute("INSERT INTO books (title) VALUES ('seen')")
         timer = threading.Timer(0.5, slow.commit)
         timer.start()
@@ -494,3 +492,26 @@ def test_status_tells_how_far_each_mapping_is(
     assert {item.copy for item in backfill.status(enabled.config)} == {"pending"}
     copy_only(enabled, monkeypatch)
     assert {(i.copy, i.sync) for i in backfill.status(enabled.config)} == {("copied", "drain")}
+
+
+def test_after_a_teardown_what_stands_in_the_target_is_made_right(
+    library: Library, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows of an earlier sync are stale, or orphans: they are read again before going live."""
+    monkeypatch.setattr(copying, "CHUNK_KEYS", 25)
+    library.old.execute(SEED.replace("%s", "60").encode())
+    library.old.execute(NOTES)
+    sync.enable(library.config, DOMAIN)
+    with working(library.config):
+        run(library)
+        sync.teardown(library.config, DOMAIN)
+        library.old.execute("UPDATE books SET title = 'changed meanwhile' WHERE id % 5 = 0")
+        library.old.execute("UPDATE books SET tags = '[\"only\"]' WHERE id % 7 = 0")
+        library.old.execute("DELETE FROM books WHERE id % 6 = 0")
+        library.old.execute("INSERT INTO books (title) VALUES ('new meanwhile')")
+        assert differences(library)
+        sync.enable(library.config, DOMAIN)
+        run(library)
+        settle(library)
+    assert differences(library) == {}
+    assert value(library.new, "SELECT count(*) FROM splitctl_sync.stray") == 0

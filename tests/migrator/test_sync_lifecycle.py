@@ -8,11 +8,12 @@ import pytest
 
 from estate.connections import replication_connection
 from estate.errors import ExitCode
-from migrator import grants, ownership, readiness, sequences, slots, sync
+from migrator import backfill, grants, ownership, readiness, sequences, slots, status, sync
 from migrator.readiness import NotReady
 from tests.conftest import FreshDatabase
 from tests.migrator import library as lending
 from tests.migrator.library import DOMAIN, NEW, OLD, OWNER, TOML, Library, value
+from tests.migrator.parcels import until, working
 
 TRACES = """
 SELECT 'slot ' || slot_name FROM pg_replication_slots WHERE database = current_database()
@@ -471,3 +472,87 @@ def test_status_before_enable_is_empty_and_true(library: Library) -> None:
     assert 4_900 < aged.heartbeat_age_ms < 60_000
     assert aged.lag_ms is not None
     assert aged.lag_ms >= 3_900
+
+
+def test_a_worker_lives_through_enable_disable_teardown_and_enable(library: Library) -> None:
+    def title(text: str) -> bool:
+        return bool(value(library.new, "SELECT 1 FROM volumes WHERE title = %s", text))
+
+    with working(library.config):
+        library.old.execute("INSERT INTO books (title) VALUES ('first')")
+        sync.enable(library.config, DOMAIN)
+        backfill.run(library.config, DOMAIN, on_progress=lambda _: None)
+        assert title("first")
+        until(lambda: all(item.worker_alive for item in sync.status(library.config)), 20)
+        sync.disable(library.config, DOMAIN)
+        library.old.execute("INSERT INTO books (title) VALUES ('second')")
+        # volumes, and volume_tags, which comes from the same base table, and remarks.
+        until(lambda: sync.status(library.config)[0].spooled == 3, 20)
+        assert not title("second")
+        sync.enable(library.config, DOMAIN)
+        until(lambda: title("second"), 20)
+        until(lambda: set(states(library).values()) == {"live"}, 20)
+        sync.teardown(library.config)
+        assert traces(library) == []
+        assert not any(item.worker_alive for item in sync.status(library.config))
+        sync.enable(library.config, DOMAIN)
+        library.old.execute("INSERT INTO books (title) VALUES ('third')")
+        backfill.run(library.config, DOMAIN, on_progress=lambda _: None)
+        until(lambda: title("third"), 20)
+        assert value(library.new, "SELECT count(*) FROM volumes") == 3
+
+
+def test_a_forgotten_transaction_that_holds_the_log_is_named(
+    library: Library, fresh_databases: dict[str, FreshDatabase], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(status, "HELD_BYTES", 100_000)
+    sync.enable(library.config, DOMAIN)
+    dsn = fresh_databases["order"].dsn_as(OWNER)
+    with working(library.config), psycopg.connect(dsn, autocommit=True) as session:
+        session.execute("BEGIN")
+        session.execute("INSERT INTO shelves DEFAULT VALUES")
+        session.execute("PREPARE TRANSACTION 'forgotten'")
+        library.old.execute("INSERT INTO shelves SELECT FROM generate_series(1, 5000)")
+        library.old.execute("CHECKPOINT")
+        held = until(lambda: sync.status(library.config)[0].held_by, 20)
+        session.execute("ROLLBACK PREPARED 'forgotten'")
+    assert "prepared transaction 'forgotten'" in held
+
+
+def test_what_is_odd_but_works_is_a_warning(library: Library) -> None:
+    library.new.execute(
+        "CREATE TABLE lost_property (id int);"
+        "CREATE FUNCTION ring() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END';"
+        "CREATE TRIGGER bell BEFORE INSERT ON volumes FOR EACH ROW EXECUTE FUNCTION ring();"
+    )
+    library.old.execute("DROP INDEX notes_book_id_idx")
+    found = readiness.check(library.config, DOMAIN)
+    assert found.problems == []
+    text = "\n".join(found.warnings)
+    assert "trigger bell of volumes fires for carried rows too" in text
+    assert "table lost_property of branch has no mapping" in text
+    assert "no index of notes begins with book_id" in text
+    assert "no index of remarks begins with volume_id" in text
+
+
+def test_a_slot_of_the_same_name_in_another_database_is_a_problem(
+    library: Library, fresh_databases: dict[str, FreshDatabase]
+) -> None:
+    with fresh_databases["ledger"].connect() as other:
+        other.execute(
+            "SELECT pg_create_logical_replication_slot('splitctl_lending_forward', 'pgoutput')"
+        )
+        with pytest.raises(NotReady, match="is on the same server"):
+            sync.enable(library.config, DOMAIN)
+
+
+def test_a_publication_that_cannot_lock_its_tables_names_the_transaction(
+    library: Library, fresh_databases: dict[str, FreshDatabase], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with psycopg.connect(
+        fresh_databases["order"].dsn_as(OWNER), application_name="index builder"
+    ) as busy:
+        busy.execute("INSERT INTO shelves DEFAULT VALUES")
+        busy.execute("LOCK TABLE notes IN SHARE UPDATE EXCLUSIVE MODE")
+        with pytest.raises(slots.TablesBusy, match="index builder"):
+            sync.enable(library.config, DOMAIN)

@@ -79,7 +79,7 @@ class Side:
 
     def url(self, path: str) -> str:
         """Where a path is served on this side."""
-        word = path.split("/")[1].split("?")[0]
+        word = path.split("/")[1].split("?", maxsplit=1)[0]
         new = {"carts": "checkout", "checkouts": "checkout", "returns": "return"}
         place = new.get(word, "order") if self.name == "new" else "order"
         return self.shop.urls[place] + path
@@ -168,8 +168,9 @@ def shop(pg_servers: dict[str, Server]) -> Iterator[Shop]:
             connection.execute(f'CREATE DATABASE "{database}"'.encode())
         migrate(dsns[name], FOLDERS[name])
     # As sync does it: two sides never give out the same id.
-    with psycopg.connect(dsns["checkout"], autocommit=True) as connection:
-        connection.execute("ALTER TABLE cart_items ALTER id RESTART WITH 1000000")
+    for name, table in (("checkout", "cart_items"), ("return", "return_items")):
+        with psycopg.connect(dsns[name], autocommit=True) as connection:
+            connection.execute(f"ALTER TABLE {table} ALTER id RESTART WITH 1000000".encode())
     ports = {name: free_port() for name in ("partners", *FOLDERS)}
     urls = {name: f"http://127.0.0.1:{port}" for name, port in ports.items()}
     services = {

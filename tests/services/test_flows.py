@@ -2,6 +2,7 @@
 
 import json
 import re
+import uuid
 from concurrent.futures import ThreadPoolExecutor
 from decimal import Decimal
 from typing import Any
@@ -250,7 +251,7 @@ def test_a_confirm_on_each_side_at_once_makes_one_order(
     at = f"/checkouts/{checkout['id']}"
     script.ok("PUT", f"{at}/shipping-address", {"address": ADDRESS})
     script.ok("PUT", f"{at}/shipping-method", {"method_id": "standard"})
-    carry_back(new, cart["id"], checkout["id"])
+    carry_cart(new, cart["id"], checkout["id"])
     before = new.shop.payments()
     body = {"payment_method_id": "card-4242"}
     with ThreadPoolExecutor(4) as pool:
@@ -272,14 +273,8 @@ def test_a_refund_on_each_side_at_once_pays_once(
     old, new = both_sides["old"], both_sides["new"]
     script = Script(new, customer)
     order_id = buy(script)["order_id"]
-    order = script.ok("POST", f"/orders/{order_id}/deliver", {})
-    line = {"order_item_id": order["items"][0]["id"], "quantity": 1}
-    wanted = {"order_id": order_id, "return_type": "refund", "reason": "r", "items": [line]}
-    made = script.ok("POST", "/returns", wanted, 201)
-    script.ok("POST", f"/returns/{made['id']}/approve", {})
-    script.ok("POST", f"/returns/{made['id']}/receive", {})
-    mapped("return", "return_requests", "return_id", new, made["id"])
-    mapped("return", "return_items", "return_id", new, made["id"])
+    made = send_back_first(script, order_id)
+    carry_return(new, made["id"])
     before = new.shop.payments()
     with ThreadPoolExecutor(4) as pool:
         path = f"/returns/{made['id']}/refund"
@@ -290,30 +285,109 @@ def test_a_refund_on_each_side_at_once_pays_once(
     assert after["acted"]["restock"] - before["acted"]["restock"] == 1
 
 
-def carry_back(new: Side, cart_id: str, checkout_id: str) -> None:
-    """Carry a cart and its checkout to the old side, as sync would."""
-    mapped("checkout", "cart_sessions", "id", new, cart_id)
-    mapped("checkout", "cart_items", "cart_session_id", new, cart_id)
-    mapped("checkout", "checkout_sessions", "id", new, checkout_id)
+def test_what_crossed_looks_the_same(both_sides: dict[str, Side], customer: Json) -> None:
+    """A customer who is moved sees on the other side what he left on this one."""
+    old, new = both_sides["old"], both_sides["new"]
+    customer = {"X-Customer-Id": customer["X-Customer-Id"].upper()}
+    for here, there in ((old, new), (new, old)):
+        script = Script(here, customer)
+        checkout = buy(script)
+        cart_id, at = checkout["cart_id"], f"/checkouts/{checkout['id']}"
+        carry_cart(here, cart_id, checkout["id"])
+        for path in (f"/carts/{cart_id}", at, f"{at}/preview"):
+            assert there.ok("GET", path, customer) == here.ok("GET", path, customer)
+        again = {"payment_method_id": "card-4242"}
+        assert there.ok("POST", f"{at}/confirm", customer, again) == checkout
+        made = send_back_first(script, checkout["order_id"])
+        carry_return(here, made["id"])
+        path = f"/returns/{made['id']}"
+        assert there.ok("GET", path, customer) == here.ok("GET", path, customer)
+        # What the other side adds is what this side would have added.
+        done = there.ok("POST", f"{path}/refund", customer, {})
+        assert done["history"][:-1] == made["history"]
+        assert done["refund"]["status"] == "completed"
 
 
-def mapped(domain: str, table: str, key: str, new: Side, value: str) -> None:
-    """Copy rows of a reverse mapping into their old table."""
-    query = (ROOT / "mappings" / domain / "reverse" / f"{table}.sql").read_text(encoding="utf-8")
-    if table == "return_requests":
-        key = "id"
-    elif table == "return_items":
-        key = "return_request_id"
-    rows = new.shop.sql(
-        domain, f"SELECT row_to_json(q) FROM ({query}) q WHERE q.{key} = %s::uuid", [value]
+def test_an_old_cart_with_oddities_goes_on_on_the_new_side(both_sides: dict[str, Side]) -> None:
+    old, new = both_sides["old"], both_sides["new"]
+    cart_id, who = str(uuid.uuid4()), {"X-Customer-Id": "Guest-18"}
+    promotions = [
+        {"code": "SAVE10", "type": "percentage", "discount_amount": 1.5, "campaign": "x"},
+        "what?",
+        {"code": "SAVE10", "type": None, "discount_amount": "1.50"},
+        {"code": "OLD", "type": 7, "discount_amount": "much"},
+        {"code": "WELCOME", "type": "fixed", "discount_amount": 5},
+    ]
+    metadata = json.dumps({"promotions": promotions, "utm": [1, None]})
+    insert = """INSERT INTO cart_sessions (id, session_id, customer_id, metadata)
+                VALUES (%s, %s, 'guest-18', %s)"""
+    old.shop.sql("order", insert, [cart_id, cart_id, metadata])
+    carry_cart(old, cart_id)
+    seen = old.ok("GET", f"/carts/{cart_id}", who)
+    assert new.ok("GET", f"/carts/{cart_id}", who) == seen
+    for body in ({"code": "SAVE10", "remove": True}, {"code": "SUMMER15"}, {"code": "welcome"}):
+        path = f"/carts/{cart_id}/promotions"
+        assert new.ok("POST", path, who, body) == old.ok("POST", path, who, body)
+    assert new.ok("GET", f"/carts/{cart_id}", who) == old.ok("GET", f"/carts/{cart_id}", who)
+    query = (ROOT / "mappings/checkout/reverse/cart_sessions.sql").read_text(encoding="utf-8")
+    back = new.shop.sql("checkout", f"SELECT metadata FROM ({query}) q WHERE id = %s", [cart_id])
+    kept = old.shop.sql("order", "SELECT metadata FROM cart_sessions WHERE id = %s", [cart_id])
+    assert back == kept
+
+
+def send_back_first(script: Script, order_id: str) -> Json:
+    """Order to return, up to the point where only the refund is left."""
+    order = script.ok("POST", f"/orders/{order_id}/deliver", {})
+    line = {"order_item_id": order["items"][0]["id"], "quantity": 1}
+    wanted = {"order_id": order_id, "return_type": "refund", "reason": "r", "items": [line]}
+    made = script.ok("POST", "/returns", wanted, 201)
+    script.ok("POST", f"/returns/{made['id']}/approve", {})
+    return script.ok("POST", f"/returns/{made['id']}/receive", {})
+
+
+def carry_cart(here: Side, cart_id: str, checkout_id: str | None = None) -> None:
+    """Carry a cart, and its checkout, to the other side, as sync would."""
+    if here.name == "new":
+        carry(here, "checkout", "cart_sessions", "id", cart_id)
+        carry(here, "checkout", "cart_items", "cart_session_id", cart_id)
+        if checkout_id is not None:
+            carry(here, "checkout", "checkout_sessions", "id", checkout_id)
+        return
+    carry(here, "checkout", "carts", "id", cart_id)
+    carry(here, "checkout", "cart_items", "cart_id", cart_id)
+    carry(here, "checkout", "cart_promotions", "cart_id", cart_id)
+    if checkout_id is not None:
+        carry(here, "checkout", "checkouts", "id", checkout_id)
+        carry(here, "checkout", "checkout_addresses", "checkout_id", checkout_id)
+
+
+def carry_return(here: Side, return_id: str) -> None:
+    """Carry a return to the other side, as sync would."""
+    carry(here, "return", "return_requests", "id", return_id)
+    if here.name == "new":
+        carry(here, "return", "return_items", "return_request_id", return_id)
+        return
+    for table in ("return_items", "return_status_history", "return_refunds", "return_shipping"):
+        carry(here, "return", table, "return_id", return_id)
+
+
+def carry(here: Side, domain: str, table: str, key: str, value: str) -> None:
+    """Copy the rows of one mapping into its target."""
+    direction = "forward" if here.name == "old" else "reverse"
+    source, target = ("order", domain) if here.name == "old" else (domain, "order")
+    query = (ROOT / "mappings" / domain / direction / f"{table}.sql").read_text(encoding="utf-8")
+    found = here.shop.sql(
+        source,
+        "SELECT (to_jsonb(q) - 'splitctl_route')::text,"
+        f" ARRAY(SELECT jsonb_object_keys(to_jsonb(q) - 'splitctl_route')) FROM ({query}) q"
+        f" WHERE q.{key} = %s::uuid",
+        [value],
     )
-    assert rows, f"no {table} to carry"
-    for (row,) in rows:
-        del row["splitctl_route"]
-        columns = ", ".join(row)
-        new.shop.sql(
-            "order",
-            f"INSERT INTO {table} ({columns}) SELECT {columns}"
+    for row, columns in found:
+        names = ", ".join(columns)
+        here.shop.sql(
+            target,
+            f"INSERT INTO {table} ({names}) SELECT {names}"
             f" FROM json_populate_record(NULL::{table}, %s::json)",
-            [json.dumps(row)],
+            [row],
         )

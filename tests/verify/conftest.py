@@ -3,15 +3,14 @@
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import psycopg
 import pytest
 
 from estate.config import Config, load
-from migrator.barrier import BarrierResult, Marker
+from migrator.barrier import Marker, Passing
 from migrator.mapping import Stream
 from tests.conftest import ConfigWriter, FreshDatabase, ensure_role
+from verify.sides import Connection
 
 ROLE = "verify_reader"
 OLD = """
@@ -129,7 +128,6 @@ COPIES = (
     ("loan_line", "loan_lines", "line,branch,number,copy_id,price,remark"),
     ("shelf", "shelves", "id,name,raw,tags"),
 )  # fmt: skip
-Connection = psycopg.Connection[tuple[Any, ...]]
 
 
 class Passed:
@@ -138,13 +136,17 @@ class Passed:
     def __init__(self) -> None:
         self.waits = 0
 
-    def check(self, stream: Stream) -> None:
+    def check(self, target: Connection, stream: Stream) -> None:
         """Every stream is enabled."""
 
-    def wait(self, stream: Stream, timeout_s: float) -> BarrierResult:
-        """Passed at once."""
+    def mark(self, source: Connection, stream: str) -> Marker:
+        """A position of its own."""
         self.waits += 1
-        return BarrierResult(True, 0.0, 0, Marker(stream.name, f"0/{self.waits:X}"))
+        return Marker(stream, f"0/{self.waits:X}")
+
+    def wait_for(self, target: Connection, marker: Marker, timeout_s: float) -> Passing:
+        """Passed at once."""
+        return Passing(True, 0)
 
 
 @dataclass

@@ -6,10 +6,11 @@ import psycopg
 import pytest
 
 from estate.config import UnknownName
+from migrator.barrier import Marker
 from tests.verify.conftest import Library, Passed
 from verify import diff
 from verify.diff import Limits, Progress, SyncNotEnabled
-from verify.sides import ConnectionLost
+from verify.sides import Connection, ConnectionLost
 from verify.subject import MappingNotComparable, TableArchived, UnknownMapping
 from verify.verdict import MappingVerdict, Verdict
 
@@ -273,12 +274,12 @@ def make_broken(library: Library) -> Callable[[], Passed]:
     """Barriers that cut the verifier's connections, as a restart of the server would."""
 
     class Cutting(Passed):
-        def wait(self, stream, timeout_s):  # type: ignore[no-untyped-def]
+        def mark(self, source: Connection, stream: str) -> Marker:
             with psycopg.connect(library.databases["new"].dsn, autocommit=True) as connection:
                 connection.execute(
                     "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
                     " WHERE application_name = 'splitctl verify'"
                 )
-            return super().wait(stream, timeout_s)
+            return super().mark(source, stream)
 
     return Cutting

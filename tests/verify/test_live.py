@@ -8,11 +8,12 @@ from collections.abc import Callable, Iterator
 import psycopg
 import pytest
 
-from migrator.barrier import BarrierResult, Marker
+from migrator.barrier import Marker, Passing
 from migrator.mapping import Stream
 from tests.verify.conftest import Library
 from verify import diff
 from verify.diff import Limits
+from verify.sides import Connection
 
 WRITERS = 3
 TRIGGER = """
@@ -69,6 +70,7 @@ class StandIn:
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run)
         self.applied = 0
+        self._marked: dict[str, list[int]] = {}
         self._thread.start()
 
     def _run(self) -> None:
@@ -87,23 +89,28 @@ class StandIn:
             ids = [note[0] for note in notes]
             self._source.execute("DELETE FROM changed WHERE id = ANY(%s)", (ids,))
 
-    def check(self, stream: Stream) -> None:
+    def check(self, target: Connection, stream: Stream) -> None:
         """It carries every stream; only one has writes."""
 
-    def wait(self, stream: Stream, timeout_s: float) -> BarrierResult:
-        """Wait until every change that is committed now was carried."""
-        started = time.monotonic()
+    def mark(self, source: Connection, stream: str) -> Marker:
+        """The changes that are committed now."""
         row = self._asking.execute("SELECT pg_current_wal_lsn()::text").fetchone()
-        ids = [r[0] for r in self._asking.execute("SELECT id FROM changed").fetchall()]
-        left = len(ids)
-        while left and time.monotonic() - started < timeout_s:
-            time.sleep(0.005)
+        notes = self._asking.execute("SELECT id FROM changed").fetchall()
+        self._marked[stream] = [note[0] for note in notes]
+        return Marker(stream, str(row and row[0]))
+
+    def wait_for(self, target: Connection, marker: Marker, timeout_s: float) -> Passing:
+        """Wait until each of them was carried."""
+        started = time.monotonic()
+        ids = self._marked[marker.stream]
+        while True:
             found = self._asking.execute(
                 "SELECT count(*) FROM changed WHERE id = ANY(%s)", (ids,)
             ).fetchone()
             left = int(found[0]) if found else 0
-        seconds = time.monotonic() - started
-        return BarrierResult(not left, seconds, left, Marker(stream.name, str(row and row[0])))
+            if not left or time.monotonic() - started > timeout_s:
+                return Passing(not left, left)
+            time.sleep(0.005)
 
     def close(self) -> None:
         """Stop the thread and close its connections."""
@@ -157,7 +164,7 @@ def busy(make_library: Callable[..., Library]) -> Iterator[tuple[Library, StandI
         stand_in.close()
 
 
-LIMITS = Limits(rows_per_range=500, patience_s=20, barrier_s=10)
+LIMITS = Limits(rows_per_range=500, patience_s=60, barrier_s=60)
 
 
 def test_live_writes_give_no_false_difference(busy: tuple[Library, StandIn, Writers]) -> None:
@@ -207,6 +214,7 @@ def test_without_a_running_sync_the_verdict_is_inconclusive(library: Library) ->
     class Stopped(StandIn):
         def __init__(self) -> None:
             self._asking = library.databases["old"].connect()
+            self._marked = {}
 
     library.old.execute("UPDATE loan_book SET title = 'x' WHERE number = 1")
     stopped = Stopped()

@@ -57,25 +57,25 @@ def test_what_arrives_before_the_barrier_is_no_difference(monkeypatch: pytest.Mo
     assert settle(monkeypatch, lambda n: (("x", "y"), ("x", "y"))) == ([], [], 1)
 
 
-def test_the_same_pair_at_two_barriers_is_a_difference(monkeypatch: pytest.MonkeyPatch) -> None:
-    confirmed, inconclusive, barriers = settle(monkeypatch, lambda n: (("x", "y"), ("x", "z")))
+def test_the_same_pair_at_every_look_is_a_difference(monkeypatch: pytest.MonkeyPatch) -> None:
+    confirmed, inconclusive, barriers = settle(
+        monkeypatch, lambda n: (("x", "y"), ("x", "z")), patience_s=0
+    )
     assert [(d.what, d.pairs) for d in confirmed] == [(Difference.MISMATCHED, {"b": ("y", "z")})]
-    assert (inconclusive, barriers) == ([], 2)
+    assert (inconclusive, barriers) == ([], recheck.LOOKS)
 
 
-def test_a_row_that_is_not_there_at_two_barriers_is_missing(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    confirmed, _, _ = settle(monkeypatch, lambda n: (("x", "y"), None))
+def test_a_row_that_is_never_there_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    confirmed, _, _ = settle(monkeypatch, lambda n: ((str(n), "y"), None))
     assert [d.what for d in confirmed] == [Difference.MISSING]
 
 
 def test_a_hot_key_that_is_caught_equal_once_is_equal(monkeypatch: pytest.MonkeyPatch) -> None:
     def looks(n: int) -> tuple[Pair, Pair]:
-        return (str(n), "y"), (str(n if n == 7 else n - 1), "y")
+        return (str(n), "y"), (str(n if n == 27 else n - 1), "y")
 
     confirmed, inconclusive, barriers = settle(monkeypatch, looks, patience_s=5)
-    assert (confirmed, inconclusive, barriers) == ([], [], 7)
+    assert (confirmed, inconclusive, barriers) == ([], [], 27)
 
 
 def test_a_hot_key_that_is_never_caught_is_inconclusive_and_its_columns_are_named(
@@ -84,7 +84,7 @@ def test_a_hot_key_that_is_never_caught_is_inconclusive_and_its_columns_are_name
     confirmed, inconclusive, _ = settle(monkeypatch, lambda n: ((str(n), "y"), (str(n - 1), "y")))
     assert confirmed == []
     assert inconclusive[0].unequal == {(("1",), "a")}
-    assert inconclusive[0].looks >= recheck.LOOKS_AT_A_HOT_KEY
+    assert inconclusive[0].looks >= recheck.LOOKS
 
 
 def test_a_column_damaged_under_a_hot_key_is_a_difference(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -95,13 +95,19 @@ def test_a_column_damaged_under_a_hot_key_is_a_difference(monkeypatch: pytest.Mo
     assert inconclusive == []
 
 
-def test_a_value_that_swings_is_not_called_different(monkeypatch: pytest.MonkeyPatch) -> None:
-    # on, off, on, off: by chance the same pair is met twice, but not three times in a row.
-    states = iter([("on", "off"), ("off", "on"), ("off", "on"), ("on", "on")])
-
+def test_damage_that_begins_after_the_first_look_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     def looks(n: int) -> tuple[Pair, Pair]:
-        here, there = next(states)
-        return (here, "y"), (there, "y")
+        return ("x", "y"), ("x", "early" if n < 4 else "late")
+
+    confirmed, _, barriers = settle(monkeypatch, looks, patience_s=5)
+    assert [d.pairs for d in confirmed] == [{"b": ("y", "late")}]
+    assert barriers == 3 + recheck.LOOKS
+
+
+def test_a_value_that_swings_is_not_called_different(monkeypatch: pytest.MonkeyPatch) -> None:
+    # By chance the same pair is met again and again, and at last both sides are caught alike.
+    def looks(n: int) -> tuple[Pair, Pair]:
+        return ("on", "y"), ("on" if n == recheck.LOOKS else "off", "y")
 
     assert settle(monkeypatch, looks)[:2] == ([], [])
 

@@ -1,6 +1,5 @@
 """The self-check: it passes on a sound verifier, and finds one that leaves something out."""
 
-import time
 from collections.abc import Callable
 
 import pytest
@@ -16,13 +15,11 @@ COLUMNS = (
 
 
 def test_a_sound_verifier_finds_every_known_difference(library: Library) -> None:
-    started = time.monotonic()
     report = selfcheck.run(library.config)
     assert report.result == "pass", report.to_text()
     assert report.mappings == 6
     assert report.unexercised == []
-    assert report.cases > 6 * 15
-    assert time.monotonic() - started < 6
+    assert report.cases > 100
 
 
 def test_empty_tables_are_checked_with_made_up_rows(make_library: Callable[..., Library]) -> None:

@@ -10,7 +10,6 @@ SELECT i.id,
        i.reservation_id,
        i.added_at,
        i.updated_at,
-       coalesce(s.guest_token, lower(s.customer_id COLLATE "C"), s.session_id)::text
-           AS splitctl_route
+       (SELECT coalesce(s.guest_token, lower(s.customer_id COLLATE "C"), s.session_id)::text
+          FROM cart_sessions s WHERE s.id = i.cart_session_id) AS splitctl_route
   FROM cart_items i
-  JOIN cart_sessions s ON s.id = i.cart_session_id

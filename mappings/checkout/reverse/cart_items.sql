@@ -10,6 +10,6 @@ SELECT i.id,
        i.reservation_id,
        i.added_at,
        i.updated_at,
-       coalesce(c.guest_token, c.customer_key, c.session_id)::text AS splitctl_route
+       (SELECT coalesce(c.guest_token, c.customer_key, c.session_id)::text
+          FROM carts c WHERE c.id = i.cart_id) AS splitctl_route
   FROM cart_items i
-  JOIN carts c ON c.id = i.cart_id

@@ -15,6 +15,6 @@ SELECT i.id,
        i.restocked_at,
        i.warehouse_id,
        i.metadata,
-       coalesce(lower(r.customer_id COLLATE "C"), r.id::text)::text AS splitctl_route
+       (SELECT coalesce(lower(r.customer_id COLLATE "C"), r.id::text)::text
+          FROM return_requests r WHERE r.id = i.return_request_id) AS splitctl_route
   FROM return_items i
-  JOIN return_requests r ON r.id = i.return_request_id

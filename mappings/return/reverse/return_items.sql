@@ -15,6 +15,6 @@ SELECT i.id,
        i.restocked_at,
        i.warehouse_id,
        i.metadata,
-       coalesce(r.customer_key, r.id::text) AS splitctl_route
+       (SELECT coalesce(r.customer_key, r.id::text)
+          FROM return_requests r WHERE r.id = i.return_id) AS splitctl_route
   FROM return_items i
-  JOIN return_requests r ON r.id = i.return_id

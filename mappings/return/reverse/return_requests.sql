@@ -1,4 +1,5 @@
--- The return with history, refund and carrier back in the metadata.
+-- The return with history, refund and carrier back in the metadata. There is at most one refund and
+-- one shipping row; LIMIT 1 says so to the planner, which then never scans for a handful of keys.
 SELECT r.id,
        r.return_number,
        r.order_id,
@@ -40,8 +41,8 @@ SELECT r.id,
        r.completed_at,
        coalesce(r.customer_key, r.id::text) AS splitctl_route
   FROM return_requests r
-  LEFT JOIN return_refunds f ON f.return_id = r.id
-  LEFT JOIN return_shipping s ON s.return_id = r.id
+  LEFT JOIN LATERAL (SELECT * FROM return_refunds WHERE return_id = r.id LIMIT 1) f ON true
+  LEFT JOIN LATERAL (SELECT * FROM return_shipping WHERE return_id = r.id LIMIT 1) s ON true
  CROSS JOIN LATERAL (
            SELECT jsonb_agg(
                       CASE WHEN jsonb_typeof(h.legacy) <> 'object' THEN h.legacy

@@ -1,0 +1,87 @@
+"""Changes on the side that does not own them: kept with both versions, never carried (law L5).
+
+The owner's version is asked for in the same breath, by a message in the log that the opposite
+stream reads: it carries those keys as if they had changed there, and the sides agree again.
+"""
+
+import json
+import logging
+from collections.abc import Iterable, Mapping
+from typing import LiteralString
+
+from migrator import statements as s
+from migrator.changes import AGAIN, MappingKey
+from migrator.mapping import Key, Shape, Stream, key_arguments
+from migrator.pgoutput import lsn_text
+from migrator.plan import Values
+from migrator.reading import Connection, Prepared, Reading
+
+log = logging.getLogger(__name__)
+ASK_AGAIN: LiteralString = "SELECT pg_logical_emit_message(true, %s, %s)"
+
+
+class Strays:
+    """Parks strays of one stream in its target, inside the transaction that is open there."""
+
+    def __init__(self, stream: Stream, target: Connection) -> None:
+        self._stream, self._target = stream, target
+        self._back = "reverse" if stream.direction == "forward" else "forward"
+
+    def park(
+        self,
+        names: list[MappingKey],
+        prepared: Mapping[str, Prepared],
+        readings: Mapping[str, Reading],
+        epoch: int | None,
+        lsn: int | None,
+    ) -> None:
+        """Write them down with both versions and ask for the owner's."""
+        if not names:
+            return
+        held = self._held(names, prepared)
+        given: list[str] = []
+        again: set[tuple[str, Key]] = set()
+        for name, key in names:
+            shape = prepared[name].shape
+            rows = [item.row for item in readings[name].rows.get(key, [])]
+            given.append(json.dumps([dict(zip(shape.columns, row, strict=True)) for row in rows]))
+            again.update(self._ways_back(shape, rows))
+            again.update(self._ways_back(shape, held[(name, key)][1]))
+        log.warning("%s: %d stray(s), the first %s %s", self._stream.name, len(names), *names[0])
+        position = None if lsn is None else lsn_text(lsn)
+        columns = [[name for name, _ in names], [json.dumps(key) for _, key in names]]
+        versions = [held[name][0] for name in names]
+        arguments = (self._stream.name, epoch, position, *columns, given, versions)
+        self._target.execute(s.STRAY, arguments)
+        if again:
+            stream = f"{self._stream.domain.name}.{self._back}"
+            content = json.dumps({"stream": stream, "keys": sorted(again)})
+            self._target.execute(ASK_AGAIN, (AGAIN, content))
+
+    def _held(
+        self, names: list[MappingKey], prepared: Mapping[str, Prepared]
+    ) -> dict[MappingKey, tuple[str, list[Values]]]:
+        """For each key the target's rows, as JSON, and their mapped columns as texts."""
+        found: dict[MappingKey, tuple[str, list[Values]]] = {name: ("[]", []) for name in names}
+        for name in dict.fromkeys(name for name, _ in names):
+            keys = [key for item, key in names if item == name]
+            query = prepared[name].statements.versions
+            for row in self._target.execute(query, key_arguments(keys)).fetchall():
+                *key, version, texts = row
+                rows = [tuple(values) for values in json.loads(texts)]
+                found[(name, tuple(key))] = (version, rows)
+        return found
+
+    def _ways_back(self, shape: Shape, rows: Iterable[Values]) -> Iterable[tuple[str, Key]]:
+        """The opposite stream's keys to which these rows of the target's table lead."""
+        domain = self._stream.domain
+        configs = domain.reverse if self._back == "reverse" else domain.forward
+        for config in configs:
+            leads = config.sources.get(shape.table.name)
+            if leads is None or not set(leads.values()) <= set(shape.columns):
+                continue
+            positions = [shape.columns.index(leads[part]) for part in config.key]
+            for row in rows:
+                key = tuple(value for n in positions if (value := row[n]) is not None)
+                if len(key) == len(positions):
+                    yield f"{domain.name}.{self._back}.{config.target}", key

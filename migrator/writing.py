@@ -1,0 +1,363 @@
+"""One transaction in the target: mark, claim, owner, rows, bookkeeping and position (law L4)."""
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import psycopg
+
+from estate.errors import ExitCode, SplitctlError
+from migrator import statements as s
+from migrator.changes import MappingKey
+from migrator.collisions import Collisions
+from migrator.control import MARK
+from migrator.faults import Faults
+from migrator.mapping import Key, Stream, key_arguments
+from migrator.ownership import Ownership
+from migrator.pgoutput import lsn_text
+from migrator.plan import Plan, Standing, Values, Work, decide, pick
+from migrator.prepared import Mappings
+from migrator.reading import Connection, Prepared, Reading, read
+from migrator.strays import Strays
+
+
+class Superseded(SplitctlError):
+    """Another worker has taken over stream '{stream}'; this one wrote nothing more."""
+
+    hint = "splitctl sync status"
+    exit_code = ExitCode.PRECONDITION
+
+
+class StatesMoved(Exception):
+    """The state of a mapping is no longer what the part was made for. Nothing was written."""
+
+
+@dataclass(frozen=True)
+class Position:
+    """How far the source's log is carried once a part is written."""
+
+    lsn: int
+    committed: datetime
+    heartbeat: datetime | None
+
+
+@dataclass(frozen=True)
+class Part:
+    """Keys that are written in one transaction.
+
+    `carry` are written now, `spool` are put down for later. `generations`: the carried keys come
+    from the spool and leave it. `quiet`: keys that nobody changed here; when they are not ours to
+    write, that is no stray. `collisions`: (mapping, unique index) whose holders step aside first.
+    """
+
+    carry: tuple[MappingKey, ...] = ()
+    spool: tuple[MappingKey, ...] = ()
+    position: Position | None = None
+    xids: frozenset[int] = frozenset()
+    generations: dict[Key, int] | None = None
+    quiet: frozenset[MappingKey] = frozenset()
+    collisions: frozenset[tuple[str, str]] = frozenset()
+
+    @property
+    def state(self) -> str:
+        """The state that the mappings of its carried keys must have."""
+        return "live" if self.generations is None else "drain"
+
+
+@dataclass
+class Outcome:
+    """What was written: rows, keys put to the spool, strays; and what has to wait, and why.
+
+    `settled` are keys that need not wait any more.
+    """
+
+    upserted: int = 0
+    deleted: int = 0
+    spooled: int = 0
+    strays: int = 0
+
+    def add(self, other: "Outcome") -> None:
+        """Count the other's in."""
+        self.upserted += other.upserted
+        self.deleted += other.deleted
+        self.spooled += other.spooled
+        self.strays += other.strays
+
+
+Waits = dict[MappingKey, tuple[str, str]]
+
+
+@dataclass
+class Waiting:
+    """A key that is parked in the target: why, how often it was tried, and when it is due again."""
+
+    reason: str
+    attempts: int = 0
+    due: float = 0.0
+
+
+class Writer:
+    """Writes parts of one stream. `waiting` mirrors the parked keys: nobody else writes them."""
+
+    def __init__(
+        self, stream: Stream, source: Connection, target: Connection, epoch: int, faults: Faults
+    ) -> None:
+        self._stream, self._source, self._target = stream, source, target
+        self._epoch, self._faults = epoch, faults
+        self._strays = Strays(stream, target)
+        self.mappings = Mappings(stream, source, target)
+        self.collisions = Collisions(target)
+        self.waiting: dict[MappingKey, Waiting] = {}
+
+    def load(self) -> None:
+        """Read the parked keys from the target."""
+        found = self._target.execute(s.WAITING, (self._stream.name,)).fetchall()
+        known = {mapping.name for mapping in self._stream.mappings}
+        self.waiting = {
+            (name, tuple(json.loads(key))): Waiting(reason, attempts)
+            for name, key, reason, attempts in found
+            if name in known
+        }
+
+    def write(self, part: Part) -> Outcome:
+        """Read the part's keys on the source and write them. All of it, or nothing and an error.
+
+        Raises Superseded, StatesMoved, KeysMissing, StillInvisible, or what a statement raises.
+        """
+        wanted: dict[str, tuple[Prepared, list[Key]]] = {}
+        for name, key in part.carry:
+            wanted.setdefault(name, (self.mappings[name], []))[1].append(key)
+        wanted = {name: wanted[name] for name in self.mappings.order if name in wanted}
+        readings: dict[str, Reading] = {}
+        if wanted or part.xids:
+            # Keys for the spool are not read now, but whoever reads them later must see the change.
+            readings = self._with_faults(read(self._source, wanted, part.xids))
+        if not part.carry and not part.spool:
+            return self._position_only(part)
+        works, ownership = self._look(part, wanted, readings)
+        plan = decide(works, ownership, self._stream.source_side)
+        return self._commit(part, readings, plan, ownership)
+
+    def park(self, part: Part, name: MappingKey, detail: str) -> Outcome:
+        """Write the part without its one key, which cannot be written for this reason."""
+        waits = {name: ("unwritable", detail)}
+        with self._target.transaction():
+            self._target.execute(MARK, (self._stream.name,))
+            self._check_claim(self._target.execute(s.CLAIM, self._claim(part.position)))
+            self._note(part, waits, [])
+        self._remember(waits, [])
+        return Outcome(spooled=len(part.spool))
+
+    def go_live(self, name: str) -> bool:
+        """Make a drained mapping live, if its spool is empty. Returns whether it was."""
+        with self._target.transaction():
+            self._target.execute(MARK, (self._stream.name,))
+            self._check_claim(self._target.execute(s.CLAIM, self._claim(None)))
+            names = {"stream": self._stream.name, "mapping": name}
+            return self._target.execute(s.GO_LIVE, names).rowcount > 0
+
+    def reset(self) -> None:
+        """Roll back on both sides. Raises OperationalError when a connection is gone."""
+        for connection in (self._target, self._source):
+            if connection.info.transaction_status != psycopg.pq.TransactionStatus.IDLE:
+                # Not the bare statement: this also forgets statements that were to be prepared in
+                # the part of a pipeline that the server skipped.
+                connection.rollback()
+
+    def _position_only(self, part: Part) -> Outcome:
+        with self._target.pipeline():
+            self._target.execute(s.BEGIN)
+            self._target.execute(MARK, (self._stream.name,))
+            claim = self._target.execute(s.CLAIM, self._claim(part.position))
+            self._target.execute(s.COMMIT)
+        self._check_claim(claim)
+        return Outcome()
+
+    def _look(
+        self,
+        part: Part,
+        wanted: dict[str, tuple[Prepared, list[Key]]],
+        readings: dict[str, Reading],
+    ) -> tuple[list[Work], Ownership | None]:
+        """Begin the transaction and look at what the target holds for these keys."""
+        target, stream = self._target, self._stream
+        keys = {name: list(dict.fromkeys(readings[name].canonical.values())) for name in wanted}
+        standing: dict[str, psycopg.Cursor[Any]] = {}
+        parents: dict[str, list[psycopg.Cursor[Any] | None]] = {}
+        with target.pipeline():
+            target.execute(s.BEGIN)
+            target.execute(MARK, (stream.name,))
+            claim = target.execute(s.CLAIM, self._claim(part.position))
+            owner = target.execute(s.OWNER, (stream.domain.name,))
+            states = target.execute(s.STATES, (stream.name,))
+            for name, (prepared, _) in wanted.items():
+                query = prepared.statements.standing
+                standing[name] = target.execute(query, key_arguments(keys[name]))
+                parents[name] = self._ask_parents(prepared, readings[name])
+        self._check_claim(claim)
+        _check_states(part, dict(states.fetchall()))
+        row = owner.fetchone()
+        works = []
+        for name, (prepared, _) in wanted.items():
+            present = [
+                frozenset(tuple(found) for found in cursor.fetchall()) if cursor else frozenset()
+                for cursor in parents[name]
+            ]
+            works.append(
+                Work(
+                    mapping=name,
+                    primary_positions=prepared.shape.primary_positions,
+                    keys=tuple(keys[name]),
+                    rows=readings[name].rows,
+                    standing=_standing(prepared, standing[name]),
+                    references=self.mappings.references(name, present),
+                )
+            )
+        return works, Ownership(int(row[0]), int(row[1])) if row else None
+
+    def _ask_parents(
+        self, prepared: Prepared, reading: Reading
+    ) -> list[psycopg.Cursor[Any] | None]:
+        """Ask which of the rows' parents stand in the target, per foreign key."""
+        cursors: list[psycopg.Cursor[Any] | None] = []
+        rows = [item.row for found in reading.rows.values() for item in found]
+        made = prepared.statements
+        for key, query in zip(made.references, made.parents, strict=True):
+            positions = [prepared.shape.columns.index(column) for column in key.columns]
+            values = {pick(row, positions) for row in rows}
+            whole = [value for value in values if None not in value]
+            asked = [list(column) for column in zip(*whole, strict=True)]
+            cursors.append(self._target.execute(query, asked) if asked else None)
+        return cursors
+
+    def _commit(
+        self,
+        part: Part,
+        readings: dict[str, Reading],
+        plan: Plan,
+        ownership: Ownership | None,
+    ) -> Outcome:
+        """Write what was planned and the bookkeeping, and commit."""
+        raw = _raw_names(readings)
+        strays = [name for name in plan.strays if not set(raw[name]) <= part.quiet]
+        waits = {
+            name: (reason, detail)
+            for reason, found in (("parent", plan.parentless), ("unwritable", plan.ambiguous))
+            for key, detail in found.items()
+            for name in raw[key]
+        }
+        settled = [name for key in (*plan.settled, *plan.strays) for name in raw[key]]
+        prepared = {name: self.mappings[name] for name in readings}
+        epoch = ownership.epoch if ownership else None
+        lsn = part.position.lsn if part.position else None
+        self._strays.park(strays, prepared, readings, epoch, lsn)
+        aside = self.collisions.step_aside(part.collisions, prepared, plan)
+        writes: list[psycopg.Cursor[Any]] = []
+        deletes: list[psycopg.Cursor[Any]] = []
+        target = self._target
+        with target.pipeline():
+            for name in reversed(list(plan.deletes)):
+                gone = [row for row in plan.deletes[name] if not self._faults.skips((name, row))]
+                if gone:
+                    columns = [list(column) for column in zip(*gone, strict=True)]
+                    deletes.append(target.execute(prepared[name].statements.delete, columns))
+            for statement, arguments in aside:
+                target.execute(statement, arguments)
+            for name, rows in plan.upserts.items():
+                if rows:
+                    query = prepared[name].statements.upsert
+                    writes.append(target.execute(query, (_records(rows),)))
+            self._note(part, waits, settled)
+            target.execute(s.COMMIT)
+        self._remember(waits, settled)
+        return Outcome(
+            upserted=sum(cursor.rowcount for cursor in writes),
+            deleted=sum(cursor.rowcount for cursor in deletes),
+            spooled=len(part.spool),
+            strays=len(strays),
+        )
+
+    def _note(self, part: Part, waits: Waits, settled: Iterable[MappingKey]) -> None:
+        """Bookkeeping in the part's own transaction: spool, parked keys, drained keys."""
+        stream = self._stream.name
+        if part.spool:
+            self._target.execute(s.SPOOL, (stream, *_columns(part.spool)))
+        known = [name for name in settled if name in self.waiting]
+        if known:
+            self._target.execute(s.WAIT_NO_MORE, (*_columns(known), stream))
+        if waits:
+            lsn = lsn_text(part.position.lsn) if part.position else None
+            reasons = [list(column) for column in zip(*waits.values(), strict=True)]
+            self._target.execute(s.WAIT, (stream, lsn, *_columns(waits), *reasons))
+        if part.generations is not None:
+            drained = [name for name in part.carry if name[1] in part.generations]
+            keys = [json.dumps(key) for _, key in drained]
+            gens = [part.generations[key] for _, key in drained]
+            self._target.execute(s.UNSPOOL, (keys, gens, stream, drained[0][0]))
+
+    def _remember(self, waits: Waits, settled: Iterable[MappingKey]) -> None:
+        for name in settled:
+            self.waiting.pop(name, None)
+        for name, (reason, _) in waits.items():
+            before = self.waiting.get(name)
+            self.waiting[name] = Waiting(reason, before.attempts + 1 if before else 0)
+
+    def _claim(self, position: Position | None) -> dict[str, Any]:
+        return {
+            "stream": self._stream.name,
+            "epoch": self._epoch,
+            "lsn": lsn_text(position.lsn) if position else None,
+            "committed": position.committed if position else None,
+            "heartbeat": position.heartbeat if position else None,
+        }
+
+    def _check_claim(self, cursor: psycopg.Cursor[Any]) -> None:
+        if cursor.rowcount != 1:
+            raise Superseded(stream=self._stream.name)
+
+    def _with_faults(self, readings: dict[str, Reading]) -> dict[str, Reading]:
+        if self._faults:
+            for name, reading in readings.items():
+                for key in set(reading.canonical.values()):
+                    rows = self._faults.version((name, key), reading.rows.get(key, []))
+                    reading.rows[key] = rows
+        return readings
+
+
+def _check_states(part: Part, states: dict[str, str]) -> None:
+    carried = {name for name, _ in part.carry}
+    spooled = {name for name, _ in part.spool}
+    if any(states.get(name) != part.state for name in carried) or any(
+        states.get(name) == "live" for name in spooled
+    ):
+        raise StatesMoved
+
+
+def _standing(prepared: Prepared, cursor: psycopg.Cursor[Any]) -> dict[Key, list[Standing]]:
+    width = len(prepared.shape.table.primary_key)
+    found: dict[Key, list[Standing]] = {}
+    for row in cursor.fetchall():
+        found.setdefault(tuple(row[width:-1]), []).append(Standing(tuple(row[:width]), row[-1]))
+    return found
+
+
+def _raw_names(readings: dict[str, Reading]) -> dict[MappingKey, list[MappingKey]]:
+    """For each key in the target's text: the texts under which the log has it."""
+    names: dict[MappingKey, list[MappingKey]] = {}
+    for mapping, reading in readings.items():
+        for raw, canonical in reading.canonical.items():
+            names.setdefault((mapping, canonical), []).append((mapping, raw))
+    return names
+
+
+def _columns(names: Iterable[MappingKey]) -> tuple[list[str], list[str]]:
+    """Mapping names, and keys as JSON arrays."""
+    pairs = list(names)
+    return [name for name, _ in pairs], [json.dumps(key) for _, key in pairs]
+
+
+def _records(rows: list[Values]) -> str:
+    names = [f"u{number}" for number in range(len(rows[0]))]
+    return json.dumps([dict(zip(names, row, strict=True)) for row in rows])

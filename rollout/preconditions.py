@@ -1,0 +1,137 @@
+"""What has to be true before customers move, and the answer when it is not."""
+
+from dataclasses import dataclass
+from datetime import timedelta
+
+from estate.config import Config
+from estate.errors import ExitCode, SplitctlError
+from estate.ledger import Ledger, Rollout
+from rollout import evidence, phases
+from rollout.evidence import VERIFY
+from rollout.gates import GateResult
+from rollout.phases import Move
+from rollout.survey import Drift, Survey
+from rollout.tools import Tools
+
+# Without a consistency gate, a verification counts as fresh for so long.
+FRESH = timedelta(hours=1)
+
+
+class Refused(SplitctlError):
+    """Domain '{domain}': {reason}. Nothing was changed."""
+
+    hint = "{next}"
+    exit_code = ExitCode.PRECONDITION
+
+
+@dataclass(frozen=True)
+class Held:
+    """No step was made, and why. `verdict` is fail, inconclusive or soaking."""
+
+    domain: str
+    percentage: int
+    verdict: str
+    reason: str
+    gates: list[GateResult]
+    exit_code: ExitCode
+    next_command: str
+
+
+def need_sync(domain: str, tools: Tools) -> None:
+    """Both directions live, with a living worker. Raises Refused."""
+    found = [status for status in tools.sync() if evidence.of_domain(status, domain)]
+    for status in found:
+        states = set(status.states.values())
+        if status.problem:
+            reason, following = status.problem, "splitctl sync status"
+        elif not status.enabled:
+            reason, following = "is not enabled", f"splitctl sync enable {domain}"
+        elif not status.worker_alive:
+            reason, following = "has no living worker", "splitctl sync run"
+        elif states - {"live"}:
+            waiting = sorted(name for name, state in status.states.items() if state != "live")
+            reason = f"is not live yet ({', '.join(waiting)})"
+            following = f"splitctl backfill run {domain}"
+        else:
+            continue
+        raise Refused(domain=domain, reason=f"sync {status.stream} {reason}", next=following)
+    if len(found) < 2:
+        following = f"splitctl sync enable {domain}"
+        raise Refused(domain=domain, reason="sync is not enabled", next=following)
+
+
+def need_verdict(config: Config, domain: str, row: Rollout | None, ledger: Ledger) -> None:
+    """A verification that is equal and fresh. Raises Refused."""
+    reason = verdict_lack(config, domain, row, ledger)
+    if reason:
+        raise Refused(domain=domain, reason=reason, next=f"splitctl verify run --domain {domain}")
+
+
+def verdict_lack(config: Config, domain: str, row: Rollout | None, ledger: Ledger) -> str:
+    """What the latest verification lacks to be relied on; empty when nothing."""
+    record = ledger.latest_verdict(domain, VERIFY)
+    seen = evidence.verdict_seen(record, row.moved_at if row else None)
+    if seen is None:
+        return "it was never verified"
+    ages = [g.max_age for g in config.gates if g.max_age and domain in (g.domains or [domain])]
+    if seen.verdict != "equal":
+        return f"the last verification was {seen.verdict}"
+    if not seen.covers_now:
+        return "the last verification began before customers moved"
+    if seen.age_s > min(ages, default=FRESH).total_seconds():
+        return "the last verification is too old"
+    return ""
+
+
+def ask(
+    config: Config, row: Rollout, ledger: Ledger, tools: Tools
+) -> tuple[Rollout, list[GateResult]]:
+    """One look at everything, counted and kept; then the gates' answers."""
+    looked = evidence.look(tools)
+    with ledger.changing(row.domain) as change:
+        known = change.rollout or row
+        row = evidence.counted(known, looked, change.now)
+        change.save(row)
+    seen = evidence.of(row, looked, ledger.latest_verdict(row.domain, VERIFY))
+    results = evidence.ask(config, seen)
+    for result in results:
+        ledger.add_verdict(row.domain, "gate", result.name, result.verdict, vars(result))
+    return row, results
+
+
+def held(row: Rollout, decision: phases.Decision, results: list[GateResult]) -> Held:
+    """What keeps the domain where it is, as an answer."""
+    domain = row.domain
+    watching = f"splitctl rollout watch {domain}"
+    match decision.move:
+        case Move.FAIL:
+            return Held(
+                domain, row.percentage, "fail", decision.reason, results,
+                ExitCode.CHECK_FAILED, f"splitctl rollback {domain}" if row.percentage else
+                "splitctl status",
+            )  # fmt: skip
+        case Move.SOAK:
+            return Held(
+                domain, row.percentage, "soaking", decision.reason, results,
+                ExitCode.IN_PROGRESS, watching,
+            )  # fmt: skip
+        case Move.HOLD:
+            unverified = any(r.kind == "consistency" and r.verdict != "pass" for r in results)
+            following = f"splitctl verify run --domain {domain}" if unverified else watching
+            return Held(
+                domain, row.percentage, "inconclusive", decision.reason, results,
+                ExitCode.INCONCLUSIVE, following,
+            )  # fmt: skip
+        case Move.NOTHING:
+            following = f"splitctl decommission rampdown {domain}"
+            raise Refused(domain=domain, reason=decision.reason, next=following)
+        case _:
+            raise Refused(domain=domain, reason=decision.reason, next="splitctl status")
+
+
+def in_line(domain: str, row: Rollout, seen: Survey) -> None:
+    """Everybody is where the ledger says. Raises Drift."""
+    drift = seen.disagreements(row.percentage)
+    if drift:
+        following = f"splitctl rollout start {domain}  (brings gateways to what the owners say)"
+        raise Drift(domain=domain, reason="; ".join(drift), next=following)

@@ -1,0 +1,114 @@
+"""One look at the whole estate: everybody is asked at once, and nobody is waited for too long."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from estate.config import Config
+from migrator.mapping import Side
+from migrator.ownership import OwnerMissing, Ownership
+from migrator.status import StreamStatus
+from rollout import parallel
+from rollout.counters import Snapshot
+from rollout.flags import Answer, Fence, GatewayFlags
+from rollout.parallel import Running
+from rollout.tools import Tools
+from rollout.world import SIDES
+
+if TYPE_CHECKING:
+    from estate.ledger import ActRecord, LockRecord, Rollout, VerdictRecord
+
+ANSWER_S = 6.0
+
+
+@dataclass
+class Books:
+    """What the ledger says."""
+
+    rollouts: "dict[str, Rollout]" = field(default_factory=dict)
+    verdicts: "dict[str, VerdictRecord]" = field(default_factory=dict)
+    unfinished: "list[ActRecord]" = field(default_factory=list)
+    lock: "LockRecord | None" = None
+
+
+@dataclass
+class Seen:
+    """All answers. What is None did not come."""
+
+    books: Books | None = None
+    gateways: list[GatewayFlags] = field(default_factory=list)
+    held: dict[tuple[str, str], int] = field(default_factory=dict)
+    owners: dict[tuple[str, Side], Ownership] = field(default_factory=dict)
+    owner_problems: dict[tuple[str, Side], str] = field(default_factory=dict)
+    streams: list[StreamStatus] | None = None
+    snapshot: Snapshot | None = None
+    away: dict[str, str] = field(default_factory=dict)
+
+
+def look(config: Config, tools: Tools) -> Seen:
+    """Ask everybody. What does not answer is named in `away`, or left out."""
+    names = list(config.domains)
+    pairs: list[tuple[str, Side]] = [(name, side) for name in names for side in SIDES]
+    owners: Running[tuple[str, Side], Ownership | None] = Running(
+        {pair: partial(_owner, *pair, tools) for pair in pairs}
+    )
+    fences: Running[str, list[Answer[Fence]]] = Running(
+        {name: partial(tools.flags.fences, name) for name in names}
+    )
+    parts: dict[str, Callable[[], Any]] = {
+        "ledger": partial(_read_books, names, tools),
+        "gateways": tools.flags.served,
+        "sync": tools.sync,
+        "metrics": tools.metrics.scrape,
+    }
+    found = parallel.gather(parts, ANSWER_S)
+    seen = Seen(
+        books=found["ledger"].value,
+        gateways=found["gateways"].value or [],
+        streams=found["sync"].value,
+        snapshot=found["metrics"].value,
+    )
+    seen.away = {part: _why(item.error) for part, item in found.items() if item.error is not None}
+    for name, answers in fences.wait(ANSWER_S).items():
+        for answer in answers.value or []:
+            if answer.value is not None and answer.value.holding:
+                seen.held[name, answer.url] = answer.value.held
+    for pair, owner in owners.wait(ANSWER_S).items():
+        if owner.error is not None:
+            seen.owner_problems[pair] = _why(owner.error)
+        elif owner.value is not None:
+            seen.owners[pair] = owner.value
+    seen.away |= {g.url: g.problem or "no answer" for g in seen.gateways if not g.reachable}
+    seen.away |= {item.stream: item.problem for item in seen.streams or [] if item.problem}
+    return seen
+
+
+def _why(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def _read_books(names: list[str], tools: Tools) -> Books:
+    from rollout.evidence import VERIFY
+
+    books = Books()
+    with tools.ledger() as ledger:
+        for name in names:
+            row, verdict = ledger.rollout(name), ledger.latest_verdict(name, VERIFY)
+            if row is not None:
+                books.rollouts[name] = row
+            if verdict is not None:
+                books.verdicts[name] = verdict
+        books.unfinished = ledger.unfinished()
+        books.lock = ledger.lock_holder()
+    return books
+
+
+def _owner(name: str, side: Side, tools: Tools) -> Ownership | None:
+    world = tools.world(name)
+    try:
+        return world.owner(side)
+    except OwnerMissing:
+        return None  # sync was never enabled: nothing is wrong
+    finally:
+        world.close()

@@ -1,0 +1,384 @@
+"""One batch at a time: what is written, what waits, what is left alone."""
+
+import json
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import psycopg
+import pytest
+
+from estate.connections import connect
+from migrator.apply import Applier, Superseded
+from migrator.changes import Batch, MappingKey
+from migrator.pgoutput import lsn_number
+from migrator.plan import Reference, Routed, Standing, Work, decide
+from tests.migrator.parcels import Post
+
+STATIONS, TAGS, SHIPMENTS = (
+    f"post.forward.{t}" for t in ("stations", "station_tags", "shipments")
+)
+
+
+@dataclass
+class Carrier:
+    """An applier of the forward stream, and what it needs."""
+
+    post: Post
+    applier: Applier
+    source: psycopg.Connection[Any]
+    target: psycopg.Connection[Any]
+
+    def batch(self, *names: MappingKey) -> Batch:
+        row = self.source.execute("SELECT pg_current_wal_insert_lsn()::text").fetchone()
+        assert row is not None
+        now = int(time.time() * 1e6)
+        return Batch(dict.fromkeys(names), set(), set(), lsn_number(row[0]), now, [now])
+
+    def apply(self, *names: MappingKey) -> Any:
+        return self.applier.apply(self.batch(*names))
+
+    def everything(self) -> Any:
+        """Carry every key there is on either side."""
+        depots = self.post.old.execute("SELECT region, code::text FROM depots").fetchall()
+        depots += self.post.new.execute("SELECT region, number::text FROM stations").fetchall()
+        parcels = self.post.old.execute("SELECT id::text FROM parcels").fetchall()
+        parcels += self.post.new.execute("SELECT id::text FROM shipments").fetchall()
+        names = [(name, key) for name in (TAGS, STATIONS) for key in depots]
+        return self.apply(*[(SHIPMENTS, key) for key in parcels], *names)
+
+
+def carrier(post: Post, epoch: int = 0) -> Carrier:
+    stream = post.forward
+    source, target = connect(stream.source, "test"), connect(stream.target, "test")
+    return Carrier(post, Applier(stream, source, target, epoch), source, target)
+
+
+@pytest.fixture
+def forward(post: Post) -> Iterator[Carrier]:
+    made = carrier(post)
+    yield made
+    made.source.close()
+    made.target.close()
+
+
+def fill(post: Post) -> None:
+    post.old.execute(
+        "INSERT INTO depots VALUES ('n', 1, 'A', 'ann', '[\"x\", \"y\"]'), ('s', 1, 'B', 'bob', '[]')"
+    )
+    post.old.execute(
+        "INSERT INTO parcels (region, code, weight, note)"
+        " VALUES ('n', 1, 1.005, E'tab\\tback\\\\slash'), ('s', 1, NULL, '')"
+    )
+
+
+def rows(post: Post, query: str) -> list[Any]:
+    return post.new.execute(query.encode()).fetchall()
+
+
+def test_rows_arrive_in_one_transaction_whatever_the_order_of_keys(forward: Carrier) -> None:
+    fill(forward.post)
+    outcome = forward.everything()
+    assert forward.post.differences(forward.post.forward) == {}
+    assert (outcome.upserted, outcome.deleted, outcome.strays) == (6, 0, 0)
+    tables = ("stations", "station_tags", "shipments")
+    writers = {row[0] for t in tables for row in rows(forward.post, f"SELECT xmin::text FROM {t}")}
+    assert len(writers) == 1
+    assert rows(forward.post, "SELECT weight::text, note FROM shipments ORDER BY region") == [
+        ("1.01", "tab\tback\\slash"),
+        (None, ""),
+    ]
+
+
+def test_a_row_that_is_the_same_is_not_written_again(forward: Carrier) -> None:
+    fill(forward.post)
+    forward.everything()
+    before = rows(forward.post, "SELECT xmin::text, ctid::text FROM stations ORDER BY region")
+    assert forward.everything().upserted == 0
+    after = rows(forward.post, "SELECT xmin::text, ctid::text FROM stations ORDER BY region")
+    assert before == after
+
+
+def test_columns_that_are_not_mapped_are_kept(forward: Carrier) -> None:
+    forward.post.new.execute("ALTER TABLE stations ADD opened date")
+    fill(forward.post)
+    forward.everything()
+    forward.post.new.execute("UPDATE stations SET opened = '2024-01-01'")
+    forward.post.old.execute("UPDATE depots SET name = name || '!'")
+    forward.everything()
+    assert rows(forward.post, "SELECT title, opened::text FROM stations ORDER BY region") == [
+        ("A!", "2024-01-01"),
+        ("B!", "2024-01-01"),
+    ]
+
+
+def test_deletes_go_children_first_and_upserts_parents_first(forward: Carrier) -> None:
+    new = forward.post.new
+    for table in ("station_tags", "shipments"):
+        name = f"{table}_region_number_fkey"
+        new.execute(f"ALTER TABLE {table} DROP CONSTRAINT {name}".encode())
+        new.execute(
+            f"ALTER TABLE {table} ADD FOREIGN KEY (region, number) REFERENCES stations".encode()
+        )
+    fill(forward.post)
+    forward.everything()
+    forward.post.old.execute("DELETE FROM depots")
+    outcome = forward.everything()
+    assert outcome.deleted == 6
+    assert forward.post.differences(forward.post.forward) == {}
+
+
+def test_a_child_waits_for_its_parent_durably(forward: Carrier) -> None:
+    fill(forward.post)
+    parcel = (SHIPMENTS, ("1",))
+    forward.apply(parcel)
+    assert rows(forward.post, "SELECT * FROM shipments") == []
+    waiting = rows(forward.post, "SELECT mapping, key, reason, detail FROM splitctl_sync.waiting")
+    assert [row[:3] for row in waiting] == [(SHIPMENTS, ["1"], "parent")]
+    assert "no parent n, 1" in waiting[0][3]
+    # Another process finds it there.
+    other = carrier(forward.post)
+    assert list(other.applier.waiting) == [parcel]
+    other.apply((STATIONS, ("n", "1")))
+    other.applier.retry(list(other.applier.waiting))
+    assert len(rows(forward.post, "SELECT * FROM shipments")) == 1
+    assert rows(forward.post, "SELECT * FROM splitctl_sync.waiting") == []
+    assert not other.applier.waiting
+
+
+def test_a_value_that_does_not_fit_is_parked_and_never_cut(forward: Carrier) -> None:
+    """PROTOCOL 9: the bad key is named, everything else goes on, the position moves."""
+    fill(forward.post)
+    forward.post.old.execute("ALTER TABLE depots ALTER name TYPE text")
+    forward.post.old.execute("INSERT INTO depots VALUES ('w', 1, repeat('x', 41), 'eve', '[]')")
+    forward.post.old.execute("UPDATE parcels SET weight = 5000 WHERE id = 1")
+    forward.everything()
+    found = rows(
+        forward.post, "SELECT mapping, key, reason, detail FROM splitctl_sync.waiting ORDER BY 1"
+    )
+    assert [row[:3] for row in found] == [
+        (SHIPMENTS, ["1"], "unwritable"),
+        (STATIONS, ["w", "1"], "unwritable"),
+    ]
+    assert "check constraint" in found[0][3] and "too long" in found[1][3]
+    assert len(rows(forward.post, "SELECT * FROM stations")) == 2
+    assert rows(forward.post, "SELECT id FROM shipments") == [(3,)]
+    lsn = rows(forward.post, "SELECT lsn > '0/0', source_commit_at IS NOT NULL"
+               " FROM splitctl_sync.progress WHERE stream = 'post.forward'")
+    assert lsn == [(True, True)]
+    forward.post.old.execute("UPDATE depots SET name = 'short' WHERE region = 'w'")
+    forward.post.old.execute("UPDATE parcels SET weight = 5 WHERE id = 1")
+    forward.applier.retry(list(forward.applier.waiting))
+    assert rows(forward.post, "SELECT * FROM splitctl_sync.waiting") == []
+    assert forward.post.differences(forward.post.forward) == {}
+
+
+@pytest.mark.parametrize("together", [True, False])
+def test_rows_exchange_a_unique_value(forward: Carrier, together: bool) -> None:
+    """PROTOCOL 9: also when only one of the two is in the batch; children are not touched."""
+    fill(forward.post)
+    forward.everything()
+    with forward.post.old.transaction():
+        forward.post.old.execute("UPDATE depots SET name = 'tmp' WHERE region = 'n'")
+        forward.post.old.execute("UPDATE depots SET name = 'A' WHERE region = 's'")
+        forward.post.old.execute("UPDATE depots SET name = 'B' WHERE region = 'n'")
+    children = rows(forward.post, "SELECT xmin::text FROM shipments")
+    names = [(STATIONS, ("n", "1")), (STATIONS, ("s", "1"))]
+    forward.apply(*names[: 2 if together else 1])
+    assert rows(forward.post, "SELECT region, title FROM stations ORDER BY 1") == [
+        ("n", "B"),
+        ("s", "A"),
+    ]
+    assert rows(forward.post, "SELECT * FROM splitctl_sync.waiting") == []
+    assert children == rows(forward.post, "SELECT xmin::text FROM shipments")
+    assert forward.post.strays(forward.post.forward) == []
+
+
+def test_a_unique_value_held_by_a_row_that_is_not_ours_parks_the_key(forward: Carrier) -> None:
+    fill(forward.post)
+    forward.post.own(10_000 - 1, 2)
+    forward.post.new.execute("INSERT INTO stations VALUES ('x', 9, 'A', 'ann')")
+    forward.post.own(0, 3)
+    # The holder is a leftover here: the source does not have it, so it goes, and the name is free.
+    forward.everything()
+    assert forward.post.differences(forward.post.forward) == {}
+
+
+def test_too_many_rows_are_written_in_parts(
+    forward: Carrier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("migrator.apply.PART", 7)
+    forward.post.old.execute(
+        "INSERT INTO depots SELECT 'r', i, 'name ' || i, 'h' || i, '[\"t\"]'"
+        " FROM generate_series(1, 20) i"
+    )
+    forward.post.old.execute("INSERT INTO parcels (region, code) SELECT region, code FROM depots")
+    forward.everything()
+    assert forward.post.differences(forward.post.forward) == {}
+
+
+def test_a_deadlock_or_a_lock_not_given_is_tried_again(forward: Carrier) -> None:
+    fill(forward.post)
+    forward.everything()
+    forward.target.execute("SET lock_timeout = '100ms'")
+    blocker = psycopg.connect(forward.post.new.info.dsn)
+    blocker.execute("LOCK TABLE stations IN EXCLUSIVE MODE")
+    forward.post.old.execute("UPDATE depots SET name = 'C' WHERE region = 'n'")
+    thread = threading.Thread(target=forward.apply, args=((STATIONS, ("n", "1")),))
+    thread.start()
+    time.sleep(0.4)
+    assert thread.is_alive()
+    blocker.rollback()
+    thread.join(5)
+    blocker.close()
+    assert forward.post.differences(forward.post.forward) == {}
+
+
+def test_keys_of_a_spooled_mapping_are_put_down_and_drained_parents_first(
+    forward: Carrier,
+) -> None:
+    fill(forward.post)
+    forward.post.new.execute("UPDATE splitctl_sync.mapping_state SET state = 'spool'")
+    forward.everything()
+    forward.apply((STATIONS, ("n", "1")))
+    assert rows(forward.post, "SELECT * FROM stations") == []
+    gens = dict(rows(forward.post, "SELECT mapping || key::text, gen FROM splitctl_sync.spool"))
+    assert gens[f'{STATIONS}["n", "1"]'] == 2 and len(gens) == 6
+    assert forward.applier.drainable() == []
+    forward.post.new.execute("UPDATE splitctl_sync.mapping_state SET state = 'drain'")
+    forward.applier.load_states()
+    assert forward.applier.drainable() == [STATIONS]
+    forward.applier.drain(STATIONS)
+    assert len(rows(forward.post, "SELECT * FROM stations")) == 2
+    forward.applier.drain(STATIONS)
+    assert forward.applier.states[STATIONS] == "live"
+    assert sorted(forward.applier.drainable()) == [SHIPMENTS, TAGS]
+    for name in (TAGS, SHIPMENTS, TAGS, SHIPMENTS):
+        forward.applier.drain(name)
+    assert set(forward.applier.states.values()) == {"live"}
+    assert forward.post.differences(forward.post.forward) == {}
+
+
+def test_a_state_that_moves_under_a_batch_is_obeyed(forward: Carrier) -> None:
+    """Archive and backfill change states at any moment; the batch then goes to the spool."""
+    fill(forward.post)
+    forward.post.new.execute(
+        "UPDATE splitctl_sync.mapping_state SET state = 'spool' WHERE mapping = %s", (SHIPMENTS,)
+    )
+    forward.everything()
+    assert len(rows(forward.post, "SELECT * FROM stations")) == 2
+    assert rows(forward.post, "SELECT * FROM shipments") == []
+    spooled = rows(forward.post, "SELECT mapping FROM splitctl_sync.spool")
+    assert spooled == [(SHIPMENTS,), (SHIPMENTS,)]
+
+
+def test_a_key_that_changes_again_while_it_is_drained_stays(forward: Carrier) -> None:
+    """PROTOCOL 4, lost mark: only the generation that was read leaves the spool."""
+    fill(forward.post)
+    forward.post.new.execute("UPDATE splitctl_sync.mapping_state SET state = 'drain'")
+    forward.applier.load_states()
+    forward.apply((STATIONS, ("n", "1")))
+    write = forward.applier._writer.write
+
+    def changed_meanwhile(part: Any) -> Any:
+        forward.post.new.execute("UPDATE splitctl_sync.spool SET gen = gen + 1")
+        return write(part)
+
+    forward.applier._writer.write = changed_meanwhile  # type: ignore[method-assign]
+    forward.applier.drain(STATIONS)
+    assert rows(forward.post, "SELECT key, gen FROM splitctl_sync.spool") == [(["n", "1"], 2)]
+    forward.applier._writer.write = write  # type: ignore[method-assign]
+    forward.applier.drain(STATIONS)
+    assert rows(forward.post, "SELECT key FROM splitctl_sync.spool") == []
+
+
+def test_a_worker_that_was_cut_off_writes_nothing(forward: Carrier) -> None:
+    """PROTOCOL 4, zombie: its successor raised the epoch."""
+    fill(forward.post)
+    forward.post.new.execute("UPDATE splitctl_sync.progress SET worker_epoch = worker_epoch + 1")
+    with pytest.raises(Superseded):
+        forward.everything()
+    with pytest.raises(Superseded):
+        forward.apply()
+    assert rows(forward.post, "SELECT * FROM stations") == []
+    successor = carrier(forward.post, epoch=1)
+    successor.everything()
+    assert forward.post.differences(forward.post.forward) == {}
+
+
+def test_a_zombie_that_waits_for_a_lock_cannot_commit_after_its_successor(
+    forward: Carrier,
+) -> None:
+    """PROTOCOL 4: the claim is updated in the very transaction, so one of the two must wait."""
+    fill(forward.post)
+    with forward.post.new.transaction():
+        forward.post.new.execute("UPDATE splitctl_sync.progress SET worker_epoch = 9")
+        failures: list[BaseException] = []
+
+        def zombie() -> None:
+            try:
+                forward.everything()
+            except Superseded as error:
+                failures.append(error)
+
+        thread = threading.Thread(target=zombie)
+        thread.start()
+        time.sleep(0.2)
+    thread.join(5)
+    assert len(failures) == 1
+    assert rows(forward.post, "SELECT * FROM stations") == []
+
+
+def test_the_mark_is_the_first_thing_in_every_transaction(forward: Carrier) -> None:
+    """L5: else the opposite stream would carry our own rows back."""
+    fill(forward.post)
+    peek = "SELECT data FROM pg_logical_slot_peek_binary_changes('splitctl_post_reverse', NULL, NULL"
+    peek += ", 'proto_version', '1', 'publication_names', 'splitctl_post_reverse', 'messages', 'true')"
+    forward.everything()
+    forward.post.old.execute("UPDATE parcels SET weight = 5000 WHERE id = 1")
+    forward.everything()
+    events = [bytes(row[0]) for row in rows(forward.post, peek)]
+    firsts = [events[n + 1] for n, event in enumerate(events) if event[:1] == b"B"]
+    assert len(firsts) >= 3
+    assert all(b"splitctl.applied\0" in event for event in firsts)
+
+
+def test_rows_that_break_no_rule_of_one_key() -> None:
+    """The plan, by itself: two rows with one primary key are refused, not written by turns."""
+    row = Routed(("1", "a"), "r")
+    work = Work("m", (0,), (("k",), ("l",)), {("k",): [row], ("l",): [Routed(("1", "b"), "r")]}, {})
+    plan = decide([work], None, "old")
+    assert set(plan.ambiguous) == {("m", ("k",)), ("m", ("l",))}
+    assert not plan.upserts["m"] and not plan.settled
+
+
+def test_a_row_that_came_back_under_another_key_is_not_deleted() -> None:
+    """PROTOCOL 8: a child that changed its parent is moved, so that nothing cascades."""
+    work = Work(
+        "m",
+        (0,),
+        (("old",), ("new",)),
+        {("new",): [Routed(("1", "new"), "r")]},
+        {("old",): [Standing(("1",), "r"), Standing(("2",), "r")]},
+    )
+    plan = decide([work], None, "old")
+    assert plan.deletes["m"] == [("2",)]
+    assert plan.upserts["m"] == [("1", "new")]
+
+
+def test_a_parent_that_goes_in_the_same_batch_is_no_parent() -> None:
+    parent = Work("p", (0,), (("1",),), {}, {("1",): [Standing(("1",), "r")]})
+    reference = Reference("fk", (1,), "p", (0,), True, frozenset({("1",), ("2",)}))
+    child = Work(
+        "c",
+        (0,),
+        (("a",), ("b",)),
+        {("a",): [Routed(("a", "1"), "r")], ("b",): [Routed(("b", "2"), "r")]},
+        {},
+        (reference,),
+    )
+    plan = decide([parent, child], None, "old")
+    assert plan.upserts["c"] == [("b", "2")]
+    assert json.dumps(plan.parentless[("c", ("a",))]) == '"fk: no parent 1"'

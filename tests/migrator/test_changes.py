@@ -1,0 +1,268 @@
+"""Transactions become keys; 32-bit transaction ids become 64-bit ones."""
+
+import json
+from datetime import UTC, datetime
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from estate.config import DatabaseConfig, DomainConfig, MappingConfig
+from estate.secrets import SecretRef
+from migrator.changes import (
+    AGAIN,
+    Collector,
+    KeyNotInIdentity,
+    TableChanged,
+    TableTruncated,
+    TableUnknown,
+    unseen,
+    widen,
+)
+from migrator.mapping import Mapping, Stream
+from migrator.pgoutput import (
+    LEFT_OUT,
+    Begin,
+    Change,
+    Commit,
+    Event,
+    Message,
+    Relation,
+    Truncate,
+    Value,
+)
+
+
+def mapping(target: str, key: tuple[str, ...], **sources: dict[str, str]) -> Mapping:
+    config = MappingConfig.model_construct(target=target, key=key, sources=sources, route="t.x")
+    return Mapping(f"d.forward.{target}", config)
+
+
+def stream(*mappings: Mapping) -> Stream:
+    database = DatabaseConfig.model_construct(name="x", dsn=SecretRef("env:X"))
+    domain = DomainConfig.model_construct(name="d", forward=[], reverse=[])
+    return Stream(domain, "forward", database, database, mappings)
+
+
+def relation(name: str, *columns: str, identity: tuple[str, ...] | None = None) -> Relation:
+    chosen = columns if identity is None else identity
+    kinds = (25,) * len(columns)
+    return Relation(hash(name) & 0xFFFF, "public", name, "d", columns, kinds, frozenset(chosen))
+
+
+BOXES = relation("boxes", "shelf", "place", "note", identity=("shelf", "place"))
+ITEMS = relation("items", "id", "shelf", "place", identity=("id", "shelf", "place"))
+
+
+def collector() -> Collector:
+    """Boxes by (place, shelf), which items lead to as well; items by their id."""
+    made = Collector(
+        stream(
+            mapping(
+                "crates",
+                ("p", "s"),
+                boxes={"p": "place", "s": "shelf"},
+                items={"s": "shelf", "p": "place"},
+            ),
+            mapping("things", ("id",), items={"id": "id"}),
+        )
+    )
+    made.feed(BOXES)
+    made.feed(ITEMS)
+    return made
+
+
+def values(made: Collector, table: str, row: dict[str, Value] | None) -> tuple[Value, ...] | None:
+    return None if row is None else tuple(row[column] for column in made.wanted[table])
+
+
+def changed(
+    made: Collector,
+    of: Relation,
+    old: dict[str, Value] | None = None,
+    new: dict[str, Value] | None = None,
+) -> Change:
+    kind = "I" if old is None else "D" if new is None else "U"
+    return Change(of, kind, values(made, of.name, old), values(made, of.name, new))
+
+
+def transaction(made: Collector, *events: Event, lsn: int = 100, xid: int = 7) -> None:
+    made.feed(Begin(lsn, 5_000_000, xid))
+    for event in events:
+        made.feed(event)
+    made.feed(Commit(lsn, lsn + 8, 5_000_000))
+
+
+def box(shelf: Value, place: Value) -> dict[str, Value]:
+    return {"shelf": shelf, "place": place}
+
+
+def item(id: Value, shelf: Value, place: Value) -> dict[str, Value]:
+    return {"id": id, "shelf": shelf, "place": place}
+
+
+CRATES, THINGS = "d.forward.crates", "d.forward.things"
+
+
+def test_a_row_leads_to_the_key_of_each_mapping_that_reads_it() -> None:
+    made = collector()
+    transaction(made, changed(made, ITEMS, new=item("1", "a", "2")))
+    batch = made.take()
+    assert list(batch.keys) == [(CRATES, ("2", "a")), (THINGS, ("1",))]
+    assert (batch.lsn, batch.xids, batch.commit_us) == (108, {7}, [5_000_000])
+    assert batch.worth_storing
+
+
+def test_old_and_new_key_are_both_taken() -> None:
+    """PROTOCOL 8: a row that moved leaves a hole where it was."""
+    made = collector()
+    old, new = item("1", "a", "2"), item("1", "b", "2")
+    transaction(made, changed(made, ITEMS, old=old, new=new))
+    assert list(made.take().keys) == [
+        (CRATES, ("2", "a")),
+        (THINGS, ("1",)),
+        (CRATES, ("2", "b")),
+    ]
+    transaction(made, changed(made, ITEMS, old=old))
+    assert set(made.take().keys) == {(CRATES, ("2", "a")), (THINGS, ("1",))}
+
+
+def test_a_value_left_out_of_the_new_row_is_in_the_old_one() -> None:
+    made = collector()
+    event = changed(made, BOXES, old=box("a", "2"), new=box("a", LEFT_OUT))
+    transaction(made, event)
+    assert set(made.take().keys) == {(CRATES, ("2", "a"))}
+
+
+def test_a_key_that_cannot_be_known_stops_the_stream() -> None:
+    made = collector()
+    with pytest.raises(KeyNotInIdentity, match="place"):
+        transaction(made, changed(made, BOXES, new=box("a", LEFT_OUT)))
+
+
+def test_null_leads_nowhere() -> None:
+    made = collector()
+    transaction(made, changed(made, ITEMS, new=item("1", "a", None)))
+    assert list(made.take().keys) == [(THINGS, ("1",))]
+
+
+def test_one_key_changed_often_is_one_key() -> None:
+    made = collector()
+    for number in range(3):
+        event = changed(made, BOXES, new=box("a", "2"))
+        transaction(made, event, lsn=number * 10, xid=number)
+    batch = made.take()
+    assert (len(batch.keys), batch.xids, batch.lsn) == (1, {0, 1, 2}, 28)
+
+
+def mark(text: str) -> Message:
+    return Message(True, 1, "splitctl.applied", text.encode())
+
+
+def test_what_we_wrote_ourselves_is_skipped_and_not_worth_a_commit() -> None:
+    """L5: both directions of the domain, and not another domain's."""
+    made = collector()
+    for name in ("d.forward", "d.reverse"):
+        transaction(made, mark(name), changed(made, BOXES, new=box("a", "2")), lsn=200)
+    assert not made.batch.keys and not made.batch.worth_storing
+    assert made.batch.lsn == 208
+    transaction(made, mark("other.forward"), changed(made, BOXES, new=box("a", "2")))
+    assert len(made.take().keys) == 1
+
+
+def test_a_mark_counts_only_as_the_first_message() -> None:
+    """Otherwise a customer's change in front of it would be lost."""
+    made = collector()
+    transaction(made, changed(made, BOXES, new=box("a", "2")), mark("d.reverse"))
+    assert len(made.take().keys) == 1
+    transaction(
+        made,
+        Message(True, 1, "something.else", b""),
+        mark("d.reverse"),
+        changed(made, BOXES, new=box("a", "2")),
+    )
+    assert len(made.take().keys) == 1
+
+
+def test_markers_and_heartbeats_move_the_position() -> None:
+    made = collector()
+    transaction(made, Message(True, 1, "splitctl.marker", b"whoever"))
+    batch = made.take()
+    assert batch.urgent and batch.worth_storing and batch.lsn == 108
+    stamp = "2024-05-06 07:08:09.123456+00"
+    transaction(made, Message(True, 1, "splitctl.heartbeat", f"d.forward {stamp}".encode()))
+    assert made.take().heartbeat_at == datetime(2024, 5, 6, 7, 8, 9, 123456, UTC)
+    transaction(made, Message(True, 1, "splitctl.heartbeat", f"d.reverse {stamp}".encode()))
+    assert not made.take().worth_storing
+
+
+def test_keys_that_the_opposite_stream_asks_for() -> None:
+    made = collector()
+    asked = {"stream": "d.forward", "keys": [[THINGS, ["1"]], [CRATES, ["2", "a"]], ["x", ["1"]]]}
+    again = Message(True, 1, AGAIN, json.dumps(asked).encode())
+    transaction(made, mark("d.reverse"), again)
+    transaction(made, changed(made, BOXES, new=box("a", "2")))
+    batch = made.take()
+    assert set(batch.keys) == {(THINGS, ("1",)), (CRATES, ("2", "a"))}
+    assert batch.again == {(THINGS, ("1",))}, "a key that changed as well is an ordinary one"
+    other = Message(True, 1, AGAIN, json.dumps({**asked, "stream": "d.reverse"}).encode())
+    transaction(made, mark("d.forward"), other)
+    assert not made.take().keys
+
+
+def test_truncate_stops_and_never_spreads() -> None:
+    """PROTOCOL 14."""
+    made = collector()
+    with pytest.raises(TableTruncated, match="boxes"):
+        transaction(made, Truncate((BOXES,)))
+
+
+@pytest.mark.parametrize(
+    ("columns", "what"),
+    [
+        (("shelf", "place"), "note dropped"),
+        (("shelf", "place", "note", "more"), "more added"),
+        (("place", "note"), "shelf dropped"),
+    ],
+)
+def test_a_table_that_changes_stops_the_stream(columns: tuple[str, ...], what: str) -> None:
+    made = collector()
+    with pytest.raises(TableChanged, match=f"boxes.*{what}"):
+        made.feed(relation("boxes", *columns))
+    made.feed(BOXES)
+
+
+def test_a_driving_column_outside_the_identity_stops_the_stream() -> None:
+    """PROTOCOL 8: a delete would not say whose row it was."""
+    made = collector()
+    with pytest.raises(KeyNotInIdentity, match="place"):
+        made.feed(relation("boxes", "shelf", "place", "note", identity=("shelf",)))
+
+
+def test_a_table_that_nobody_reads_stops_the_stream() -> None:
+    made = collector()
+    with pytest.raises(TableUnknown, match="archived_boxes"):
+        made.feed(relation("archived_boxes", "shelf", "place"))
+
+
+@given(st.integers(3, 2**62), st.integers(-(2**31) + 1, 2**31 - 1))
+def test_transaction_ids_are_widened_to_the_nearest(near: int, distance: int) -> None:
+    """L3: an id on either side of a turn of the 32-bit counter."""
+    xid = near + distance
+    if xid >= 0:
+        assert widen(xid & 0xFFFFFFFF, near) == xid
+
+
+@given(st.sets(st.integers(0, 40)), st.integers(0, 40), st.integers(0, 40), st.integers(0, 2**20))
+def test_seen_means_ended_before_the_snapshot(
+    running: set[int], one: int, other: int, turns: int
+) -> None:
+    """L3, against a model: visible is what had ended when the snapshot was taken."""
+    base = turns << 32
+    xmax = base + max(one, other) + 1
+    inside = {base + number for number in running if base + number < xmax}
+    xmin = min(inside, default=xmax)
+    text = f"{xmin}:{xmax}:{','.join(map(str, sorted(inside)))}"
+    every = range(base, base + 45)
+    expected = {xid for xid in every if xid >= xmax or xid in inside}
+    assert unseen([xid & 0xFFFFFFFF for xid in every], text) == expected

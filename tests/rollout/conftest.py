@@ -1,0 +1,100 @@
+"""An estate whose gateways, databases and clock are in memory; only the ledger is real."""
+
+from pathlib import Path
+
+import pytest
+
+from estate.config import Config, load
+from estate.ledger import Ledger, open_ledger
+from rollout.tools import Tools
+from tests.conftest import ConfigWriter, FreshDatabase
+from tests.rollout.rig import Rig
+
+MAPPING = """
+target = "t"
+query = "mappings/q.sql"
+key = ["id"]
+route = "t.id::text"
+sources = { t = { id = "id" } }
+"""
+DOMAIN = f"""
+[domains.d]
+old = "a"
+new = "b"
+flag = "F"
+percentage = "P"
+phases = [
+  {{percentage = 10, soak = "20s"}}, {{percentage = 50, soak = "20s"}},
+  {{percentage = 100, soak = "20s"}},
+]
+[[domains.d.forward]]
+{MAPPING}
+[[domains.d.reverse]]
+{MAPPING}
+"""
+GATES = """
+[[gates]]
+name = "errors"
+kind = "error_rate"
+max = 0.01
+min_samples = 100
+[[gates]]
+name = "same"
+kind = "consistency"
+max_age = "10m"
+[[gates]]
+name = "strays"
+kind = "strays"
+max = 0
+"""
+NOWHERE = "host=127.0.0.1 port=1 dbname=x user=y"
+
+
+@pytest.fixture
+def plain_config(
+    write_config: ConfigWriter, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> Config:
+    """A configuration whose databases and ledger are all away."""
+    return _config(write_config, monkeypatch, tmp_path, NOWHERE)
+
+
+@pytest.fixture
+def config(
+    fresh_databases: dict[str, FreshDatabase],
+    write_config: ConfigWriter,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> Config:
+    """A configuration with a real ledger."""
+    return _config(write_config, monkeypatch, tmp_path, fresh_databases["ledger"].dsn)
+
+
+def _config(
+    write_config: ConfigWriter, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, ledger: str
+) -> Config:
+    monkeypatch.setenv("SPLITCTL_STATE_DIR", str(tmp_path / "state"))
+    monkeypatch.setenv("SPLITCTL_OPERATOR", "ann")
+    return load(
+        write_config(
+            databases={"a": f"{NOWHERE} application_name=a", "b": NOWHERE},
+            domains=DOMAIN,
+            mappings={"q.sql": "SELECT id, id::text AS splitctl_route FROM t"},
+            ledger=ledger,
+            extra=GATES,
+        )
+    )
+
+
+@pytest.fixture
+def rig() -> Rig:
+    return Rig()
+
+
+@pytest.fixture
+def tools(config: Config, rig: Rig) -> Tools:
+    """The rig's tools with the real ledger."""
+
+    def ledger() -> Ledger:
+        return open_ledger(config)
+
+    return rig.tools(ledger)

@@ -1,0 +1,228 @@
+"""Gates: the same evidence, the same answer; no data is never a pass and never a fail."""
+
+import math
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from estate.config import GateConfig
+from rollout.counters import Count, Window
+from rollout.gates import (
+    Evidence,
+    StreamSeen,
+    VerdictSeen,
+    asked,
+    evaluate,
+    overall,
+    threshold,
+    wilson,
+)
+
+ERRORS = GateConfig(name="errors", kind="error_rate", max=0.01, min_samples=200)
+LATENCY = GateConfig(name="p95", kind="latency_p95", max_ms=100, min_samples=200)
+SHARE = GateConfig(name="share", kind="share", tolerance=0.05, min_samples=100)
+SAME = GateConfig(name="same", kind="consistency", max_age=timedelta(minutes=10))
+LAG = GateConfig(name="lag", kind="sync_lag", max_ms=2000)
+STRAYS = GateConfig(name="strays", kind="strays", max=0)
+ALL = [ERRORS, LATENCY, SHARE, SAME, LAG, STRAYS]
+
+
+def count(requests: float, errors: float = 0, fast: float = 1.0) -> Count:
+    return Count(requests, errors, {0.05: requests * fast, 1.0: requests, math.inf: requests})
+
+
+def stream(name: str, **changed: Any) -> StreamSeen:
+    whole = StreamSeen(f"d.{name}", True, 30.0, 400.0, 0)
+    return replace(whole, **changed)
+
+
+def evidence(**changed: Any) -> Evidence:
+    good = Evidence(
+        domain="d",
+        percentage=10,
+        window=Window({"new": count(1000), "old": count(9000)}),
+        verdict=VerdictSeen("equal", 60.0),
+        streams=(stream("forward"), stream("reverse")),
+        lags=(30.0,) * 5,
+    )
+    return replace(good, **changed)
+
+
+def answers(**changed: Any) -> dict[str, str]:
+    return {gate.name: evaluate(gate, evidence(**changed)).verdict for gate in ALL}
+
+
+def test_good_evidence_passes_every_gate() -> None:
+    assert set(answers().values()) == {"pass"}
+
+
+@pytest.mark.parametrize(
+    ("errors", "requests", "verdict"),
+    [
+        (10, 1000, "pass"),
+        (11, 1000, "fail"),
+        (50, 1000, "fail"),
+        (199, 199, "inconclusive"),
+        (0, 0, "inconclusive"),
+        (200, 200, "fail"),
+    ],
+)
+def test_error_rate_of_the_new_side(errors: int, requests: int, verdict: str) -> None:
+    window = Window({"new": count(requests, errors), "old": count(9000, 9000)})
+    result = evaluate(ERRORS, evidence(window=window))
+    assert result.verdict == verdict
+    assert result.samples == requests
+    if verdict != "inconclusive":
+        assert result.measured == pytest.approx(errors / requests)
+
+
+@pytest.mark.parametrize(
+    ("fast", "verdict"), [(1.0, "pass"), (0.95, "pass"), (0.90, "fail"), (0.0, "fail")]
+)
+def test_the_95th_percentile_is_absolute(fast: float, verdict: str) -> None:
+    window = Window({"new": count(1000, fast=fast)})
+    assert evaluate(LATENCY, evidence(window=window)).verdict == verdict
+
+
+def test_a_percentile_beyond_the_last_bucket() -> None:
+    beyond = Count(1000, 0, {0.05: 0, math.inf: 1000})
+    result = evaluate(LATENCY, evidence(window=Window({"new": beyond})))
+    assert result.verdict == "inconclusive"
+    reaching = Count(1000, 0, {0.2: 0, math.inf: 1000})
+    result = evaluate(LATENCY, evidence(window=Window({"new": reaching})))
+    assert (result.verdict, result.measured) == ("fail", 200.0)
+
+
+def test_a_histogram_without_buckets_is_no_answer() -> None:
+    window = Window({"new": Count(5000, 0, {})})
+    assert evaluate(LATENCY, evidence(window=window)).verdict == "inconclusive"
+
+
+@pytest.mark.parametrize(
+    ("new", "old", "percentage", "verdict"),
+    [
+        (1000, 9000, 10, "pass"),
+        (1400, 8600, 10, "pass"),
+        (3000, 7000, 10, "fail"),
+        (0, 10000, 10, "fail"),
+        (0, 99, 10, "inconclusive"),
+        (18, 82, 10, "inconclusive"),
+        (10000, 0, 100, "pass"),
+        (5000, 5000, 100, "fail"),
+    ],
+)
+def test_the_observed_share(new: int, old: int, percentage: int, verdict: str) -> None:
+    window = Window({"new": count(new), "old": count(old)})
+    result = evaluate(SHARE, evidence(window=window, percentage=percentage))
+    assert result.verdict == verdict
+
+
+@pytest.mark.parametrize(
+    ("seen", "verdict"),
+    [
+        (None, "inconclusive"),
+        (VerdictSeen("equal", 599), "pass"),
+        (VerdictSeen("equal", 601), "inconclusive"),
+        (VerdictSeen("equal", 1, covers_now=False), "inconclusive"),
+        (VerdictSeen("inconclusive", 1), "inconclusive"),
+        (VerdictSeen("different", 1), "fail"),
+        (VerdictSeen("different", 9999, covers_now=False), "fail"),
+    ],
+)
+def test_consistency(seen: VerdictSeen | None, verdict: str) -> None:
+    assert evaluate(SAME, evidence(verdict=seen)).verdict == verdict
+
+
+def test_one_stutter_is_not_a_fail_but_a_lasting_lag_is() -> None:
+    slow = (stream("forward", lag_ms=5000.0), stream("reverse"))
+    once = evidence(streams=slow, lags=(30.0,) * 9 + (5000.0,))
+    lasting = evidence(streams=slow, lags=(5000.0,) * 10)
+    assert evaluate(LAG, once).verdict == "inconclusive"
+    assert evaluate(LAG, lasting).verdict == "fail"
+    again = evidence(lags=(5000.0,) * 9 + (30.0,))
+    assert evaluate(LAG, again).verdict == "pass"
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        {"streams": ()},
+        {"streams": (), "streams_problem": "the database is away"},
+        {"streams": (stream("forward", alive=False), stream("reverse"))},
+        {"streams": (stream("forward", lag_ms=None), stream("reverse"))},
+        {"streams": (stream("forward", lag_ms=math.nan), stream("reverse"))},
+        {"streams": (stream("forward", problem="no route"), stream("reverse"))},
+    ],
+)
+def test_a_sync_that_cannot_be_asked_is_no_answer(broken: dict[str, Any]) -> None:
+    result = evaluate(LAG, evidence(**broken, lags=(9999.0,) * 10))
+    assert result.verdict == "inconclusive"
+    assert result.reason
+
+
+def test_strays_count_also_while_the_worker_is_away() -> None:
+    dead = (stream("forward", alive=False, strays=1), stream("reverse"))
+    assert evaluate(STRAYS, evidence(streams=dead)).verdict == "fail"
+    assert evaluate(STRAYS, evidence(streams=())).verdict == "inconclusive"
+
+
+def test_one_gateway_that_was_not_seen_leaves_traffic_unjudged() -> None:
+    window = Window({"new": count(1000, 900, fast=0.0), "old": count(1)})
+    found = answers(window=window, blind={"gw-2": "connection refused"})
+    assert {found[name] for name in ("errors", "p95", "share")} == {"inconclusive"}
+    result = evaluate(ERRORS, evidence(window=window, blind={"gw-2": "connection refused"}))
+    assert "gw-2: connection refused" in result.reason
+
+
+def test_at_0_percent_only_what_needs_no_traffic_is_asked() -> None:
+    assert [g.kind for g in asked(ALL, "d", 0)] == ["consistency", "sync_lag", "strays"]
+    assert len(asked(ALL, "d", 10)) == 6
+    mine = ERRORS.model_copy(update={"domains": ["other"]})
+    assert asked([mine], "d", 10) == []
+
+
+def test_a_limit_is_found_whatever_its_unit() -> None:
+    assert [threshold(gate) for gate in ALL] == [0.01, 100, 0.05, 600.0, 2000, 0]
+
+
+def test_one_word_for_all() -> None:
+    good, bad = evaluate(ERRORS, evidence()), evaluate(STRAYS, evidence(streams=()))
+    worst = evaluate(SAME, evidence(verdict=VerdictSeen("different", 1)))
+    assert overall([good]) == "pass"
+    assert overall([good, bad]) == "inconclusive"
+    assert overall([bad, worst, good]) == "fail"
+    assert overall([]) == "pass"
+
+
+def test_an_answer_reads_as_a_line() -> None:
+    assert str(evaluate(ERRORS, evidence())) == "d errors: pass (0, limit 0.01, 1000 samples)"
+
+
+numbers = st.integers(0, 3000)
+
+
+@given(requests=numbers, errors=numbers, old=numbers, percentage=st.sampled_from([10, 50, 100]))
+def test_without_every_gateway_traffic_gates_never_decide(
+    requests: int, errors: int, old: int, percentage: int
+) -> None:
+    window = Window({"new": count(requests, min(errors, requests)), "old": count(old)})
+    seen = evidence(window=window, percentage=percentage, blind={"gw-1": "away"})
+    assert {evaluate(g, seen).verdict for g in (ERRORS, LATENCY, SHARE)} == {"inconclusive"}
+
+
+@given(requests=st.integers(0, 199), errors=numbers)
+def test_below_the_minimum_nothing_fails(requests: int, errors: int) -> None:
+    window = Window({"new": count(requests, min(errors, requests), fast=0.0)})
+    for gate in (ERRORS, LATENCY):
+        assert evaluate(gate, evidence(window=window)).verdict == "inconclusive"
+
+
+@given(share=st.floats(0, 1), number=st.integers(1, 10**6))
+def test_the_bounds_hold_the_share(share: float, number: int) -> None:
+    low, high = wilson(share, number, 3.0)
+    assert low - 1e-9 <= share <= high + 1e-9
+    assert -1e-9 <= low <= high <= 1 + 1e-9

@@ -1,0 +1,129 @@
+"""A step command killed at any of its acts: the same command, typed again, ends it rightly."""
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rollout import recovery
+from rollout.phases import Intent, Owns, Serves, Way, way_on
+from rollout.step import StepResult, StepUnfinished
+from rollout.world import Ownership
+from tests.rollout.rig import DOMAIN, Killed, Rig, act
+
+
+def killed(at: int, to: int = 10) -> tuple[Rig, object]:
+    """A rig whose step died before its act number `at`; the plan it had written down."""
+    rig = Rig(kill_at=at)
+    step = rig.step(to)
+    with pytest.raises(Killed):
+        step.perform()
+    rig.restart()
+    return rig, step.plan
+
+
+def number_of_acts() -> int:
+    rig = Rig()
+    rig.step(10).perform()
+    return rig.acts
+
+
+@pytest.mark.parametrize("later", [0.0, 60.0], ids=["at once", "after the lease"])
+@pytest.mark.parametrize("at", range(12))
+def test_typed_again_after_a_kill(at: int, later: float) -> None:
+    assert number_of_acts() == 12
+    rig, plan = killed(at)
+    rig.clock.sleep(later)
+    ended = recovery.settle(DOMAIN, act(plan), rig.tools(ledger=None), rig.world)  # type: ignore[arg-type]
+    if isinstance(ended, StepResult):
+        assert ended.resumed
+    else:
+        assert rig.is_at(0), ended
+        rig.step(10).perform()
+    assert rig.is_at(10)
+    assert rig.broken_rules == []
+
+
+@pytest.mark.parametrize("again", range(8))
+@pytest.mark.parametrize("at", range(12))
+def test_a_recovery_that_is_killed_itself(at: int, again: int) -> None:
+    rig, plan = killed(at)
+    rig.kill_at = rig.acts + again
+    try:
+        recovery.settle(DOMAIN, act(plan), rig.tools(ledger=None), rig.world)  # type: ignore[arg-type]
+    except Killed:
+        rig.restart()
+        recovery.settle(DOMAIN, act(plan), rig.tools(ledger=None), rig.world)  # type: ignore[arg-type]
+    rig.restart()
+    if rig.served == {0}:
+        owners = rig.world.owners
+        newest = max(owners.values(), key=lambda owner: owner.epoch)
+        owners["old"] = owners["new"] = newest  # what `rollout start` does
+        assert rig.owned == {0}
+        rig.step(10).perform()
+    assert rig.is_at(10)
+    assert rig.broken_rules == []
+
+
+@pytest.mark.parametrize("at", range(12))
+def test_a_command_that_only_slept_cannot_use_its_epoch_again(at: int) -> None:
+    """Its successor has settled: whatever the sleeper does now must not move anybody."""
+    rig, plan = killed(at)
+    before = rig.served
+    ended = recovery.settle(DOMAIN, act(plan), rig.tools(ledger=None), rig.world)  # type: ignore[arg-type]
+    if isinstance(ended, StepResult):
+        return
+    assert before == {0}
+    flags = plan.flags  # type: ignore[attr-defined]
+    assert not any(answer.ok for answer in rig.flags.switch(DOMAIN, flags))
+    assert min(owner.epoch for owner in rig.world.owners.values()) > flags.epoch
+
+
+def test_a_gateway_that_cannot_be_asked_leaves_it_open() -> None:
+    rig, plan = killed(9)
+    rig.gateways["gw-2"].reachable = False
+    with pytest.raises(StepUnfinished, match="not known"):
+        recovery.settle(DOMAIN, act(plan), rig.tools(ledger=None), rig.world)  # type: ignore[arg-type]
+    assert "release" not in rig.log
+
+
+def test_a_gateway_that_was_left_behind_follows() -> None:
+    rig, plan = killed(10)
+    rig.gateways["gw-2"].domains[DOMAIN] = Rig().gateways["gw-2"].domains[DOMAIN]
+    ended = recovery.settle(DOMAIN, act(plan), rig.tools(ledger=None), rig.world)  # type: ignore[arg-type]
+    assert isinstance(ended, StepResult)
+    assert rig.is_at(10)
+    assert "strays" in ended.warnings[0]
+
+
+def test_what_a_rollback_decided_stays() -> None:
+    rig, plan = killed(9)
+    rig.flags.rollback(DOMAIN, 5, 0, 0)
+    rig.world.owners["new"] = rig.world.owners["old"] = Ownership(0, 5)
+    ended = recovery.settle(DOMAIN, act(plan), rig.tools(ledger=None), rig.world)  # type: ignore[arg-type]
+    assert isinstance(ended, str)
+    assert rig.is_at(0)
+
+
+epochs = st.integers(0, 6)
+serves = st.one_of(st.none(), st.builds(Serves, st.sampled_from([0, 10, 50]), epochs))
+owns = st.one_of(st.none(), st.builds(Owns, st.sampled_from([0, 1000, 5000]), epochs))
+
+
+@settings(max_examples=300)
+@given(served=st.lists(serves, min_size=1, max_size=3), old=owns, new=owns)
+def test_there_is_one_way_on_and_it_is_the_safe_one(
+    served: list[Serves | None], old: Owns | None, new: Owns | None
+) -> None:
+    intent = Intent(0, 10, 4)
+    gateways = {f"gw-{n}": item for n, item in enumerate(served)}
+    way = way_on(intent, gateways, {"old": old, "new": new})
+    seen = [item for item in served if item]
+    newest = max([i.epoch for i in seen] + [i.epoch for i in (old, new) if i], default=0)
+    if newest > 4:
+        assert way is Way.OVERTAKEN
+    elif any(item.epoch == 4 for item in seen):
+        assert way is Way.FORWARD
+    elif len(seen) < len(served):
+        assert way is Way.UNKNOWN
+    else:
+        assert way is Way.BACK
