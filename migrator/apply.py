@@ -61,9 +61,8 @@ class Applier:
         breathe: Callable[[], None] = _nothing,
     ) -> None:
         self._stream, self._target = stream, target
-        self._faults = faults or Faults()
         self._breathe = breathe
-        self._writer = Writer(stream, source, target, epoch, self._faults)
+        self._writer = Writer(stream, source, target, epoch, faults or Faults())
         self.states: dict[str, str] = {}
         self.load_states()
         self._writer.load()
@@ -81,8 +80,8 @@ class Applier:
     def apply(self, batch: Batch) -> Outcome:
         """Write a batch and its position. Raises Superseded, or what stops the stream."""
         position = Position(batch.lsn, batch.source_commit_at, batch.heartbeat_at)
-        keys = tuple(name for name in batch.keys if not self._faults.forgets(name))
-        part = Part((), keys, position, frozenset(batch.xids), quiet=frozenset(batch.again))
+        keys, xids = tuple(batch.keys), frozenset(batch.xids)
+        part = Part((), keys, position, xids, quiet=frozenset(batch.again))
         return self._write(self._sorted(part))
 
     def retry(self, names: Sequence[MappingKey]) -> Outcome:

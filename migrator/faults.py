@@ -1,6 +1,6 @@
 """Mistakes made on purpose, for tests that prove that the checks can fail. Nothing else uses them.
 
-SPLITCTL_TEST_FAULT=drop-key:N     the Nth carried key is forgotten, then and later
+SPLITCTL_TEST_FAULT=drop-key:N     the Nth row that would be updated is forgotten, then and later
 SPLITCTL_TEST_FAULT=reorder:N      from the Nth carried key on: the first key that changes once more
                                    gets its earlier version back
 SPLITCTL_TEST_FAULT=skip-delete:N  the Nth row to delete stays
@@ -34,9 +34,9 @@ class Faults:
     def __bool__(self) -> bool:
         return bool(self._kind)
 
-    def forgets(self, name: Any) -> bool:
-        """Whether this changed key is dropped."""
-        return self._hit("drop-key", name)
+    def forgets(self, row: Any) -> bool:
+        """Whether this row is not updated."""
+        return self._hit("drop-key", row)
 
     def skips(self, row: Any) -> bool:
         """Whether this row is not deleted."""
@@ -44,13 +44,14 @@ class Faults:
 
     def version(self, name: Any, rows: Any) -> Any:
         """The rows to write for a key: the ones read now, or stale ones."""
-        if self._kind != "reorder":
+        # A row that is gone stays gone: without its parent a stale one could not be written.
+        if self._kind != "reorder" or not rows:
             return rows
         with self._lock:
             self._count += 1
             if name in self._victims:
                 return self._earlier[name]
-            if self._count < self._number or not (rows or name in self._earlier):
+            if self._count < self._number:
                 return rows
             earlier = self._earlier.setdefault(name, rows)
             if earlier != rows and not self._victims:

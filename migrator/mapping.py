@@ -149,9 +149,13 @@ class Shape:
 
 
 NO_ROWS = sql.SQL("SELECT * FROM (\n{query}\n) q LIMIT 0")
-KNOWN_TYPES: LiteralString = (
-    "SELECT name FROM unnest(%s::text[]) AS t(name) WHERE to_regtype(name) IS NOT NULL"
-)
+# An enum never counts as known: the source's may have the same name and other labels. As text it
+# travels just as well.
+KNOWN_TYPES: LiteralString = """
+SELECT name FROM unnest(%s::text[]) AS t(name) JOIN pg_type y ON y.oid = to_regtype(name)
+  LEFT JOIN pg_type e ON e.oid = y.typelem
+ WHERE y.typtype <> 'e' AND e.typtype IS DISTINCT FROM 'e'
+"""
 TYPE_NAMES: LiteralString = (
     "SELECT format_type(oid, NULL) FROM unnest(%s::oid[]) WITH ORDINALITY AS t(oid, n) ORDER BY n"
 )

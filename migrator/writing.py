@@ -137,7 +137,7 @@ class Writer:
         if not part.carry and not part.spool:
             return self._position_only(part)
         works, ownership = self._look(part, wanted, readings)
-        plan = decide(works, ownership, self._stream.source_side)
+        plan = self._forgetful(decide(works, ownership, self._stream.source_side), works)
         return self._commit(part, readings, plan, ownership)
 
     def park(self, part: Part, name: MappingKey, detail: str) -> Outcome:
@@ -324,6 +324,18 @@ class Writer:
                     rows = self._faults.version((name, key), reading.rows.get(key, []))
                     reading.rows[key] = rows
         return readings
+
+    def _forgetful(self, plan: Plan, works: list[Work]) -> Plan:
+        if self._faults:
+            for work in works:
+                held = {item.primary for rows in work.standing.values() for item in rows}
+                plan.upserts[work.mapping] = [
+                    row
+                    for row in plan.upserts[work.mapping]
+                    if (primary := pick(row, work.primary_positions)) not in held
+                    or not self._faults.forgets((work.mapping, primary))
+                ]
+        return plan
 
 
 def _check_states(part: Part, states: dict[str, str]) -> None:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 LEAST_WRITES_PER_STAGE = 500
+MOST_SAMPLES = 20
 
 
 @dataclass
@@ -58,7 +59,8 @@ def build(evidence: Evidence) -> dict[str, Any]:
         "seconds": round(evidence.seconds, 1),
         "seed": evidence.seed,
         "lost_samples": evidence.witness.get("samples", []),
-        "failure_samples": evidence.failures[:20],
+        "diff_samples": _samples(evidence.verdicts),
+        "failure_samples": evidence.failures[:MOST_SAMPLES],
     }
     certificate["reasons"] = _reasons(certificate, evidence)
     certificate["result"] = "fail" if certificate["reasons"] else "pass"
@@ -72,6 +74,16 @@ def _add(verdicts: Iterable[Mapping[str, Any]]) -> dict[str, int]:
             for name in total:
                 total[name] += int(mapping.get(name, 0))
     return total
+
+
+def _samples(verdicts: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The rows that verifications named as different, a few of each mapping."""
+    return [
+        {"mapping": mapping["mapping"], **sample}
+        for verdict in verdicts
+        for mapping in verdict.get("mappings", [])
+        for sample in mapping.get("samples", [])
+    ][:MOST_SAMPLES]
 
 
 def _step(step: Mapping[str, Any]) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from types import FrameType
 from typing import Any
 
 from rehearsal import certificate, report
-from rehearsal.certificate import Evidence
+from rehearsal.certificate import LEAST_WRITES_PER_STAGE, Evidence
 from rehearsal.children import ChildFailed, end_leftovers
 from rehearsal.commands import CommandFailed, Commands
 from rehearsal.estate import Estate
@@ -36,7 +36,7 @@ OUR_FOLDERS = ("databases", "logs", "mappings", "secrets", "services", "state")
 
 @dataclass(frozen=True)
 class Options:
-    """What the command line says; `soak_s` in seconds."""
+    """What the command line says; `soak_s` in seconds, `least_writes` at each stage and side."""
 
     carts: int
     returns: int
@@ -45,6 +45,7 @@ class Options:
     seed: int
     out: Path
     keep: bool
+    least_writes: int = LEAST_WRITES_PER_STAGE
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,7 @@ class Rehearsed:
         return "\n".join(lines)
 
 
-def rehearse(options: Options) -> Rehearsed:
+def run(options: Options) -> Rehearsed:
     """Run a whole rehearsal. Whatever happens, no process is left behind unless --keep asks."""
     directory = options.out.resolve()
     scene = Scene(ENVIRONMENT)
@@ -164,6 +165,7 @@ class _Run:
             domains=self.estate.domains,
             soak_s=self.options.soak_s,
             on_step=self._step,
+            least_writes=self.options.least_writes,
         )
         try:
             story.tell()

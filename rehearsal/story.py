@@ -55,11 +55,12 @@ class Story:
         domains: list[str],
         soak_s: float,
         on_step: Callable[[str], None],
+        least_writes: int = LEAST_WRITES_PER_STAGE,
     ) -> None:
         self.typist, self.ground, self.scene, self.evidence = typist, ground, scene, evidence
         self.tally, self.stage_file, self.soak_s = tally, stage_file, soak_s
         self.stages: dict[str, tuple[str, int]] = dict.fromkeys(domains, ("off", 0))
-        self.on_step = on_step
+        self.on_step, self.least_writes = on_step, least_writes
         self._write_stages()
 
     @property
@@ -179,11 +180,11 @@ class Story:
             counts = {
                 side: self.tally.at(stage, percentage, side) for side in sides_in_use(percentage)
             }
-            if all(count >= LEAST_WRITES_PER_STAGE for count in counts.values()):
+            if all(count >= self.least_writes for count in counts.values()):
                 return
             if time.monotonic() > limit:
                 raise EvidenceMissing(f"{stage} {percentage} %: only {counts} writes were seen")
             told = ", ".join(f"{count} on {side}" for side, count in counts.items())
             with self.scene.lock:
-                self.scene.progress = f"gathering writes: {told}, of {LEAST_WRITES_PER_STAGE}"
+                self.scene.progress = f"gathering writes: {told}, of {self.least_writes}"
             time.sleep(0.5)

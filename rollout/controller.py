@@ -167,12 +167,12 @@ def advance(
                 raise Refused(domain=domain, reason="its rollout was not started", next=following)
             seen = survey(domain, tools.flags, world)
             row = adopt(config, row, seen, ledger)
+            in_line(domain, row, seen)
             row, results = ask(config, row, ledger, tools)
             position = evidence.position(config, row)
             decision = phases.on_advance(position, results)
             if decision.move is not Move.STEP or decision.phase is None:
                 return held(row, decision, results)
-            in_line(domain, row, seen)
             need_sync(domain, tools)
             chosen = _plan(config, row, seen, decision.phase)
             return _step(config, chosen, ledger, tools, world, soak)

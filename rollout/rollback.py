@@ -265,7 +265,6 @@ def plan(
 
 def _glance(names: Sequence[str], tools: Tools) -> dict[str, _Glance]:
     """One quick look at gateways, owners and ledger. Only gateways are waited for."""
-    stages: Running[str, dict[str, str]] = Running({"ledger": partial(_stages, names, tools)})
     looks: dict[tuple[str, str], Callable[[], Any]] = {}
     for name in names:
         for side in SIDES:
@@ -282,9 +281,11 @@ def _glance(names: Sequence[str], tools: Tools) -> dict[str, _Glance]:
         glance.complete = bool(found[name, "archived"].value)
         seen = {side: found[name, side].value for side in SIDES}
         glance.owners = {side: owner for side, owner in seen.items() if owner is not None}
-    known = stages.wait(GLANCE_S)["ledger"].value or {}
-    for name, stage in known.items():
-        glances[name].complete = glances[name].complete or stage == "complete"
+    if any(found[name, "archived"].error for name in names):
+        # Only then: the ledger takes longer to load than gateways take to answer.
+        asked = parallel.gather({"ledger": partial(_stages, names, tools)}, GLANCE_S)
+        for name, stage in (asked["ledger"].value or {}).items():
+            glances[name].complete |= stage == "complete"
     return glances
 
 

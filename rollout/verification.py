@@ -15,6 +15,7 @@ from verify.verdict import MappingVerdict, Verdict
 
 KIND = "verify"
 NAME = "verify"
+MOST_CASES = 20
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,7 @@ class Verified:
             "result": self.self_check.result,
             "cases": self.self_check.cases,
             "missed": len(self.self_check.missed),
+            "missed_cases": [vars(missed) for missed in self.self_check.missed[:MOST_CASES]],
         }
         return {**self.verdict.to_json(), "self_check": check, "recorded": self.recorded}
 

@@ -74,10 +74,10 @@ def _domain(config: Config, name: str, found: Examination) -> None:
 
 
 def _gateways(config: Config, found: Examination) -> None:
-    from rollout.flags import gateway_flags
+    from rollout.flags import GatewayAdmin
 
     try:
-        served = gateway_flags(config).served()
+        served = GatewayAdmin.of(config).served()
     except SplitctlError as error:
         found.problems.append(Problem("gateway", str(error), error.next_command))
         return

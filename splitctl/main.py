@@ -8,8 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
+from rehearsal.command import register as register_rehearse
 from splitctl.data_commands import backfill, schema, sync, verify
-from splitctl.rehearse_command import rehearse
 from splitctl.rollout_commands import decommission, rollout
 from splitctl.session import (
     ConfigPath,
@@ -20,6 +20,7 @@ from splitctl.session import (
     OutputFormat,
     answer,
     answer_without_config,
+    duration,
 )
 
 EXAMPLES = """
@@ -55,7 +56,7 @@ for name, group in (
     ("decommission", decommission),
 ):
     app.add_typer(group, name=name)
-app.command()(rehearse)
+register_rehearse(app, lambda work, form: answer_without_config(work, Output(form)), duration)
 
 
 def _show_version(wanted: bool) -> None:

@@ -24,7 +24,7 @@ class Starter:
 
 
 def example_directory() -> Path:
-    """Where the worked example lies: in the wheel, or at the root of a checkout."""
+    """Where the worked example lies: in the wheel, or at the root of the repository."""
     root = Path(__file__).resolve().parents[1]
     packaged = root / "rehearsal" / "example"
     return packaged if packaged.is_dir() else root

@@ -120,7 +120,9 @@ class _Gate:
     def check(self) -> None:
         """Raise SyncNotEnabled unless both directions are."""
         for stream in self.streams:
-            self.barriers.check(ends(stream, self.both)[1], stream)
+            target = ends(stream, self.both)[1]
+            with self.both.asking(target):
+                self.barriers.check(target, stream)
 
     def passed(self) -> dict[str, str] | None:
         """Wait for all; the positions by stream, or None with a reason noted."""
@@ -237,11 +239,12 @@ def subjects_of(selection: Selection, both: Both) -> list[Subject]:
     """The mappings of one selection, described on both sides."""
     stream = selection.stream
     source, target = ends(stream, both)
-    return [
-        prepare(stream, mapping.config, mapping.name, source, target)
-        for mapping in stream.mappings
-        if mapping.name in selection.mappings
-    ]
+    with both.asking(source, target):
+        return [
+            prepare(stream, mapping.config, mapping.name, source, target)
+            for mapping in stream.mappings
+            if mapping.name in selection.mappings
+        ]
 
 
 def _pass(

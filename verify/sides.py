@@ -7,6 +7,7 @@ from typing import Any, LiteralString, TypeVar
 
 import psycopg
 from psycopg import sql
+from psycopg.pq import TransactionStatus
 
 from estate.config import DatabaseConfig
 from estate.connections import connect
@@ -58,7 +59,7 @@ class Both:
     def close(self) -> None:
         """End the worker threads; a statement under way is cancelled."""
         for connection in (self.old, self.new):
-            if not connection.closed:
+            if connection.info.transaction_status == TransactionStatus.ACTIVE:
                 connection.cancel_safe(timeout=CANCEL_TIMEOUT_S)
         self._pool.shutdown(wait=True, cancel_futures=True)
 
@@ -81,16 +82,16 @@ class Both:
             return connection.execute(query).fetchall()
 
     @contextmanager
-    def asking(self, connection: Connection) -> Iterator[None]:
-        """Errors of this connection become ConnectionLost or ComparisonFailed, with its name."""
-        name = self.names[id(connection)]
+    def asking(self, *connections: Connection) -> Iterator[None]:
+        """Errors of these connections become ConnectionLost or ComparisonFailed, with names."""
         try:
             yield
         except psycopg.Error as error:
             reason = " ".join(str(error).split()) or type(error).__name__
-            if connection.closed or connection.broken:
-                raise ConnectionLost(database=name, reason=reason) from error
-            raise ComparisonFailed(database=name, reason=reason) from error
+            lost = [connection for connection in connections if connection.closed]
+            names = "' or '".join(self.names[id(c)] for c in lost or connections)
+            kind = ConnectionLost if lost else ComparisonFailed
+            raise kind(database=names, reason=reason) from error
 
     def calibrate(self) -> Hashing:
         """RECORD when both servers give the same hashes for the same literals, else MD5."""

@@ -41,7 +41,8 @@ OLD: dict[str, tuple[LiteralString, ...]] = {
         "UPDATE loans SET fine = NULL WHERE (branch_code, loan_no) = (%(branch)s, %(number)s)",
     ),
     "close": (
-        "UPDATE loans SET state = %(state)s WHERE (branch_code, loan_no) = (%(branch)s, %(number)s)",
+        "UPDATE loans SET state = %(state)s"
+        " WHERE (branch_code, loan_no) = (%(branch)s, %(number)s)",
     ),
     "note": (
         "UPDATE loans SET note = %(note)s WHERE (branch_code, loan_no) = (%(branch)s, %(number)s)",
@@ -55,7 +56,8 @@ NEW: dict[str, tuple[LiteralString, ...]] = {
         " VALUES (%(reader)s, %(name)s, %(email)s, %(prefs)s)",
     ),
     "prefer": (
-        "UPDATE members SET preferences = %(prefs)s, email = %(email)s WHERE member_id = %(reader)s",
+        "UPDATE members SET preferences = %(prefs)s, email = %(email)s"
+        " WHERE member_id = %(reader)s",
     ),
     "lend": (
         "INSERT INTO lendings (branch, number, member_id, title, due_on, extra)"
@@ -72,7 +74,7 @@ NEW: dict[str, tuple[LiteralString, ...]] = {
     "waive": ("DELETE FROM fines WHERE (branch, number) = (%(branch)s, %(number)s)",),
     "close": (
         "UPDATE lendings SET status ="
-        " (CASE %(state)s WHEN 'returned' THEN 'closed' ELSE 'missing' END)::lending_status"
+        " (CASE %(state)s WHEN 'returned' THEN 'closed' ELSE 'missing' END)::loan_state"
         " WHERE (branch, number) = (%(branch)s, %(number)s)",
     ),
     "note": (

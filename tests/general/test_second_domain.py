@@ -8,6 +8,7 @@ keeps the admin endpoint's promises, and the ledger on a server of neither side.
 import os
 import shutil
 import subprocess
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,9 +31,9 @@ DOMAIN = "lending"
 TOOL = "library_tool_of_the_town"
 OWNERS = {"town": "town_app", "lending_service": "lending_app"}
 COUNTERS = ("counter-1", "counter-2")
-COMMAND_S = 90.0
+COMMAND_S = 120.0
 # Acts that each side in use acknowledges before the next step.
-ENOUGH = 25
+ENOUGH = 20
 STAYS = """
 SELECT 'slot ' || slot_name FROM pg_replication_slots WHERE database = current_database()
 UNION ALL SELECT 'publication ' || pubname FROM pg_publication
@@ -52,9 +53,8 @@ class Town:
     commands: Commands
     patrons: Patrons
     start_sync: Callable[[], None]
-    end_sync: Callable[[], int]
+    end_sync: Callable[[], int | None]
     steps: list[dict[str, Any]] = field(default_factory=list)
-    said: list[str] = field(default_factory=list)
 
     def type(self, *words: str, expect: tuple[int, ...] = (0,)) -> CommandAnswer:
         """Type `splitctl WORDS -o json`; programs and patrons must be well afterwards."""
@@ -89,29 +89,35 @@ class Town:
             assert not any(mapping[k] for k in ("mismatched", "missing", "extra")), mapping
 
     def advance(self, to: int) -> None:
-        """One step; then both sides in use acknowledge acts, and the sides are compared."""
+        """One step; then the sides are compared, and each one in use acknowledges acts."""
+        before = self.acts()
         step = self.type("rollout", "advance", DOMAIN).data
         assert step["to"] == to, step
         self.steps.append(step)
-        self.gather(to)
         self.verify()
+        self.gather(to, since=before)
 
     def watch(self) -> None:
         """Soak, with gates that pass."""
         data = self.type("rollout", "watch", DOMAIN, "--timeout", "60s").data
         assert {gate["verdict"] for gate in data["gates"]} == {"pass"}, data
 
-    def gather(self, percentage: int) -> None:
-        """Wait until each side in use has acknowledged acts at this percentage, from now on."""
+    def acts(self) -> Counter[tuple[int, str]]:
+        """Acts acknowledged so far, by percentage and side."""
+        return sum((patron.seen for patron in self.patrons.all), Counter())
+
+    def gather(self, percentage: int, *, since: Counter[tuple[int, str]] | None = None) -> None:
+        """Wait until each side in use has acknowledged enough acts at this percentage."""
+        before = self.acts() if since is None else since
         sides = [s for s, used in (("old", percentage < 100), ("new", percentage > 0)) if used]
-        before = {side: self.patrons.seen(percentage, side) for side in sides}
 
         def enough() -> bool:
+            more = self.acts() - before
             return bool(self.patrons.failures) or all(
-                self.patrons.seen(percentage, side) - before[side] >= ENOUGH for side in sides
+                more[percentage, side] >= ENOUGH for side in sides
             )
 
-        assert wait_until(enough, 60), before
+        assert wait_until(enough, 60), self.acts() - before
         assert self.patrons.failures == []
 
     def at_rest(self, percentage: int) -> None:
@@ -182,8 +188,10 @@ def town(fresh_databases: dict[str, FreshDatabase], tmp_path: Path) -> Iterator[
     patrons = Patrons(urls, dsns)
     commands = Commands(config, secrets, on_start=print, on_line=lambda line: print(f"    {line}"))
 
-    def end_sync() -> int:
-        return children.get("sync").stop()
+    def end_sync() -> int | None:
+        child = children.get("sync")
+        programs.stop("sync")
+        return child.ended()
 
     try:
         programs.start(*(counter(n, u) for n, u in zip(COUNTERS, urls, strict=True)))
@@ -196,6 +204,8 @@ def town(fresh_databases: dict[str, FreshDatabase], tmp_path: Path) -> Iterator[
             children.stop_all()
 
 
+@pytest.mark.rehearsal
+@pytest.mark.timeout(900)
 def test_lending_moves_from_configuration_alone(town: Town) -> None:
     try:
         _dual_write(town)
@@ -207,9 +217,7 @@ def test_lending_moves_from_configuration_alone(town: Town) -> None:
             print(f"{record.seconds:6.1f} s  exit {record.exit_code}  {record.command}")
         print(f"{town.patrons.acknowledged} acts acknowledged")
         print([{k: s[k] for k in ("to", "fence_ms", "held_requests")} for s in town.steps])
-    # Nothing of the story was trivial.
     assert town.patrons.acknowledged > 500
-    assert sum(step["held_requests"] for step in town.steps) > 0
 
 
 def _dual_write(town: Town) -> None:
@@ -240,9 +248,13 @@ def _first_ascent_and_back(town: Town) -> None:
 
 
 def _second_ascent(town: Town) -> None:
-    for percentage in (10, 50, 100):
-        town.advance(percentage)
-        town.watch()
+    # A step asks the gates itself: what was seen meanwhile is enough.
+    town.advance(10)
+    town.advance(50)
+    with town.patrons.hurrying():
+        town.advance(100)
+    # Half of all requests move: with nobody thinking, some met the fence, and none failed.
+    assert town.steps[-1]["held_requests"] > 0
     town.at_rest(100)
     stands = town.type("status").data
     assert stands["domains"][0]["domain"] == DOMAIN, stands
@@ -250,7 +262,6 @@ def _second_ascent(town: Town) -> None:
 
 def _end(town: Town) -> None:
     town.type("decommission", "rampdown", DOMAIN)
-    town.verify()
     town.type("decommission", "archive", DOMAIN, "--confirm", DOMAIN)
     town.gather(100)
     town.type("decommission", "undo", DOMAIN)

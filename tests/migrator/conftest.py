@@ -24,9 +24,7 @@ def library(
 
 
 @pytest.fixture
-def post(
-    fresh_databases: dict[str, FreshDatabase], write_config: ConfigWriter
-) -> Iterator[Post]:
+def post(fresh_databases: dict[str, FreshDatabase], write_config: ConfigWriter) -> Iterator[Post]:
     """The parcel split, enabled and live, without a worker."""
     made = make(fresh_databases, write_config)
     try:

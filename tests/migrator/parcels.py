@@ -25,7 +25,8 @@ CREATE TABLE depots (
     region text, code integer, name varchar(40) NOT NULL UNIQUE, holder text NOT NULL,
     tags jsonb NOT NULL DEFAULT '[]', PRIMARY KEY (region, code));
 CREATE TABLE parcels (
-    id bigserial PRIMARY KEY, region text NOT NULL, code integer NOT NULL, weight numeric,
+    id bigserial PRIMARY KEY, region text NOT NULL, code integer NOT NULL,
+    weight numeric(10,2),
     note text, FOREIGN KEY (region, code) REFERENCES depots ON DELETE CASCADE);
 """
 NEW = """

@@ -17,9 +17,7 @@ from migrator.pgoutput import lsn_number
 from migrator.plan import Reference, Routed, Standing, Work, decide
 from tests.migrator.parcels import Post
 
-STATIONS, TAGS, SHIPMENTS = (
-    f"post.forward.{t}" for t in ("stations", "station_tags", "shipments")
-)
+STATIONS, TAGS, SHIPMENTS = (f"post.forward.{t}" for t in ("stations", "station_tags", "shipments"))
 
 
 @dataclass
@@ -66,7 +64,8 @@ def forward(post: Post) -> Iterator[Carrier]:
 
 def fill(post: Post) -> None:
     post.old.execute(
-        "INSERT INTO depots VALUES ('n', 1, 'A', 'ann', '[\"x\", \"y\"]'), ('s', 1, 'B', 'bob', '[]')"
+        "INSERT INTO depots VALUES"
+        " ('n', 1, 'A', 'ann', '[\"x\", \"y\"]'), ('s', 1, 'B', 'bob', '[]')"
     )
     post.old.execute(
         "INSERT INTO parcels (region, code, weight, note)"
@@ -165,8 +164,11 @@ def test_a_value_that_does_not_fit_is_parked_and_never_cut(forward: Carrier) -> 
     assert "check constraint" in found[0][3] and "too long" in found[1][3]
     assert len(rows(forward.post, "SELECT * FROM stations")) == 2
     assert rows(forward.post, "SELECT id FROM shipments") == [(3,)]
-    lsn = rows(forward.post, "SELECT lsn > '0/0', source_commit_at IS NOT NULL"
-               " FROM splitctl_sync.progress WHERE stream = 'post.forward'")
+    lsn = rows(
+        forward.post,
+        "SELECT lsn > '0/0', source_commit_at IS NOT NULL"
+        " FROM splitctl_sync.progress WHERE stream = 'post.forward'",
+    )
     assert lsn == [(True, True)]
     forward.post.old.execute("UPDATE depots SET name = 'short' WHERE region = 'w'")
     forward.post.old.execute("UPDATE parcels SET weight = 5 WHERE id = 1")
@@ -334,8 +336,12 @@ def test_a_zombie_that_waits_for_a_lock_cannot_commit_after_its_successor(
 def test_the_mark_is_the_first_thing_in_every_transaction(forward: Carrier) -> None:
     """L5: else the opposite stream would carry our own rows back."""
     fill(forward.post)
-    peek = "SELECT data FROM pg_logical_slot_peek_binary_changes('splitctl_post_reverse', NULL, NULL"
-    peek += ", 'proto_version', '1', 'publication_names', 'splitctl_post_reverse', 'messages', 'true')"
+    peek = (
+        "SELECT data FROM pg_logical_slot_peek_binary_changes('splitctl_post_reverse', NULL, NULL"
+    )
+    peek += (
+        ", 'proto_version', '1', 'publication_names', 'splitctl_post_reverse', 'messages', 'true')"
+    )
     forward.everything()
     forward.post.old.execute("UPDATE parcels SET weight = 5000 WHERE id = 1")
     forward.everything()

@@ -18,7 +18,7 @@ from migrator.chunk import RowNotCarried
 from tests.conftest import ConfigWriter, FreshDatabase
 from tests.migrator import library as lending
 from tests.migrator.library import DOMAIN, NEW, OWNER, Library, value
-from tests.migrator.parcels import until, working
+from tests.migrator.parcels import Post, until, working
 
 FORWARD = "lending.forward"
 SEED = """
@@ -402,7 +402,7 @@ def test_it_waits_for_transactions_that_were_under_way_at_the_slot(
     fresh_databases: dict[str, FreshDatabase],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """PROTOCOL: committed before the slot began, yet invisible for a while."""
+    """What committed before the slot began may be invisible for a while."""
     library.old.execute(SEED.replace("%s", "3").encode())
     sync.enable(library.config, DOMAIN)
     with psycopg.connect(
@@ -515,3 +515,26 @@ def test_after_a_teardown_what_stands_in_the_target_is_made_right(
         settle(library)
     assert differences(library) == {}
     assert value(library.new, "SELECT count(*) FROM splitctl_sync.stray") == 0
+
+
+def test_keys_of_several_columns_are_copied_in_chunks(
+    post: Post, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(copying, "CHUNK_KEYS", 7)
+    post.old.execute(
+        "INSERT INTO depots (region, code, name, holder, tags)"
+        " SELECT r, n, r || n, 'holder ' || n, '[\"a\", \"b\"]'"
+        " FROM unnest(ARRAY['n', 'S', 'ä%']) r, generate_series(1, 15) n"
+    )
+    post.old.execute(
+        "INSERT INTO parcels (region, code, weight) SELECT region, code, 1.5 FROM depots"
+    )
+    post.new.execute("UPDATE splitctl_sync.backfill SET state = 'pending'")
+    post.new.execute(
+        "UPDATE splitctl_sync.mapping_state SET state = 'spool' WHERE stream = 'post.forward'"
+    )
+    with working(post.config):
+        result = backfill.run(post.config, "post", on_progress=quietly)
+        post.settle()
+    assert post.differences(post.forward) == {}
+    assert result.rows == 45 + 90 + 45

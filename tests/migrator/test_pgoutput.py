@@ -37,7 +37,7 @@ def relation(
     return data
 
 
-def row(*values: str | None | bytes) -> bytes:
+def row(*values: str | bytes | None) -> bytes:
     data = struct.pack("!h", len(values))
     for value in values:
         if value is None:

@@ -1,12 +1,72 @@
-"""The worker as a whole: what one side does arrives on the other."""
+"""The worker as a whole: begun, killed, doubled, cut off, switched off; nothing is lost."""
 
-from tests.migrator.parcels import Post
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from migrator import sync
+from migrator.faults import VARIABLE, Faults
+from migrator.health import Quantiles
+from tests.migrator.parcels import COPIED, LIVE, Post, until, working
+
+PROGRAM = """
+import signal, sys, threading
+from pathlib import Path
+from estate.config import load
+from migrator.worker import run
+stop = threading.Event()
+signal.signal(signal.SIGTERM, lambda *_: stop.set())
+run(load(Path(sys.argv[1])), stop)
+"""
+
+
+@contextmanager
+def process(post: Post, **environment: str) -> Iterator[subprocess.Popen[bytes]]:
+    """A sync worker as a process of its own."""
+    command = [sys.executable, "-c", PROGRAM, str(post.config.path)]
+    root = Path(__file__).parents[2]
+    started = subprocess.Popen(command, cwd=root, env={**os.environ, **environment})
+    try:
+        yield started
+    finally:
+        started.kill()
+        started.wait()
+
+
+def get(post: Post, path: str) -> Any:
+    try:
+        with urllib.request.urlopen(f"http://{post.config.sync.listen}{path}", timeout=2) as answer:
+            return answer.read().decode()
+    except OSError:
+        return None
+
+
+def running(post: Post) -> Any:
+    text = get(post, "/status")
+    streams = json.loads(text)["streams"] if text else {}
+    return streams and all(stream["state"] == "running" for stream in streams.values())
 
 
 def test_carries_inserts_updates_and_deletes(carried: Post) -> None:
     old = carried.old
     old.execute(
-        "INSERT INTO depots (region, code, name, holder, tags) VALUES ('n', 1, 'A', 'ann', '[\"x\", \"y\"]'), ('n', 2, 'B', 'bob', '[]')"
+        "INSERT INTO depots VALUES"
+        " ('n', 1, 'A', 'ann', '[\"x\", \"y\"]'), ('n', 2, 'B', 'bob', '[]')"
     )
     old.execute("INSERT INTO parcels (region, code, weight, note) VALUES ('n', 1, 1.005, 'a\tb')")
     carried.settle(carried.forward)
@@ -18,3 +78,280 @@ def test_carries_inserts_updates_and_deletes(carried: Post) -> None:
     assert carried.differences(carried.forward) == {}
     assert carried.new.execute("SELECT tag FROM station_tags").fetchall() == [("z",)]
     assert carried.strays(carried.forward) == carried.strays(carried.reverse) == []
+
+
+def test_tells_how_it_is(carried: Post) -> None:
+    carried.old.execute("INSERT INTO depots VALUES ('n', 1, 'A', 'ann', '[]')")
+    carried.settle()
+    until(lambda: (get(carried, "/health/ready") or "").startswith('{"ready": true'))
+    assert json.loads(get(carried, "/health/live")) == {"status": "live"}
+    forward = json.loads(get(carried, "/status"))["streams"]["post.forward"]
+    assert forward["transactions"] == 1 and forward["upserted"] == 1
+    assert 0 < forward["lag_ms"]["p50"] <= forward["lag_ms"]["p99"] <= forward["lag_ms"]["max"]
+    metrics = get(carried, "/metrics")
+    for name in ("lag_seconds", "lag_bytes", "pending_keys", "heartbeat_age_seconds"):
+        assert f'splitctl_sync_{name}{{stream="post.forward"}}' in metrics
+    assert 'splitctl_sync_applied_rows_total{stream="post.forward"} 1.0' in metrics
+    assert 'splitctl_sync_strays_total{stream="post.reverse"} 0.0' in metrics
+    (status, _) = sync.status(carried.config)
+    assert status.worker_alive and status.problem is None
+
+
+def test_streams_are_picked_up_when_they_are_enabled_and_left_when_torn_down(post: Post) -> None:
+    sync.teardown(post.config, "post")
+    with working(post.config):
+        until(lambda: '"disabled"' in (get(post, "/status") or ""))
+        assert json.loads(get(post, "/health/ready"))["ready"]
+        sync.enable(post.config, "post")
+        for connection in (post.old, post.new):
+            connection.execute(LIVE)
+            connection.execute(COPIED)
+        post.old.execute("INSERT INTO depots VALUES ('n', 1, 'A', 'ann', '[]')")
+        post.settle()
+        assert post.differences(post.forward) == {}
+        sync.teardown(post.config, "post")
+        until(lambda: (get(post, "/status") or "").count('"state": "disabled"') == 2)
+    slots = post.old.execute(
+        "SELECT slot_name FROM pg_replication_slots WHERE database = current_database()"
+    ).fetchall()
+    assert slots == []
+
+
+def test_what_is_disabled_waits_in_the_spool_and_is_carried_afterwards(carried: Post) -> None:
+    carried.settle()
+    sync.disable(carried.config, "post")
+    carried.old.execute("INSERT INTO depots VALUES ('n', 1, 'A', 'ann', '[\"t\"]')")
+    carried.old.execute("INSERT INTO parcels (region, code) VALUES ('n', 1)")
+    until(
+        lambda: (
+            carried.new.execute("SELECT count(*) = 3 FROM splitctl_sync.spool").fetchone()
+            == (True,)
+        )
+    )
+    assert carried.new.execute("SELECT * FROM stations").fetchall() == []
+    sync.enable(carried.config, "post")
+    carried.settle()
+    assert carried.differences(carried.forward) == {}
+    states = carried.new.execute("SELECT DISTINCT state FROM splitctl_sync.mapping_state")
+    assert states.fetchall() == [("live",)]
+
+
+def test_a_second_worker_waits_until_the_first_is_gone(post: Post) -> None:
+    with process(post) as first:
+        until(lambda: running(post), timeout_s=15)
+        second = post.config.model_copy(
+            update={"sync": post.config.sync.model_copy(update={"listen": "127.0.0.1:0"})}
+        )
+        with working(second):
+            time.sleep(1.0)
+            epoch = "SELECT worker_epoch FROM splitctl_sync.progress WHERE stream = 'post.forward'"
+            assert post.new.execute(epoch).fetchone() == (1,)
+            post.old.execute("INSERT INTO depots VALUES ('n', 1, 'A', 'ann', '[]')")
+            post.settle()
+            first.kill()
+            first.wait()
+            post.old.execute("UPDATE depots SET name = 'B'")
+            post.settle(timeout_s=20)
+            assert post.new.execute(epoch).fetchone() == (2,)
+    assert post.differences(post.forward) == {}
+
+
+def test_connections_that_are_lost_are_opened_again(carried: Post) -> None:
+    carried.settle()
+    for number in range(3):
+        for connection in (carried.old, carried.new):
+            connection.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                " WHERE datname = current_database() AND application_name LIKE 'splitctl %'"
+            )
+        carried.old.execute(
+            "INSERT INTO depots VALUES ('n', %s, %s, 'ann', '[]')", (number, f"name {number}")
+        )
+        carried.settle(timeout_s=20)
+    assert carried.differences(carried.forward) == {}
+    assert carried.strays(carried.forward) == carried.strays(carried.reverse) == []
+
+
+def write_at_random(post: Post, seconds: float, seed: int) -> None:
+    """A customer's program: small transactions, some with several rows, some rolled back."""
+    chance = random.Random(seed)
+    limit = time.monotonic() + seconds
+    with psycopg.connect(post.old.info.dsn, options="-c synchronous_commit=on") as connection:
+        while time.monotonic() < limit:
+            region, code = chance.choice("abc"), chance.randint(1, 12)
+            try:
+                with connection.transaction(force_rollback=chance.random() < 0.1):
+                    for _ in range(chance.randint(1, 3)):
+                        one_change(connection, chance, region, code)
+            except psycopg.errors.IntegrityError:
+                continue
+            connection.commit()
+
+
+def one_change(
+    connection: psycopg.Connection[Any], chance: random.Random, region: str, code: int
+) -> None:
+    kind = chance.randint(0, 6)
+    name = f"name {chance.randint(1, 60)}"
+    tags = json.dumps(sorted({chance.choice("pqrs") for _ in range(chance.randint(0, 3))}))
+    if kind <= 1:
+        connection.execute(
+            "INSERT INTO depots VALUES (%s, %s, %s, %s, %s) ON CONFLICT (region, code)"
+            " DO UPDATE SET name = excluded.name, tags = excluded.tags",
+            (region, code, name, f"holder {code}", tags),
+        )
+    elif kind == 2:
+        connection.execute("DELETE FROM depots WHERE (region, code) = (%s, %s)", (region, code))
+    elif kind <= 4:
+        connection.execute(
+            "INSERT INTO parcels (region, code, weight, note)"
+            " SELECT region, code, %s, %s FROM depots WHERE (region, code) = (%s, %s)",
+            (chance.randint(1, 999), name, region, code),
+        )
+    elif kind == 5:
+        connection.execute(
+            "UPDATE parcels SET note = %s WHERE (region, code) = (%s, %s)", (name, region, code)
+        )
+    else:
+        connection.execute(
+            "DELETE FROM parcels WHERE id IN (SELECT id FROM parcels WHERE code = %s LIMIT 2)",
+            (code,),
+        )
+
+
+def test_kill_9_at_any_instruction_loses_nothing(post: Post) -> None:
+    """L4: several kills in the middle of the stream, at times that chance chooses."""
+    seed = random.randrange(2**32)
+    print("seed", seed)
+    chance = random.Random(seed)
+    writer = threading.Thread(target=write_at_random, args=(post, 8.0, seed))
+    with process(post) as first:
+        until(lambda: running(post), timeout_s=15)
+        writer.start()
+        time.sleep(chance.uniform(0.1, 1.5))
+        first.kill()
+    while writer.is_alive():
+        with process(post) as killed:
+            until(lambda: running(post) or not writer.is_alive(), timeout_s=15)
+            time.sleep(chance.uniform(0.05, 1.0))
+            killed.kill()
+    with working(post.config):
+        post.settle(timeout_s=30)
+        post.settle(timeout_s=30)
+    assert post.differences(post.forward) == {}
+    assert post.differences(post.reverse) == {}
+    assert post.strays(post.forward) == post.strays(post.reverse) == []
+
+
+def test_sigterm_finishes_and_leaves_within_two_seconds(post: Post) -> None:
+    with process(post) as started:
+        until(lambda: running(post), timeout_s=15)
+        post.old.execute(
+            "INSERT INTO depots SELECT 'r', i, i::text, 'h' FROM generate_series(1, 500) i"
+        )
+        began = time.monotonic()
+        started.send_signal(signal.SIGTERM)
+        assert started.wait(10) == 0
+        assert time.monotonic() - began < 2.0
+    with working(post.config):
+        post.settle()
+    assert post.differences(post.forward) == {}
+
+
+CHANGE = st.tuples(
+    st.sampled_from(["put", "drop", "send", "note", "move", "lose", "swap"]),
+    st.sampled_from("ab"),
+    st.integers(1, 3),
+    st.text("äb\\\t\n'\"", max_size=6),
+)
+TRANSACTIONS = st.lists(
+    st.tuples(st.integers(0, 1), st.lists(CHANGE, min_size=1, max_size=3), st.booleans()),
+    max_size=8,
+)
+
+
+def change(connection: psycopg.Connection[Any], what: tuple[str, str, int, str]) -> None:
+    kind, region, code, text = what
+    here = {"region": region, "code": code, "text": text, "name": f"{region}{code}{text}"}
+    statements = {
+        "put": "INSERT INTO depots VALUES (%(region)s, %(code)s, %(name)s, %(text)s, '[\"x\"]')"
+        " ON CONFLICT (region, code) DO UPDATE SET name = excluded.name,"
+        " tags = CASE depots.tags WHEN '[]' THEN '[\"y\", \"z\"]'::jsonb ELSE '[]' END",
+        "drop": "DELETE FROM depots WHERE (region, code) = (%(region)s, %(code)s)",
+        "send": "INSERT INTO parcels (region, code, note)"
+        " SELECT region, code, %(text)s FROM depots WHERE code = %(code)s",
+        "note": "UPDATE parcels SET note = %(text)s WHERE region = %(region)s",
+        "move": "UPDATE parcels SET (region, code) = (SELECT d.region, d.code FROM depots d"
+        " WHERE d.code = %(code)s LIMIT 1) WHERE region = %(region)s"
+        " AND EXISTS (SELECT FROM depots WHERE code = %(code)s)",
+        "lose": "DELETE FROM parcels WHERE region = %(region)s AND code = %(code)s",
+        "swap": "WITH a AS (SELECT * FROM depots ORDER BY region, code LIMIT 1)"
+        " UPDATE depots d SET name = left(d.name || '~', 40)"
+        " FROM a WHERE (a.region, a.code) = (d.region, d.code)",
+    }
+    connection.execute(statements[kind].encode(), here)
+
+
+def test_any_interleaving_ends_as_the_query_says(carried: Post) -> None:
+    """Two sessions, transactions that overlap or are rolled back: the target is the query."""
+    sessions = [psycopg.connect(carried.old.info.dsn) for _ in range(2)]
+    for session in sessions:
+        session.execute("SET lock_timeout = '20ms'")
+        session.commit()
+
+    @settings(
+        max_examples=15, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True
+    )
+    @given(TRANSACTIONS)
+    def property_holds(transactions: Any) -> None:
+        for number, changes, ends in transactions:
+            session = sessions[number]
+            try:
+                for what in changes:
+                    change(session, what)
+            except (psycopg.errors.IntegrityError, psycopg.errors.OperationalError):
+                session.rollback()
+            if ends:
+                session.commit()
+        for session in sessions:
+            session.commit()
+        carried.settle(timeout_s=20)
+        assert carried.differences(carried.forward) == {}
+        assert carried.strays(carried.forward) == carried.strays(carried.reverse) == []
+
+    try:
+        property_holds()
+    finally:
+        for session in sessions:
+            session.close()
+
+
+@pytest.mark.parametrize("fault", ["drop-key:1", "reorder:1", "skip-delete:1"])
+def test_a_fault_made_on_purpose_is_a_difference(post: Post, fault: str) -> None:
+    with process(post, **{VARIABLE: fault}):
+        for number in range(3):
+            post.old.execute(
+                "INSERT INTO depots VALUES ('n', %s, %s, 'ann', '[]')", (number, f"name {number}")
+            )
+            post.settle(timeout_s=20)
+        post.old.execute("UPDATE depots SET name = 'new ' || name")
+        post.settle()
+        post.old.execute("DELETE FROM depots WHERE code = 2")
+        post.settle()
+    assert len(post.differences(post.forward)) == 1
+
+
+def test_without_the_variable_there_is_no_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(VARIABLE, raising=False)
+    assert not Faults.from_environment()
+    assert not Faults("skip-column:a.b.c.d")
+
+
+def test_quantiles_are_right_within_two_percent() -> None:
+    sketch = Quantiles()
+    assert sketch.at(0.5) is None
+    for number in range(1, 1001):
+        sketch.add(number / 1000)
+    for share, exact in ((0.5, 0.5), (0.95, 0.95), (0.99, 0.99), (1.0, 1.0)):
+        found = sketch.at(share)
+        assert found is not None and exact <= found <= exact * 1.021

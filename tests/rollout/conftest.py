@@ -1,13 +1,17 @@
 """An estate whose gateways, databases and clock are in memory; only the ledger is real."""
 
+import secrets
+from collections.abc import Iterator
 from pathlib import Path
 
+import psycopg
 import pytest
 
 from estate.config import Config, load
 from estate.ledger import Ledger, open_ledger
+from rehearsal.postgres import Server
 from rollout.tools import Tools
-from tests.conftest import ConfigWriter, FreshDatabase
+from tests.conftest import ConfigWriter, drop_database
 from tests.rollout.rig import Rig
 
 MAPPING = """
@@ -58,15 +62,27 @@ def plain_config(
     return _config(write_config, monkeypatch, tmp_path, NOWHERE)
 
 
+@pytest.fixture(scope="session")
+def ledger_database(pg_servers: dict[str, Server]) -> Iterator[str]:
+    """One database for the ledgers of all tests here: making one for each takes long."""
+    server, name = pg_servers["order"], f"t_{secrets.token_hex(4)}_ledgers"
+    with psycopg.connect(server.dsn(), autocommit=True) as connection:
+        connection.execute(f'CREATE DATABASE "{name}"'.encode())
+    yield server.dsn(name)
+    drop_database(server, name)
+
+
 @pytest.fixture
 def config(
-    fresh_databases: dict[str, FreshDatabase],
+    ledger_database: str,
     write_config: ConfigWriter,
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
 ) -> Config:
-    """A configuration with a real ledger."""
-    return _config(write_config, monkeypatch, tmp_path, fresh_databases["ledger"].dsn)
+    """A configuration with a real ledger, empty."""
+    with psycopg.connect(ledger_database, autocommit=True) as connection:
+        connection.execute("DROP SCHEMA IF EXISTS splitctl CASCADE")
+    return _config(write_config, monkeypatch, tmp_path, ledger_database)
 
 
 def _config(

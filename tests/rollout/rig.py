@@ -86,7 +86,7 @@ class Rig:
             owners={"old": owner, "new": owner}, log=self.log, before=self._before
         )
         self.writers = MemoryWriters(self.log, before=self._before)
-        self.metrics = InMemoryMetrics()
+        self.metrics = InMemoryMetrics(Snapshot({name: {} for name in self.gateways}))
         self.statuses = [healthy("forward"), healthy("reverse")]
 
     def _before(self, act: str) -> None:

@@ -239,6 +239,7 @@ def test_the_ledger_hears_of_it(config: Config, tools: Tools, rig: Rig) -> None:
 
 def test_a_stage_that_only_the_ledger_knows(config: Config) -> None:
     rig = Rig(percentage=100, epoch=9)
+    rig.world.away.add("old")
     with open_ledger(config) as ledger:
         ledger.save_rollout(Rollout(DOMAIN, "complete", 100, 2, epoch=9))
 

@@ -1,4 +1,4 @@
-"""The shop's services on real databases: `shop` (whole module), `side` (the old and the new one).
+"""The shop's services on real databases: `shop` (whole session), `side` (the old and the new one).
 
 All programs run in one thread with its own event loop; tests are plain HTTP clients.
 """
@@ -157,7 +157,7 @@ class Host:
         self._loop.close()
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def shop(pg_servers: dict[str, Server]) -> Iterator[Shop]:
     """Partners and the three services on new databases."""
     mark = secrets.token_hex(4)
@@ -197,7 +197,7 @@ def shop(pg_servers: dict[str, Server]) -> Iterator[Shop]:
             drop_database(pg_servers[name], database)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def both_sides(shop: Shop) -> Iterator[dict[str, Side]]:
     """The old and the new side."""
     with httpx.Client(timeout=10) as http:

@@ -173,6 +173,20 @@ def test_an_empty_target_is_all_missing(library: Library) -> None:
     assert len(only(back, "reverse.loan_book").samples) == SMALL.samples
 
 
+def test_a_hole_much_larger_than_a_range_is_cut(library: Library) -> None:
+    library.new.execute("DELETE FROM loans WHERE nr BETWEEN 20 AND 390")
+    seen: list[Progress] = []
+    verdict = diff.run(
+        library.config,
+        mappings=["forward.loans"],
+        on_progress=seen.append,
+        barriers=Passed(),
+        limits=Limits(rows_per_range=25),
+    )
+    assert counts(verdict) == {**NOTHING, "missing": 371}
+    assert seen[-1].ranges_done > 400 / 25
+
+
 def test_a_wholly_different_table_stops_at_the_limit_of_suspects(library: Library) -> None:
     library.new.execute("UPDATE loans SET title = 'gone'")
     verdict = verify(library, "loans", limits=Limits(rows_per_range=50, suspects=100))

@@ -9,7 +9,8 @@ depends_on = None
 
 
 def upgrade() -> None:
-    op.execute("CREATE TYPE lending_status AS ENUM ('active', 'closed', 'missing')")
+    # The old side has an enum of the same name with other labels.
+    op.execute("CREATE TYPE loan_state AS ENUM ('active', 'closed', 'missing')")
     op.execute(
         """
         CREATE TABLE lendings (
@@ -17,7 +18,7 @@ def upgrade() -> None:
             number    integer,
             member_id integer NOT NULL REFERENCES members,
             title     text NOT NULL,
-            status    lending_status NOT NULL DEFAULT 'active',
+            status    loan_state NOT NULL DEFAULT 'active',
             due_on    date NOT NULL,
             remark    text,
             extra     jsonb,
@@ -54,4 +55,4 @@ def upgrade() -> None:
 
 def downgrade() -> None:
     op.execute("DROP TABLE reminders, extensions, fines, lendings")
-    op.execute("DROP TYPE lending_status")
+    op.execute("DROP TYPE loan_state")

@@ -1,0 +1,328 @@
+"""The ways to lose data that the design lists, by their numbers, against a running worker."""
+
+import json
+import threading
+import time
+import urllib.error
+import urllib.request
+from typing import Any
+
+import psycopg
+import pytest
+
+from migrator import barrier
+from tests.migrator.parcels import Post, until, working
+
+EPOCH_OLD, EPOCH_NEW = 5, 6
+
+
+def depot(post: Post, name: str = "A", holder: str = "ann") -> None:
+    post.old.execute("INSERT INTO depots VALUES ('n', 1, %s, %s, '[\"x\"]')", (name, holder))
+    post.old.execute("INSERT INTO parcels (region, code, note) VALUES ('n', 1, 'first')")
+
+
+def state(post: Post, stream: str) -> dict[str, Any]:
+    url = f"http://{post.config.sync.listen}/status"
+    try:
+        with urllib.request.urlopen(url, timeout=2) as answer:
+            found: dict[str, Any] = json.load(answer)["streams"][stream]
+    except urllib.error.URLError as error:
+        return {"state": f"not there yet: {error}"}
+    return found
+
+
+def agree(post: Post) -> None:
+    """Both directions find both sides equal, and nothing waits."""
+    for _ in range(2):
+        post.settle()
+    assert post.differences(post.forward) == {}
+    assert post.differences(post.reverse) == {}
+
+
+def titles(post: Post) -> tuple[Any, Any]:
+    old = post.old.execute("SELECT name FROM depots ORDER BY 1").fetchall()
+    new = post.new.execute("SELECT title FROM stations ORDER BY 1").fetchall()
+    return [row[0] for row in old], [row[0] for row in new]
+
+
+@pytest.mark.parametrize(("new_below", "winner"), [(0, "by old"), (10_000, "by new")])
+def test_1_swap_the_owner_wins_and_both_versions_are_kept(
+    post: Post, new_below: int, winner: str
+) -> None:
+    """Both sides change one key at once. Neither overtakes the owner, and they end up equal."""
+    with working(post.config):
+        depot(post)
+        agree(post)
+    post.own(new_below, EPOCH_NEW)
+    post.old.execute("UPDATE depots SET name = 'by old'")
+    post.new.execute("UPDATE stations SET title = 'by new'")
+    with working(post.config):
+        agree(post)
+    assert titles(post) == ([winner], [winner])
+    loser = post.reverse if new_below == 0 else post.forward
+    owner = post.forward if new_below == 0 else post.reverse
+    strays = post.strays(loser)
+    assert strays and post.strays(owner) == []
+    mapping, key, source, target, epoch = strays[0]
+    column, other = ("name", "by old") if new_below == 0 else ("title", "by new")
+    lost = "by new" if new_below == 0 else "by old"
+    assert mapping.startswith(loser.name) and key == ["n", "1"] and epoch == EPOCH_NEW
+    # The owner's stream may have been first: then the other's version is gone when it is read.
+    assert [row[column] for row in source] in ([lost], [other])
+    assert [row[column] for row in target] == [other]
+
+
+def test_1_resurrection_a_row_deleted_by_its_owner_stays_deleted(post: Post) -> None:
+    """The customer deletes on new while old still has a change of the key to carry."""
+    with working(post.config):
+        depot(post)
+        agree(post)
+    post.own(10_000, EPOCH_NEW)
+    post.old.execute("UPDATE parcels SET note = 'stale'")
+    post.new.execute("DELETE FROM shipments")
+    with working(post.config):
+        agree(post)
+    assert post.new.execute("SELECT * FROM shipments").fetchall() == []
+    assert post.old.execute("SELECT * FROM parcels").fetchall() == []
+    (stray,) = post.strays(post.forward)
+    assert stray[2][0]["note"] == "stale" and stray[3] == []
+
+
+def test_1_a_row_made_by_the_side_that_does_not_own_is_parked_and_taken_back(
+    carried: Post,
+) -> None:
+    """A job on the new side writes for a customer of the old side."""
+    depot(carried)
+    agree(carried)
+    carried.new.execute("INSERT INTO stations VALUES ('x', 9, 'job', 'ann')")
+    until(lambda: carried.strays(carried.reverse))
+    agree(carried)
+    (stray,) = carried.strays(carried.reverse)
+    assert stray[2][0]["name"] == "job" and stray[3] == []
+    assert titles(carried) == (["A"], ["A"])
+
+
+def test_1_return_of_the_dead_old_keys_do_not_overwrite_later_work(post: Post) -> None:
+    """New died with changes that never crossed; old took over; then new wakes up."""
+    with working(post.config):
+        depot(post)
+        agree(post)
+        post.own(10_000, EPOCH_OLD)
+    post.new.execute("UPDATE stations SET title = 'never crossed'")
+    post.own(0, EPOCH_NEW)
+    post.old.execute("UPDATE depots SET name = 'after the rollback'")
+    with working(post.config):
+        agree(post)
+    assert titles(post) == (["after the rollback"], ["after the rollback"])
+    stray = post.strays(post.reverse)[0]
+    assert [row["name"] for row in stray[2]] == ["never crossed"]
+    assert [row["name"] for row in stray[3]] == ["after the rollback"]
+
+
+def test_1_only_buckets_that_the_source_owns_are_carried(post: Post) -> None:
+    """Within one batch: one customer's row is carried, another's is a stray."""
+    post.own(5_000, EPOCH_NEW)
+    low, high = "ann", "b"
+    buckets = {
+        holder: post.old.execute("SELECT splitctl_sync.bucket(%s)", (holder,)).fetchone()
+        for holder in (low, high)
+    }
+    found = sorted((row[0], holder) for holder, row in buckets.items() if row)
+    assert found[0][0] < 5_000 <= found[1][0], "choose other names"
+    mine, theirs = found[1][1], found[0][1]
+    with post.old.transaction():
+        post.old.execute(
+            "INSERT INTO depots VALUES ('n', 1, 'A', %s), ('n', 2, 'B', %s)".replace(
+                "INTO depots", "INTO depots (region, code, name, holder)"
+            ),
+            (mine, theirs),
+        )
+    with working(post.config):
+        until(lambda: post.strays(post.forward))
+        post.settle()
+    assert post.new.execute("SELECT title FROM stations").fetchall() == [("A",)]
+    assert {tuple(row[1]) for row in post.strays(post.forward)} == {("n", "2")}
+
+
+def test_1_what_sync_writes_does_not_come_back(carried: Post) -> None:
+    """No loops: the opposite stream skips what is marked, and an idle pair stays idle."""
+    depot(carried)
+    agree(carried)
+    there = state(carried, "post.forward")
+    back = state(carried, "post.reverse")
+    assert there["transactions"] == 2 and back["transactions"] == 0
+    time.sleep(1.5)
+    assert state(carried, "post.forward")["transactions"] == 2
+    assert state(carried, "post.reverse")["transactions"] == 0
+    assert carried.strays(carried.forward) == carried.strays(carried.reverse) == []
+
+
+def test_3_a_barrier_does_not_pass_while_a_key_waits(carried: Post) -> None:
+    depot(carried)
+    carried.settle()
+    carried.old.execute("UPDATE parcels SET weight = 5000")
+    result = barrier.wait(carried.forward, 1.0)
+    assert (result.passed, result.pending) == (False, 1)
+    carried.old.execute("UPDATE parcels SET weight = 5")
+    agree(carried)
+
+
+def test_6_a_target_that_lost_commits_stops_the_stream(post: Post) -> None:
+    """It failed over to a replica that lagged: what the slot confirmed cannot be read again."""
+    with working(post.config):
+        depot(post)
+        agree(post)
+    before = post.new.execute(
+        "UPDATE splitctl_sync.progress SET lsn = '0/10' RETURNING worker_epoch"
+    ).fetchone()
+    post.old.execute("UPDATE depots SET name = 'B'")
+    with working(post.config):
+        found = until(lambda: (s := state(post, "post.forward"))["state"] == "stopped" and s)
+        assert "0/10" in found["reason"] and not found["ready"]
+        url = f"http://{post.config.sync.listen}/health/ready"
+        with pytest.raises(urllib.error.HTTPError, match="503"):
+            urllib.request.urlopen(url, timeout=2)
+    assert titles(post) == (["B"], ["A"])
+    assert before is not None
+
+
+@pytest.mark.parametrize("column", ["system_id = '1'", "timeline = 9"])
+def test_6_positions_of_another_server_are_not_believed(post: Post, column: str) -> None:
+    post.new.execute(f"UPDATE splitctl_sync.progress SET {column}".encode())
+    with working(post.config):
+        found = until(lambda: (s := state(post, "post.forward"))["state"] == "stopped" and s)
+    assert "not the server" in found["reason"]
+
+
+def test_6_the_slot_is_confirmed_only_up_to_what_is_stored(carried: Post) -> None:
+    depot(carried)
+    agree(carried)
+    confirmed = "SELECT confirmed_flush_lsn FROM pg_replication_slots WHERE slot_name = %s"
+    stored = "SELECT lsn FROM splitctl_sync.progress WHERE stream = 'post.forward'"
+
+    def pair() -> Any:
+        # The confirmation is read first: what is stored can only have grown since then.
+        first = carried.old.execute(confirmed, (carried.forward.slot,)).fetchone()
+        second = carried.new.execute(stored).fetchone()
+        assert first and second
+        row = carried.old.execute(
+            "SELECT %s::pg_lsn <= %s::pg_lsn, %s", (first[0], second[0], first[0])
+        ).fetchone()
+        assert row and row[0]
+        return row[1]
+
+    first = pair()
+    until(lambda: pair() != first)
+
+
+def test_8_a_child_that_leaves_or_dies_is_missed_where_it_was(carried: Post) -> None:
+    """A tag that was removed must not survive because its depot came back."""
+    depot(carried)
+    carried.old.execute("INSERT INTO depots VALUES ('s', 1, 'B', 'ann', '[\"y\", \"z\"]')")
+    carried.old.execute("INSERT INTO parcels (region, code, note) VALUES ('s', 1, 'second')")
+    agree(carried)
+    with carried.old.transaction():
+        carried.old.execute("UPDATE depots SET tags = '[\"y\"]' WHERE region = 's'")
+        carried.old.execute("UPDATE parcels SET region = 'n' WHERE note = 'second'")
+        carried.old.execute("DELETE FROM parcels WHERE note = 'first'")
+    agree(carried)
+    carried.old.execute("UPDATE depots SET region = 'moved' WHERE region = 's'")
+    agree(carried)
+    tags = carried.new.execute("SELECT region, tag FROM station_tags ORDER BY 1, 2").fetchall()
+    assert tags == [("moved", "y"), ("n", "x")]
+    carried.old.execute("DELETE FROM depots WHERE region = 'n'")
+    agree(carried)
+    assert carried.new.execute("SELECT * FROM shipments").fetchall() == []
+
+
+def test_9_rows_swap_a_unique_name_again_and_again(carried: Post) -> None:
+    depot(carried)
+    carried.old.execute("INSERT INTO depots VALUES ('s', 1, 'B', 'ann', '[]')")
+    agree(carried)
+    for number in range(10):
+        with carried.old.transaction():
+            carried.old.execute("UPDATE depots SET name = 'tmp' WHERE name = 'A'")
+            carried.old.execute("UPDATE depots SET name = 'A' WHERE name = 'B'")
+            if number % 2:
+                carried.old.execute("UPDATE depots SET holder = holder || '!'")
+            carried.old.execute("UPDATE depots SET name = 'B' WHERE name = 'tmp'")
+    agree(carried)
+    assert carried.strays(carried.forward) == carried.strays(carried.reverse) == []
+
+
+def test_9_a_row_that_cannot_be_written_waits_and_the_rest_goes_on(carried: Post) -> None:
+    depot(carried)
+    agree(carried)
+    carried.old.execute("UPDATE parcels SET weight = 5000")
+    until(lambda: carried.pending(carried.forward))
+    carried.old.execute("INSERT INTO depots VALUES ('s', 1, 'B', 'ann', '[]')")
+    until(lambda: titles(carried) == (["A", "B"], ["A", "B"]))
+    assert state(carried, "post.forward")["waiting"] == 1
+    assert state(carried, "post.forward")["ready"]
+    carried.new.execute("ALTER TABLE shipments DROP CONSTRAINT shipments_weight_check")
+    # Nothing changes on the source any more: the worker tries it by itself.
+    until(lambda: not carried.pending(carried.forward), timeout_s=10)
+    agree(carried)
+
+
+def test_14_a_truncate_stops_the_stream_and_never_spreads(post: Post) -> None:
+    with working(post.config):
+        depot(post)
+        agree(post)
+        post.old.execute("TRUNCATE parcels")
+        post.old.execute("UPDATE depots SET name = 'after'")
+        found = until(lambda: (s := state(post, "post.forward"))["state"] == "stopped" and s)
+        assert "parcels" in found["reason"]
+        assert state(post, "post.reverse")["state"] == "running"
+    assert post.new.execute("SELECT note FROM shipments").fetchall() == [("first",)]
+    assert titles(post)[1] == ["A"]
+    with working(post.config):
+        until(lambda: state(post, "post.forward")["state"] == "stopped")
+
+
+def test_14_a_column_that_goes_stops_the_stream(carried: Post) -> None:
+    depot(carried)
+    agree(carried)
+    carried.old.execute("ALTER TABLE depots ADD extra text")
+    carried.old.execute("UPDATE depots SET name = 'after'")
+    found = until(lambda: (s := state(carried, "post.forward"))["state"] == "stopped" and s)
+    assert "depots" in found["reason"] and "extra added" in found["reason"]
+    assert titles(carried)[1] == ["A"]
+
+
+def test_l3_a_commit_that_nobody_sees_yet_is_waited_for(carried: Post) -> None:
+    """Under synchronous replication a commit is in the log before any snapshot sees it."""
+    depot(carried)
+    agree(carried)
+    server = psycopg.connect(carried.old.info.dsn, autocommit=True)
+    try:
+        server.execute("ALTER SYSTEM SET synchronous_standby_names = 'nobody'")
+        server.execute("SELECT pg_reload_conf()")
+        until(lambda: "nobody" in str(server.execute("SHOW synchronous_standby_names").fetchone()))
+
+        def write() -> None:
+            dsn = carried.old.info.dsn
+            with psycopg.connect(dsn, options="-c synchronous_commit=on") as connection:
+                connection.execute("DELETE FROM parcels WHERE note = 'first'")
+                connection.execute(
+                    "INSERT INTO parcels (region, code, note) VALUES ('n', 1, 'late')"
+                )
+
+        writer = threading.Thread(target=write)
+        writer.start()
+        waits = "SELECT 1 FROM pg_stat_activity WHERE wait_event = 'SyncRep'"
+        until(lambda: server.execute(waits).fetchone())
+        time.sleep(0.5)
+        assert writer.is_alive()
+        # Read too early, 'first' would be there still, and its key would be done with.
+        position = "SELECT lsn::text FROM splitctl_sync.progress WHERE stream = 'post.forward'"
+        before = carried.new.execute(position).fetchone()
+        time.sleep(0.3)
+        assert carried.new.execute(position).fetchone() == before
+    finally:
+        server.execute("ALTER SYSTEM RESET synchronous_standby_names")
+        server.execute("SELECT pg_reload_conf()")
+        server.close()
+    writer.join(10)
+    agree(carried)
+    assert carried.new.execute("SELECT note FROM shipments").fetchall() == [("late",)]

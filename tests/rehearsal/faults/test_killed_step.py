@@ -1,0 +1,109 @@
+"""kill -9 of `rollout advance` after each of its acts: the lease ends, and the command goes on."""
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+
+import httpx
+import psycopg
+import pytest
+
+from rehearsal.children import wait_until
+from rehearsal.processes import module
+from tests.rehearsal.faults.ground import LEASE_MS, Split
+from tests.rehearsal.faults.killed import ACTS
+
+DOMAIN = "return"
+# A gateway looks at its clock, and the machine may be busy.
+LATE_S = 1.0
+SERVED_BY_IT = ("switch-one", "switch", "read-back")
+OWNER_MOVED = ("own-losing", "own-winning", *SERVED_BY_IT)
+# Where customers wait when the command dies. After some of these nobody types for a while.
+HELD = ("fence", "under-way", "quiesce", "barrier", "confirm", "own-losing", "own-winning")
+LEFT_ALONE = ("fence", "confirm", "own-losing", "own-winning", "switch-one")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def nothing_was_lost(built: Split) -> Iterator[None]:
+    """At the very end, over all kills: every customer's every acknowledged write is there."""
+    built.customers_leave()
+    failed_before = len(built.failures())
+    built.customers_come()
+    yield
+    built.type("rollback")
+    built.customers_leave()
+    try:
+        assert built.failures()[failed_before:] == []
+        found = built.witness()
+        assert (found["lost_writes"], found["duplicate_orders"]) == (0, 0), found["samples"]
+        assert built.verify()["verdict"] == "equal"
+    finally:
+        built.customers_come()
+
+
+def kill_at(split: Split, act: str) -> None:
+    command = module("tests.rehearsal.faults.killed", act, "rollout", "advance", DOMAIN)
+    environment = {
+        "SPLITCTL_CONFIG": str(split.estate.config),
+        "SPLITCTL_STATE_DIR": str(split.state),
+    }
+    ended = subprocess.run(
+        command, capture_output=True, text=True, timeout=60, env={**os.environ, **environment},
+        check=False,
+    )  # fmt: skip
+    assert ended.returncode == -signal.SIGKILL, (ended.stdout, ended.stderr)
+
+
+def truth(split: Split) -> tuple[list[tuple[int, int]], list[tuple[float, int]]]:
+    """(percentage, epoch) of each gateway and of each owner's row, asked without the tool."""
+    headers = {"Authorization": f"Bearer {split.estate.token}"}
+    served, owned = [], []
+    for url in split.estate.gateways:
+        flags = httpx.get(f"{url}/admin/flags", headers=headers).json()["domains"][DOMAIN]
+        served.append((flags["percentage"], flags["epoch"]))
+    for database in ("order", "return"):
+        with psycopg.connect(split.estate.database(database)) as connection:
+            row = connection.execute(
+                "SELECT new_below / 100.0, epoch FROM splitctl_sync.owner WHERE domain = %s",
+                [DOMAIN],
+            ).fetchone()
+        assert row is not None
+        owned.append((float(row[0]), row[1]))
+    return served, owned
+
+
+@pytest.mark.parametrize("act", ACTS)
+def test_a_step_killed_after(split: Split, act: str) -> None:
+    verdict = split.verify("--domain", DOMAIN)
+    assert verdict["verdict"] == "equal", verdict
+    kill_at(split, act)
+    died = time.monotonic()
+    if act in LEFT_ALONE:
+        assert wait_until(lambda: not split.fences(DOMAIN), LEASE_MS / 1000 + LATE_S)
+        if act in HELD:
+            assert time.monotonic() - died > 0.5, "nobody was held when it died"
+    # Status tells what is true.
+    stands = split.domain(DOMAIN)
+    served, owned = truth(split)
+    assert [(item["percentage"], item["epoch"]) for item in stands["served"]] == served
+    assert [(item["percentage"], item["epoch"]) for item in stands["owned"]] == owned
+    assert {percentage for percentage, _ in served} == {
+        "switch-one": {0, 10}, "switch": {10}, "read-back": {10},
+    }.get(act, {0})  # fmt: skip
+    assert {percentage for percentage, _ in owned} == (
+        {0, 10} if act == "own-losing" else {10} if act in OWNER_MOVED else {0}
+    )
+    assert len(stands["unfinished"]) == 1
+    assert stands["next_command"] == f"splitctl rollout advance {DOMAIN}"
+    # The same command again finishes the step.
+    step = split.type("rollout", "advance", DOMAIN).data
+    assert (step["domain"], step["from"], step["to"]) == (DOMAIN, 0, 10)
+    assert step["resumed"] is (act in SERVED_BY_IT)
+    stands = split.domain(DOMAIN)
+    assert {item["percentage"] for item in [*stands["served"], *stands["owned"]]} == {10}
+    assert (stands["asked"], stands["unfinished"], stands["disagreements"]) == (10, [], [])
+    # Nobody waited for longer than the lease, and what was written meanwhile is on both sides.
+    assert split.longest_hold_s() <= LEASE_MS / 1000 + LATE_S
+    split.type("rollback")
