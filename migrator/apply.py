@@ -20,8 +20,9 @@ from migrator.changes import Batch, MappingKey
 from migrator.collisions import KeysMissing
 from migrator.faults import Faults
 from migrator.mapping import Stream
+from migrator.parts import Outcome, Part, Position, Waiting
 from migrator.reading import Connection
-from migrator.writing import Outcome, Part, Position, StatesMoved, Superseded, Waiting, Writer
+from migrator.writing import StatesMoved, Superseded, Writer
 
 __all__ = ["Applier", "Outcome", "Superseded"]
 
@@ -41,14 +42,11 @@ TRANSIENT = (
 BLAME = ("22", "23", "P0", "54")
 
 
-def _nothing() -> None:
-    pass
-
-
 class Applier:
     """Carries one stream. Both connections are its own; it holds the stream's claim `epoch`.
 
-    `breathe` is called now and then during long work.
+    `horizon` gives the 64-bit transaction id of the target below which the opposite stream has seen
+    everything, None when that is not watched. `breathe` is called now and then during long work.
     """
 
     def __init__(
@@ -57,12 +55,14 @@ class Applier:
         source: Connection,
         target: Connection,
         epoch: int,
+        *,
+        horizon: Callable[[], int | None] = lambda: None,
         faults: Faults | None = None,
-        breathe: Callable[[], None] = _nothing,
+        breathe: Callable[[], None] = lambda: None,
     ) -> None:
         self._stream, self._target = stream, target
         self._breathe = breathe
-        self._writer = Writer(stream, source, target, epoch, faults or Faults())
+        self._writer = Writer(stream, source, target, epoch, horizon, faults or Faults())
         self.states: dict[str, str] = {}
         self.load_states()
         self._writer.load()

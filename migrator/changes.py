@@ -67,7 +67,8 @@ class Batch:
 
     `again` are those among them that nobody changed: the opposite stream asked for them.
     `lsn` is the position behind the last of them. `commit_us` holds the commit times (microseconds
-    since 1970) of those that brought keys. `urgent`: somebody waits for the position itself.
+    since 1970) of those that brought keys. `horizon`: every transaction of the source below this
+    64-bit id is in this batch or an earlier one. `urgent`: somebody waits for the position itself.
     """
 
     keys: dict[MappingKey, None] = field(default_factory=dict)
@@ -77,6 +78,7 @@ class Batch:
     last_commit_us: int = 0
     commit_us: list[int] = field(default_factory=list)
     heartbeat_at: datetime | None = None
+    horizon: int | None = None
     urgent: bool = False
 
     @property
@@ -182,8 +184,9 @@ class Collector:
         elif event.prefix == AGAIN:
             self._asked_again(event.content)
         elif event.prefix == HEARTBEAT:
-            stream, _, stamp = event.content.decode(errors="replace").partition(" ")
+            stream, horizon, stamp = event.content.decode(errors="replace").split(" ", 2)
             if stream == self._stream.name:
+                self._batch.horizon = int(horizon)
                 self._batch.heartbeat_at = datetime.fromisoformat(stamp)
 
     def _asked_again(self, content: bytes) -> None:

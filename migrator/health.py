@@ -56,7 +56,9 @@ class StreamHealth:
     """One stream as its worker sees it. Written by its thread alone, read by everybody.
 
     `state`: starting, disabled (not enabled yet), standby (another worker carries it), running,
-    retrying (after an error), stopped (it will not go on without a person).
+    retrying (after an error), stopped (it will not go on without a person). `horizon`: it has
+    carried every transaction of its source below this 64-bit id, and told so at `horizon_at`
+    (by the monotonic clock).
     """
 
     name: str
@@ -72,6 +74,8 @@ class StreamHealth:
     deleted: int = 0
     strays: int = 0
     heartbeat_at: datetime | None = None
+    horizon: int | None = None
+    horizon_at: float = 0.0
     began: float = field(default_factory=time.monotonic)
     lags: Quantiles = field(default_factory=Quantiles)
 

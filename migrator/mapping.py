@@ -74,6 +74,11 @@ class Stream:
         return self.slot
 
     @property
+    def opposite(self) -> str:
+        """The name of the domain's stream in the other direction."""
+        return f"{self.domain.name}.{'reverse' if self.direction == 'forward' else 'forward'}"
+
+    @property
     def source_side(self) -> Side:
         """The side whose changes it carries."""
         return "old" if self.direction == "forward" else "new"

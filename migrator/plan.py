@@ -1,6 +1,7 @@
 """What to do with a batch, decided from what both sides hold. Pure: no database, no clock.
 
-Each key is treated as a whole: it is carried, or it waits for a parent, or it is a stray.
+Each key is treated as a whole: it is carried, or it is a stray, or it waits (for a parent, or for
+the opposite stream to see a change that would be written over).
 """
 
 from collections import Counter
@@ -24,10 +25,14 @@ class Routed:
 
 @dataclass(frozen=True)
 class Standing:
-    """A row that stands in the target now."""
+    """A row that stands in the target now.
+
+    `fresh`: somebody else wrote it, and the opposite stream has not looked at that yet.
+    """
 
     primary: Values
     route: str | None
+    fresh: bool = False
 
 
 @dataclass(frozen=True)
@@ -67,6 +72,7 @@ class Plan:
     deletes: dict[str, list[Values]] = field(default_factory=dict)
     strays: list[MappingKey] = field(default_factory=list)
     parentless: dict[MappingKey, str] = field(default_factory=dict)
+    contested: dict[MappingKey, str] = field(default_factory=dict)
     ambiguous: dict[MappingKey, str] = field(default_factory=dict)
     settled: list[MappingKey] = field(default_factory=list)
 
@@ -98,6 +104,10 @@ def decide(works: Sequence[Work], ownership: Ownership | None, side: Side) -> Pl
                 continue
             if any(returned[pick(item.row, work.primary_positions)] > 1 for item in rows):
                 plan.ambiguous[name] = "the mapping gives two rows with the same primary key"
+                continue
+            if any(item.fresh for item in standing):
+                # Written over now, the other side's version would be lost without a trace.
+                plan.contested[name] = "the other side changed it too, and that is carried first"
                 continue
             missing = _missing(rows, available)
             if missing is not None:

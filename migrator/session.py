@@ -23,7 +23,9 @@ log = logging.getLogger(__name__)
 BATCH_KEYS = 5_000
 IDLE_S = 0.1
 HEARTBEAT_S = 1.0
-PARENTS_EVERY_S = 0.05
+RETRY_EVERY_S = 0.05
+# How long the opposite stream may be silent before this one goes on without its horizon.
+OPPOSITE_LIMIT_S = 10.0
 UNWRITABLE_FIRST_S = 1.0
 UNWRITABLE_LONGEST_S = 60.0
 RETRY_KEYS = 1_000
@@ -93,7 +95,9 @@ class Session:
     def __init__(self, stream: Stream, board: Board, faults: Faults) -> None:
         self._stream, self._board = stream, board
         self._health = board.streams[stream.name]
-        self._next_heartbeat = self._next_parents = self._next_look = 0.0
+        self._opposite = board.streams[stream.opposite]
+        self._began = time.monotonic()
+        self._next_heartbeat = self._next_retry = 0.0
         self._stack = ExitStack()
         try:
             purpose = f"sync {stream.name}"
@@ -109,7 +113,13 @@ class Session:
             self._collector = Collector(stream)
             self._decoder = Decoder(self._collector.wanted)
             self._applier = Applier(
-                stream, self._source, self._target, epoch, faults, self._breathe
+                stream,
+                self._source,
+                self._target,
+                epoch,
+                horizon=self._horizon,
+                faults=faults,
+                breathe=self._breathe,
             )
             self._stored = lsn
             self._reader.start(stream.slot, stream.publication, lsn)
@@ -153,6 +163,7 @@ class Session:
         self._count(outcome, delays)
         if batch.heartbeat_at is not None:
             self._health.heartbeat_at = batch.heartbeat_at
+            self._health.horizon, self._health.horizon_at = batch.horizon, time.monotonic()
 
     def _count(self, outcome: Outcome, delays_s: list[float]) -> None:
         rows = outcome.upserted + outcome.deleted
@@ -184,22 +195,36 @@ class Session:
         self._health.lag_bytes = max(self._reader.wal_end - self._stored, 0)
 
     def _retry(self, now: float) -> None:
-        """Waiting keys: for parents often, since one comes with any batch; others ever slower."""
+        """Waiting keys: often, as far as others bring what they wait for; the rest ever slower."""
         waiting = self._applier.waiting
-        if not waiting or now < self._next_parents:
+        if not waiting or now < self._next_retry:
             return
-        self._next_parents = now + PARENTS_EVERY_S
+        self._next_retry = now + RETRY_EVERY_S
         due = [
-            name for name, item in waiting.items() if item.reason == "parent" or item.due <= now
+            name for name, item in waiting.items() if item.reason != "unwritable" or item.due <= now
         ][:RETRY_KEYS]
         if not due:
             return
+        if any(waiting[name].reason == "stray-pending" for name in due):
+            # The opposite stream need not wait for its own heartbeat to learn how far it is.
+            self._target.execute(s.HEARTBEAT, (self._opposite.name,))
         self._count(self._applier.retry(due), [])
         for name in due:
             item = waiting.get(name)
             if item is not None:
                 pause = min(UNWRITABLE_FIRST_S * 2**item.attempts, UNWRITABLE_LONGEST_S)
                 item.due = time.monotonic() + pause
+
+    def _horizon(self) -> int | None:
+        """How far the opposite stream has looked at this target; None when it does not look."""
+        opposite, now = self._opposite, time.monotonic()
+        if opposite.horizon is not None and now - opposite.horizon_at < OPPOSITE_LIMIT_S:
+            return opposite.horizon
+        # At the beginning it is not known yet: any row may have been changed.
+        looks = opposite.state in ("starting", "running", "retrying")
+        if looks and now - self._began < OPPOSITE_LIMIT_S:
+            return opposite.horizon or 0
+        return None
 
     def _breathe(self) -> None:
         """During long work: the server must not think that nobody reads."""

@@ -13,9 +13,12 @@ BEGIN: LiteralString = "BEGIN"
 COMMIT: LiteralString = "COMMIT"
 BEGIN_READ: LiteralString = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
 SNAPSHOT: LiteralString = "SELECT pg_current_snapshot()::text"
+# Whoever reads it has read every transaction below the horizon that it carries.
 HEARTBEAT: LiteralString = """
-SELECT pg_logical_emit_message(true, 'splitctl.heartbeat', %s || ' ' || clock_timestamp()::text)
+SELECT pg_logical_emit_message(true, 'splitctl.heartbeat', concat_ws(
+    ' ', %s::text, pg_snapshot_xmin(pg_current_snapshot()), clock_timestamp()))
 """
+OWN_ID: LiteralString = "SELECT pg_current_xact_id()::text"
 
 # The worker's claim and its position, in the transaction that writes the data (laws L4 and L5).
 CLAIM: LiteralString = """
@@ -82,7 +85,9 @@ SELECT %s, u.mapping, u.key::jsonb, u.source_rows::jsonb, u.target_rows::jsonb, 
 CANONICAL = sql.SQL(
     "SELECT {columns} FROM unnest({arrays}) WITH ORDINALITY AS u({names}, n) ORDER BY n"
 )
-STANDING = sql.SQL("SELECT {primary}, {key}, ({route})::text FROM {table} AS t WHERE {condition}")
+STANDING = sql.SQL(
+    "SELECT {primary}, {key}, t.xmin::text, ({route})::text FROM {table} AS t WHERE {condition}"
+)
 VERSIONS = sql.SQL(
     "SELECT {key}, jsonb_agg(to_jsonb(t) ORDER BY {primary})::text,"
     " jsonb_agg(jsonb_build_array({columns}))::text"

@@ -1,9 +1,7 @@
 """One transaction in the target: mark, claim, owner, rows, bookkeeping and position (law L4)."""
 
 import json
-from collections.abc import Iterable
-from dataclasses import dataclass
-from datetime import datetime
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import psycopg
@@ -16,6 +14,7 @@ from migrator.control import MARK
 from migrator.faults import Faults
 from migrator.mapping import Key, Stream, key_arguments
 from migrator.ownership import Ownership
+from migrator.parts import Outcome, Own, Part, Position, Waiting, Waits
 from migrator.pgoutput import lsn_text
 from migrator.plan import Plan, Standing, Values, Work, decide, pick
 from migrator.prepared import Mappings
@@ -34,78 +33,21 @@ class StatesMoved(Exception):
     """The state of a mapping is no longer what the part was made for. Nothing was written."""
 
 
-@dataclass(frozen=True)
-class Position:
-    """How far the source's log is carried once a part is written."""
-
-    lsn: int
-    committed: datetime
-    heartbeat: datetime | None
-
-
-@dataclass(frozen=True)
-class Part:
-    """Keys that are written in one transaction.
-
-    `carry` are written now, `spool` are put down for later. `generations`: the carried keys come
-    from the spool and leave it. `quiet`: keys that nobody changed here; when they are not ours to
-    write, that is no stray. `collisions`: (mapping, unique index) whose holders step aside first.
-    """
-
-    carry: tuple[MappingKey, ...] = ()
-    spool: tuple[MappingKey, ...] = ()
-    position: Position | None = None
-    xids: frozenset[int] = frozenset()
-    generations: dict[Key, int] | None = None
-    quiet: frozenset[MappingKey] = frozenset()
-    collisions: frozenset[tuple[str, str]] = frozenset()
-
-    @property
-    def state(self) -> str:
-        """The state that the mappings of its carried keys must have."""
-        return "live" if self.generations is None else "drain"
-
-
-@dataclass
-class Outcome:
-    """What was written: rows, keys put to the spool, strays; and what has to wait, and why.
-
-    `settled` are keys that need not wait any more.
-    """
-
-    upserted: int = 0
-    deleted: int = 0
-    spooled: int = 0
-    strays: int = 0
-
-    def add(self, other: "Outcome") -> None:
-        """Count the other's in."""
-        self.upserted += other.upserted
-        self.deleted += other.deleted
-        self.spooled += other.spooled
-        self.strays += other.strays
-
-
-Waits = dict[MappingKey, tuple[str, str]]
-
-
-@dataclass
-class Waiting:
-    """A key that is parked in the target: why, how often it was tried, and when it is due again."""
-
-    reason: str
-    attempts: int = 0
-    due: float = 0.0
-
-
 class Writer:
     """Writes parts of one stream. `waiting` mirrors the parked keys: nobody else writes them."""
 
     def __init__(
-        self, stream: Stream, source: Connection, target: Connection, epoch: int, faults: Faults
+        self,
+        stream: Stream,
+        source: Connection,
+        target: Connection,
+        epoch: int,
+        horizon: Callable[[], int | None],
+        faults: Faults,
     ) -> None:
         self._stream, self._source, self._target = stream, source, target
         self._epoch, self._faults = epoch, faults
+        self._horizon, self._own = horizon, Own()
         self._strays = Strays(stream, target)
         self.mappings = Mappings(stream, source, target)
         self.collisions = Collisions(target)
@@ -126,6 +68,8 @@ class Writer:
 
         Raises Superseded, StatesMoved, KeysMissing, StillInvisible, or what a statement raises.
         """
+        # Before the source is read: what the opposite stream sees later is then not missed.
+        horizon = self._horizon()
         wanted: dict[str, tuple[Prepared, list[Key]]] = {}
         for name, key in part.carry:
             wanted.setdefault(name, (self.mappings[name], []))[1].append(key)
@@ -136,7 +80,7 @@ class Writer:
             readings = self._with_faults(read(self._source, wanted, part.xids))
         if not part.carry and not part.spool:
             return self._position_only(part)
-        works, ownership = self._look(part, wanted, readings)
+        works, ownership = self._look(part, wanted, readings, horizon)
         plan = self._forgetful(decide(works, ownership, self._stream.source_side), works)
         return self._commit(part, readings, plan, ownership)
 
@@ -180,6 +124,7 @@ class Writer:
         part: Part,
         wanted: dict[str, tuple[Prepared, list[Key]]],
         readings: dict[str, Reading],
+        horizon: int | None,
     ) -> tuple[list[Work], Ownership | None]:
         """Begin the transaction and look at what the target holds for these keys."""
         target, stream = self._target, self._stream
@@ -190,6 +135,7 @@ class Writer:
             target.execute(s.BEGIN)
             target.execute(MARK, (stream.name,))
             claim = target.execute(s.CLAIM, self._claim(part.position))
+            number = target.execute(s.OWN_ID)
             owner = target.execute(s.OWNER, (stream.domain.name,))
             states = target.execute(s.STATES, (stream.name,))
             for name, (prepared, _) in wanted.items():
@@ -199,6 +145,7 @@ class Writer:
         self._check_claim(claim)
         _check_states(part, dict(states.fetchall()))
         row = owner.fetchone()
+        self._own.begin(int(number.fetchall()[0][0]), horizon)
         works = []
         for name, (prepared, _) in wanted.items():
             present = [
@@ -211,7 +158,7 @@ class Writer:
                     primary_positions=prepared.shape.primary_positions,
                     keys=tuple(keys[name]),
                     rows=readings[name].rows,
-                    standing=_standing(prepared, standing[name]),
+                    standing=_standing(prepared, standing[name], self._own),
                     references=self.mappings.references(name, present),
                 )
             )
@@ -244,7 +191,11 @@ class Writer:
         strays = [name for name in plan.strays if not set(raw[name]) <= part.quiet]
         waits = {
             name: (reason, detail)
-            for reason, found in (("parent", plan.parentless), ("unwritable", plan.ambiguous))
+            for reason, found in (
+                ("parent", plan.parentless),
+                ("stray-pending", plan.contested),
+                ("unwritable", plan.ambiguous),
+            )
             for key, detail in found.items()
             for name in raw[key]
         }
@@ -347,11 +298,15 @@ def _check_states(part: Part, states: dict[str, str]) -> None:
         raise StatesMoved
 
 
-def _standing(prepared: Prepared, cursor: psycopg.Cursor[Any]) -> dict[Key, list[Standing]]:
+def _standing(
+    prepared: Prepared, cursor: psycopg.Cursor[Any], own: Own
+) -> dict[Key, list[Standing]]:
     width = len(prepared.shape.table.primary_key)
     found: dict[Key, list[Standing]] = {}
     for row in cursor.fetchall():
-        found.setdefault(tuple(row[width:-1]), []).append(Standing(tuple(row[:width]), row[-1]))
+        *key, xmin, route = row[width:]
+        standing = Standing(tuple(row[:width]), route, own.is_fresh(int(xmin)))
+        found.setdefault(tuple(key), []).append(standing)
     return found
 
 

@@ -96,8 +96,10 @@ def run(options: Options) -> Rehearsed:
         clear(directory)
         estate = Estate(directory, soak_s=options.soak_s, environment=_environment(directory))
         try:
-            found = _Run(options, estate, scene, view).whole()
+            running = _Run(options, estate, scene, view)
+            found = running.whole()
             if options.keep:
+                running.reopen()
                 _keep(estate, view, scene)
         finally:
             scene.step = "ending every process"
@@ -153,6 +155,13 @@ class _Run:
         made = certificate.build(self.evidence)
         self._write(made, wall)
         return made
+
+    def reopen(self) -> None:
+        """Take the archive back, so that rollback and every other command can be tried."""
+        self._step("the way back is opened again")
+        for domain in self.estate.domains:
+            # Refused where the story stopped before the rollout was started.
+            self.commands.run("decommission", "undo", domain, expect=(0, 5))
 
     def _story(self) -> None:
         story = Story(

@@ -10,9 +10,11 @@ from estate.config import Config
 from estate.ledger import ActRecord, Ledger, LedgerUnreachable, Rollout
 from rollout import evidence, phases
 from rollout.phases import Stage
-from rollout.step import StepResult
+from rollout.step_plan import StepResult
 from rollout.survey import Survey
 from rollout.tools import Tools
+
+ADOPT = "adopt"
 
 
 def arrived(
@@ -72,7 +74,7 @@ def adopt(config: Config, row: Rollout, seen: Survey, ledger: Ledger) -> Rollout
         epoch=owned.epoch,
         evidence={},
     )
-    act = ledger.begin(row.domain, "adopt", {"from": row.percentage, "to": percentage})
+    act = ledger.begin(row.domain, ADOPT, {"from": row.percentage, "to": percentage})
     ledger.finish(act, {"why": "the world was moved without this ledger"}, rollout=moved)
     return moved
 

@@ -9,14 +9,16 @@ from estate.connections import operator
 from estate.errors import SplitctlError
 from estate.ledger import Ledger, Rollout
 from rollout import evidence, phases, recovery
-from rollout.books import adopt, arrived, finish
+from rollout.books import ADOPT, adopt, arrived, finish
 from rollout.evidence import VERIFY
 from rollout.flags import DomainFlags
 from rollout.gates import GateResult
 from rollout.interrupts import Interrupts
 from rollout.phases import Move, Stage
 from rollout.preconditions import Held, Refused, ask, held, in_line, need_sync, need_verdict
-from rollout.step import Step, StepLimits, StepPlan, StepResult, StepUnfinished
+from rollout.rolled_back import ROLLBACK
+from rollout.step import Step
+from rollout.step_plan import StepLimits, StepPlan, StepResult, StepUnfinished
 from rollout.survey import Drift, Survey, survey
 from rollout.tools import Tools
 from rollout.watch import watch
@@ -26,6 +28,7 @@ __all__ = ["Held", "Plan", "Started", "advance", "plan", "start", "watch"]
 
 STEP = "step"
 START = "start"
+BOOKKEEPING = (START, ADOPT, ROLLBACK)
 
 
 @dataclass(frozen=True)
@@ -75,7 +78,7 @@ def start(config: Config, domain: str, *, tools: Tools | None = None) -> Started
 
 
 def _start(config: Config, domain: str, ledger: Ledger, tools: Tools, world: World) -> Started:
-    need_sync(domain, tools)
+    need_sync(domain, tools.sync())
     problems = tools.sequences(domain)
     if problems:
         told = "; ".join(f"{problem.key}: {problem.reason}" for problem in problems)
@@ -103,9 +106,11 @@ def _start_again(
     decision = phases.on_start(evidence.position(config, known))
     if decision.move is Move.REFUSE and known.stage == Stage.COMPLETE:
         raise Refused(domain=domain, reason=decision.reason, next="splitctl status")
-    if ledger.unfinished(domain):
-        reason = "an act was found unfinished"
-        raise Refused(domain=domain, reason=reason, next="splitctl status")
+    for act in ledger.unfinished(domain):
+        if act.kind not in BOOKKEEPING:
+            reason = f"{act.kind} was not finished"
+            raise Refused(domain=domain, reason=reason, next="splitctl status")
+        ledger.finish(act, {"how": "begun anew"}, state="abandoned")
     changes = _bringin_line(domain, tools, world)
     row = adopt(config, known, survey(domain, tools.flags, world), ledger)
     following = f"splitctl rollout {'watch' if row.percentage else 'advance'} {domain}"
@@ -168,12 +173,13 @@ def advance(
             seen = survey(domain, tools.flags, world)
             row = adopt(config, row, seen, ledger)
             in_line(domain, row, seen)
-            row, results = ask(config, row, ledger, tools)
+            looked = evidence.look(tools)
+            row, results = ask(config, row, ledger, looked)
             position = evidence.position(config, row)
             decision = phases.on_advance(position, results)
             if decision.move is not Move.STEP or decision.phase is None:
                 return held(row, decision, results)
-            need_sync(domain, tools)
+            need_sync(domain, looked.streams)
             chosen = _plan(config, row, seen, decision.phase)
             return _step(config, chosen, ledger, tools, world, soak)
     finally:
@@ -191,7 +197,8 @@ def _settle(
     """End what was found unfinished. Returns the result of a step that could be finished."""
     result: StepResult | None = None
     for act in ledger.unfinished(domain):
-        if act.kind == START:
+        if act.kind in BOOKKEEPING:
+            # The world was moved already, or not yet: it is looked at anew either way.
             ledger.finish(act, {"how": "begun anew"}, state="abandoned")
         elif act.kind != STEP:
             following = f"splitctl decommission {act.kind} {domain}"
@@ -279,7 +286,7 @@ def plan(config: Config, domain: str, *, tools: Tools | None = None) -> Plan:
         blockers.append(decision.reason)
     blockers += seen.disagreements(row.percentage)
     try:
-        need_sync(domain, tools)
+        need_sync(domain, looked.streams)
     except Refused as error:
         blockers.append(str(error))
     to = config.domain(domain).phases[following].percentage if following is not None else None

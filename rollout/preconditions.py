@@ -1,17 +1,18 @@
 """What has to be true before customers move, and the answer when it is not."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import timedelta
 
 from estate.config import Config
 from estate.errors import ExitCode, SplitctlError
 from estate.ledger import Ledger, Rollout
+from migrator.status import StreamStatus
 from rollout import evidence, phases
-from rollout.evidence import VERIFY
+from rollout.evidence import VERIFY, Look
 from rollout.gates import GateResult
 from rollout.phases import Move
 from rollout.survey import Drift, Survey
-from rollout.tools import Tools
 
 # Without a consistency gate, a verification counts as fresh for so long.
 FRESH = timedelta(hours=1)
@@ -37,9 +38,9 @@ class Held:
     next_command: str
 
 
-def need_sync(domain: str, tools: Tools) -> None:
+def need_sync(domain: str, streams: Iterable[StreamStatus]) -> None:
     """Both directions live, with a living worker. Raises Refused."""
-    found = [status for status in tools.sync() if evidence.of_domain(status, domain)]
+    found = [status for status in streams if evidence.of_domain(status, domain)]
     for status in found:
         states = set(status.states.values())
         if status.problem:
@@ -84,10 +85,9 @@ def verdict_lack(config: Config, domain: str, row: Rollout | None, ledger: Ledge
 
 
 def ask(
-    config: Config, row: Rollout, ledger: Ledger, tools: Tools
+    config: Config, row: Rollout, ledger: Ledger, looked: Look
 ) -> tuple[Rollout, list[GateResult]]:
-    """One look at everything, counted and kept; then the gates' answers."""
-    looked = evidence.look(tools)
+    """Count one look at everything and keep it; then the gates' answers."""
     with ledger.changing(row.domain) as change:
         known = change.rollout or row
         row = evidence.counted(known, looked, change.now)

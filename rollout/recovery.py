@@ -4,13 +4,8 @@ from estate.ledger import ActRecord
 from migrator.ownership import EpochConflict
 from rollout.flags import DomainFlags
 from rollout.phases import PER_PERCENT, Intent, Owns, Serves, Way, way_on
-from rollout.step import (
-    StepOvertaken,
-    StepResult,
-    StepUnfinished,
-    not_serving,
-    take_back,
-)
+from rollout.step import not_serving, take_back
+from rollout.step_plan import StepOvertaken, StepResult, StepUnfinished
 from rollout.survey import Survey, survey
 from rollout.tools import Tools
 from rollout.world import SIDES, World

@@ -7,32 +7,35 @@ target: 0 %. Typed twice, it looks again and changes nothing.
 import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from estate import journal
 from estate.config import Config
-from estate.errors import ExitCode, SplitctlError
+from estate.errors import SplitctlError
 from migrator.barrier import Marker
 from migrator.mapping import Side
-from migrator.ownership import EpochConflict, Ownership
+from migrator.ownership import EpochConflict
 from rollout import parallel
-from rollout.flags import DomainFlags, Fence, GatewayFlags
+from rollout.flags import DomainFlags, Fence
+from rollout.glance import Glance, glance_at
 from rollout.interrupts import Interrupts
-from rollout.parallel import Running
 from rollout.phases import PER_PERCENT
+from rollout.rolled_back import (
+    ROLLBACK,
+    TARGET,
+    RollbackPlan,
+    RollbackResult,
+    RolledBack,
+    WayClosed,
+)
 from rollout.tools import Tools
-from rollout.world import SIDES, Crossing
+from rollout.world import Crossing
 
 if TYPE_CHECKING:
     from estate.ledger import Ledger, Rollout
 
-KIND = "rollback"
-TARGET = 0
-# How long the first look may wait for databases and ledger: customers are suffering.
-GLANCE_S = 0.3
 # Of the hold, what is kept for moving the owner before gateways let go by themselves.
 FOR_OWNERS = 0.25
 OWNER_S = 2.0
@@ -43,166 +46,6 @@ RETRY_EVERY_S = 0.25
 LONGEST_S = 60.0
 LOOK_EVERY_S = 0.01
 ATTEMPTS = 5
-
-
-class WayClosed(SplitctlError):
-    """Domain '{domain}' is complete: its old tables are archived, so the old side cannot serve.
-    Nothing was changed."""
-
-    hint = "splitctl decommission undo {domain}, then: splitctl rollback {domain}"
-    exit_code = ExitCode.PRECONDITION
-
-
-class GatewaysAway(SplitctlError):
-    """No gateway can be asked: {reason}. What they serve was not changed."""
-
-    hint = "restart the gateways with their percentage at 0, then: splitctl rollback"
-    exit_code = ExitCode.PRECONDITION
-
-
-@dataclass
-class RolledBack:
-    """One domain. `seconds_until_every_gateway_serves_it` is None while one does not.
-
-    at_risk: keys that had not crossed to the old side, by name where it could be known
-    """
-
-    domain: str
-    from_percentage: int
-    epoch: int
-    already: bool = False
-    seconds: float | None = None
-    at_risk: list[Any] = field(default_factory=list)
-    barrier_passed: bool = False
-    held_requests: int = 0
-    held_ms_max: int = 0
-    unreachable: list[str] = field(default_factory=list)
-    problems: list[str] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-
-    @property
-    def complete(self) -> bool:
-        """Whether every gateway serves it and the old side's database knows that it owns."""
-        return self.seconds is not None and not self.problems
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain data, with the names `from` and `to`."""
-        return {
-            "domain": self.domain,
-            "from": self.from_percentage,
-            "to": TARGET,
-            "epoch": self.epoch,
-            "already": self.already,
-            "seconds_until_every_gateway_serves_it": self.seconds,
-            "at_risk": self.at_risk,
-            "barrier_passed": self.barrier_passed,
-            "held_requests": self.held_requests,
-            "held_ms_max": self.held_ms_max,
-            "unreachable": self.unreachable,
-            "problems": self.problems,
-            "notes": self.notes,
-        }
-
-    def lines(self) -> list[str]:
-        """For a person."""
-        if self.already and not self.problems:
-            return [f"{self.domain}: at {TARGET} % already, on every gateway; nothing was changed"]
-        if self.seconds is not None:
-            first = (
-                f"{self.domain}: {self.from_percentage} % -> {TARGET} %, "
-                f"served by every gateway after {self.seconds:.2f} s"
-            )
-        else:
-            first = f"{self.domain}: {TARGET} % is NOT served by every gateway yet"
-        lines = [first]
-        lines += [f"  {item['mapping']} {item['key'] or ''} {item['why']}" for item in self.at_risk]
-        if self.at_risk:
-            lines.insert(1, f"  {len(self.at_risk)} at risk; each is kept, on the new side:")
-        elif not self.already:
-            lines.append("  every change made on the new side has crossed to the old one")
-        return [*lines, *(f"  {line}" for line in [*self.problems, *self.notes])]
-
-
-@dataclass
-class RollbackResult:
-    """All domains. `skipped`: those that are complete, and so have no way back."""
-
-    rollbacks: list[RolledBack]
-    skipped: list[str] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-
-    @property
-    def exit_code(self) -> ExitCode:
-        """0 when everybody is on the old side."""
-        whole = all(item.complete for item in self.rollbacks)
-        return ExitCode.DONE if whole else ExitCode.PRECONDITION
-
-    @property
-    def next_command(self) -> str:
-        """What comes after it."""
-        if self.exit_code is not ExitCode.DONE:
-            return "splitctl rollback  (again, when what is named above answers)"
-        moved = any(not item.already for item in self.rollbacks)
-        return "splitctl verify run" if moved else "splitctl status"
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain data."""
-        return {
-            "rollbacks": [item.to_json() for item in self.rollbacks],
-            "skipped": self.skipped,
-            "notes": self.notes,
-            "next_command": self.next_command,
-        }
-
-    def to_text(self) -> str:
-        """For a person."""
-        lines = [line for item in self.rollbacks for line in item.lines()]
-        lines += [f"{name}: complete, and so left as it is" for name in self.skipped]
-        return "\n".join([*lines, *self.notes])
-
-
-@dataclass(frozen=True)
-class RollbackPlan:
-    """What a rollback would do now."""
-
-    domains: list[str]
-    steps: list[str]
-    blockers: list[str]
-    next_command: str = "splitctl rollback"
-
-
-@dataclass
-class _Glance:
-    """What could be learned quickly of one domain. Owners that did not answer are not in it."""
-
-    percentages: dict[str, int] = field(default_factory=dict)
-    epochs: list[int] = field(default_factory=list)
-    fenced: bool = False
-    silent: list[str] = field(default_factory=list)
-    owners: dict[Side, Ownership] = field(default_factory=dict)
-    complete: bool = False
-
-    @property
-    def at_target(self) -> bool:
-        """Whether all who answered are there, and no gateway is silent."""
-        return (
-            bool(self.percentages)
-            and not self.silent
-            and not self.fenced
-            and not any(self.percentages.values())
-            and not any(owner.new_below for owner in self.owners.values())
-        )
-
-    @property
-    def highest(self) -> int:
-        """The newest epoch seen."""
-        return max([*self.epochs, *(owner.epoch for owner in self.owners.values())], default=0)
-
-    @property
-    def percentage(self) -> int:
-        """Where customers were, as far as it was seen."""
-        owned = [owner.new_below // PER_PERCENT for owner in self.owners.values()]
-        return max([*self.percentages.values(), *owned], default=0)
 
 
 def rollback(
@@ -218,7 +61,7 @@ def rollback(
     tools = tools or Tools.of(config)
     started = tools.clock()
     with Interrupts():  # a rollback under way is not given up; it has an end of its own
-        glances = _glance(names, tools)
+        glances = glance_at(names, tools)
         closed = [name for name in names if glances[name].complete]
         if closed and domains:
             raise WayClosed(domain=closed[0])
@@ -244,7 +87,7 @@ def plan(
     """What a rollback would do, without doing it."""
     names = list(domains or config.domains)
     tools = tools or Tools.of(config)
-    glances = _glance(names, tools)
+    glances = glance_at(names, tools)
     moving = [n for n in names if not glances[n].complete and not glances[n].at_target]
     blockers = [f"{n} is complete" for n in names if glances[n].complete]
     blockers += [f"{url} does not answer" for url in sorted({u for n in names for u in
@@ -263,74 +106,10 @@ def plan(
     return RollbackPlan(moving, steps, blockers)
 
 
-def _glance(names: Sequence[str], tools: Tools) -> dict[str, _Glance]:
-    """One quick look at gateways, owners and ledger. Only gateways are waited for."""
-    looks: dict[tuple[str, str], Callable[[], Any]] = {}
-    for name in names:
-        for side in SIDES:
-            looks[name, side] = partial(_owner, name, side, tools)
-        looks[name, "archived"] = partial(_archived, name, tools)
-    owners: Running[tuple[str, str], Any] = Running(looks)
-    gateways = tools.flags.served()
-    if not any(gateway.reachable for gateway in gateways):
-        reason = "; ".join(f"{gateway.url}: {gateway.problem}" for gateway in gateways)
-        raise GatewaysAway(reason=reason)
-    glances = {name: _at_gateways(name, gateways, tools) for name in names}
-    found = owners.wait(GLANCE_S)
-    for name, glance in glances.items():
-        glance.complete = bool(found[name, "archived"].value)
-        seen = {side: found[name, side].value for side in SIDES}
-        glance.owners = {side: owner for side, owner in seen.items() if owner is not None}
-    if any(found[name, "archived"].error for name in names):
-        # Only then: the ledger takes longer to load than gateways take to answer.
-        asked = parallel.gather({"ledger": partial(_stages, names, tools)}, GLANCE_S)
-        for name, stage in (asked["ledger"].value or {}).items():
-            glances[name].complete |= stage == "complete"
-    return glances
-
-
-def _at_gateways(name: str, gateways: Sequence[GatewayFlags], tools: Tools) -> _Glance:
-    glance = _Glance()
-    for gateway in gateways:
-        flags = gateway.domains.get(name)
-        if flags is None:
-            glance.silent.append(gateway.url)
-        else:
-            glance.percentages[gateway.url] = flags.served
-            glance.epochs.append(flags.epoch)
-    for answer in tools.flags.fences(name):
-        if answer.value is not None and answer.value.holding:
-            glance.fenced = True
-            glance.epochs.append(answer.value.epoch)
-    return glance
-
-
-def _owner(name: str, side: Side, tools: Tools) -> Ownership:
-    world = tools.world(name)
-    try:
-        return world.owner(side)
-    finally:
-        world.close()
-
-
-def _archived(name: str, tools: Tools) -> bool:
-    world = tools.world(name)
-    try:
-        return world.archived()
-    finally:
-        world.close()
-
-
-def _stages(names: Sequence[str], tools: Tools) -> dict[str, str]:
-    with tools.ledger() as ledger:
-        rows = {name: ledger.rollout(name) for name in names}
-    return {name: row.stage for name, row in rows.items() if row is not None}
-
-
 # One domain
 
 
-def _one(name: str, glance: _Glance, config: Config, tools: Tools, started: float) -> RolledBack:
+def _one(name: str, glance: Glance, config: Config, tools: Tools, started: float) -> RolledBack:
     result = RolledBack(name, glance.percentage, glance.highest)
     if glance.at_target:
         result.already, result.barrier_passed = True, True
@@ -359,7 +138,7 @@ def _one(name: str, glance: _Glance, config: Config, tools: Tools, started: floa
 
 
 def _flags_first(
-    name: str, glance: _Glance, config: Config, tools: Tools, result: RolledBack
+    name: str, glance: Glance, config: Config, tools: Tools, result: RolledBack
 ) -> int:
     """Every gateway that answers serves the target when this returns. Returns the epoch."""
     epoch = glance.highest + 1
@@ -515,7 +294,7 @@ def _keep_books(config: Config, results: Sequence[RolledBack], tools: Tools) -> 
 
 def _entry(item: RolledBack, now: datetime) -> journal.Entry:
     return journal.Entry(
-        kind=KIND,
+        kind=ROLLBACK,
         domain=item.domain,
         intent={"from": item.from_percentage, "to": TARGET},
         outcome=item.to_json(),
@@ -538,7 +317,7 @@ def _to_ledger(results: Sequence[RolledBack], tools: Tools) -> None:
 def _write(ledger: "Ledger", item: RolledBack, known: "Rollout | None") -> None:
     from estate.ledger import Rollout
 
-    act = ledger.begin(item.domain, KIND, {"from": item.from_percentage, "to": TARGET})
+    act = ledger.begin(item.domain, ROLLBACK, {"from": item.from_percentage, "to": TARGET})
     row = None
     if known is not None:
         now = ledger.now()

@@ -23,6 +23,15 @@ if TYPE_CHECKING:
     from estate.ledger import ActRecord, Rollout
 
 
+# What ends an act that was found unfinished.
+ENDING = {
+    "step": "splitctl rollout advance {}",
+    "start": "splitctl rollout start {}",
+    "adopt": "splitctl rollout start {}",
+    "rollback": "splitctl rollback {}",
+}
+
+
 @dataclass(frozen=True)
 class Served:
     """What one gateway serves. `held` requests wait at its fence now."""
@@ -255,9 +264,7 @@ def _next(
     """The next sensible command of one domain."""
     if unfinished:
         kind = unfinished[0].kind
-        if kind in ("step", "start"):
-            return f"splitctl rollout {'advance' if kind == 'step' else 'start'} {name}"
-        return f"splitctl decommission {kind} {name}"
+        return ENDING.get(kind, f"splitctl decommission {kind} {{}}").format(name)
     if disagreements:
         return _mending(name, survey)
     percentage = asked or 0

@@ -11,7 +11,7 @@ from estate.ledger import LedgerUnreachable, open_ledger
 from verify import diff, selfcheck
 from verify.diff import Progress
 from verify.selfcheck import SelfCheck
-from verify.verdict import MappingVerdict, Verdict
+from verify.verdict import MappingVerdict, Verdict, Word
 
 KIND = "verify"
 NAME = "verify"
@@ -96,22 +96,29 @@ def of_domain(verdict: Verdict, domain: str) -> Verdict:
     prefix = f"{domain}."
     mappings = [item for item in verdict.mappings if item.mapping.startswith(prefix)]
     barriers = {name: b for name, b in verdict.barriers.items() if name.startswith(prefix)}
-    word = _word(verdict, mappings)
+    others = [f"{name}." for name in _domains(verdict) - {domain}]
+    # A barrier's reason begins with its stream; what names no domain concerns all.
+    reasons = [reason for reason in verdict.reasons if not reason.startswith(tuple(others))]
+    word = _word(reasons, mappings)
     return Verdict(
         word,
         verdict.started_at,
         verdict.finished_at,
         barriers,
         mappings,
-        verdict.reasons,
+        reasons,
         verdict.hashing,
     )
 
 
-def _word(verdict: Verdict, mappings: list[MappingVerdict]) -> Any:
+def _domains(verdict: Verdict) -> set[str]:
+    return {name.split(".")[0] for name in verdict.barriers}
+
+
+def _word(reasons: list[str], mappings: list[MappingVerdict]) -> Word:
     words = {mapping.verdict for mapping in mappings}
     if "different" in words:
         return "different"
-    if verdict.reasons or "inconclusive" in words or not mappings:
+    if reasons or "inconclusive" in words or not mappings:
         return "inconclusive"
     return "equal"

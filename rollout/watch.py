@@ -16,7 +16,7 @@ from rollout import evidence, phases
 from rollout.evidence import VERIFY, Look
 from rollout.gates import GateResult
 from rollout.phases import Decision, Move, Stage
-from rollout.rollback import RollbackResult, rollback
+from rollout.rollback import rollback
 from rollout.tools import Tools
 
 SHORTEST_LOOK_S, LONGEST_LOOK_S = 1.0, 10.0
@@ -125,7 +125,7 @@ def watch(
             on_progress(Progress(tuple(item.view() for item in watched), gates))
             failed = [i.name for i in watched if i.decision.move is Move.ROLL_BACK]
             if failed:
-                return _rolled_back(config, failed, watched, ledger, tools)
+                return _rolled_back(config, failed, watched, tools)
             code = _end(watched, tools.clock(), began, timeout)
             if code is not None:
                 return _result(watched, code)
@@ -221,11 +221,9 @@ def _pause(watched: list[_Domain]) -> float:
 
 
 def _rolled_back(
-    config: Config, failed: list[str], watched: list[_Domain], ledger: Ledger, tools: Tools
+    config: Config, failed: list[str], watched: list[_Domain], tools: Tools
 ) -> WatchResult:
-    del ledger
-    done: RollbackResult = rollback(config, failed, tools=tools)
-    data = done.to_json()["rollbacks"]
+    data = rollback(config, failed, tools=tools).to_json()["rollbacks"]
     result = _result(watched, ExitCode.ROLLED_BACK)
     return replace(result, rollbacks=data, next_command="splitctl verify run")
 

@@ -23,7 +23,7 @@ LOOKS = 10
 KEYS_PER_READ = 500
 FIRST_PAUSE_S = 0.005
 PAUSE_GROWTH = 1.5
-LONGEST_PAUSE_S = 1.0
+LONGEST_PAUSE_S = 0.25
 
 # A row, and the column in which it differs; None when the row is missing or too many.
 Spot = tuple[Values, str | None]

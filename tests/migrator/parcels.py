@@ -16,8 +16,10 @@ from psycopg import sql
 
 from estate.config import Config, load
 from migrator import barrier, sync
+from migrator.faults import Faults
+from migrator.health import Board
 from migrator.mapping import Stream, shape, streams
-from migrator.worker import run
+from migrator.worker import carry, run
 from tests.conftest import ConfigWriter, FreshDatabase
 
 OLD = """
@@ -229,6 +231,23 @@ def working(config: Config) -> Iterator[None]:
         thread.join(10)
         assert not thread.is_alive()
         assert time.monotonic() - began < 2.0, "the worker did not leave within 2 s"
+
+
+@contextmanager
+def carrying(stream: Stream) -> Iterator[None]:
+    """A worker of one stream alone, without the other."""
+    stop = threading.Event()
+    board = Board([stream.name, stream.opposite])
+    thread = threading.Thread(target=carry, args=(stream, board, Faults(), stop))
+    # Nobody looks at the target's own changes then, and nobody waits for that.
+    board.streams[stream.opposite].turn("disabled")
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join(10)
+        assert not thread.is_alive()
 
 
 def until(condition: Any, timeout_s: float = 5.0) -> Any:

@@ -190,9 +190,11 @@ def test_markers_and_heartbeats_move_the_position() -> None:
     batch = made.take()
     assert batch.urgent and batch.worth_storing and batch.lsn == 108
     stamp = "2024-05-06 07:08:09.123456+00"
-    transaction(made, Message(True, 1, "splitctl.heartbeat", f"d.forward {stamp}".encode()))
-    assert made.take().heartbeat_at == datetime(2024, 5, 6, 7, 8, 9, 123456, UTC)
-    transaction(made, Message(True, 1, "splitctl.heartbeat", f"d.reverse {stamp}".encode()))
+    transaction(made, Message(True, 1, "splitctl.heartbeat", f"d.forward 77 {stamp}".encode()))
+    batch = made.take()
+    assert batch.heartbeat_at == datetime(2024, 5, 6, 7, 8, 9, 123456, UTC)
+    assert batch.horizon == 77
+    transaction(made, Message(True, 1, "splitctl.heartbeat", f"d.reverse 77 {stamp}".encode()))
     assert not made.take().worth_storing
 
 

@@ -81,7 +81,13 @@ def config(
 ) -> Config:
     """A configuration with a real ledger, empty."""
     with psycopg.connect(ledger_database, autocommit=True) as connection:
-        connection.execute("DROP SCHEMA IF EXISTS splitctl CASCADE")
+        if connection.execute("SELECT to_regclass('splitctl.act') IS NOT NULL").fetchone() == (
+            True,
+        ):
+            connection.execute(
+                "TRUNCATE splitctl.rollout, splitctl.act, splitctl.sample, splitctl.verdict,"
+                " splitctl.operator_lock"
+            )
     return _config(write_config, monkeypatch, tmp_path, ledger_database)
 
 

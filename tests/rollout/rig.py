@@ -14,7 +14,8 @@ from rollout.interrupts import Interrupts
 from rollout.memory import InMemoryFlags, MemoryGateway
 from rollout.metrics import InMemoryMetrics
 from rollout.phases import PER_PERCENT
-from rollout.step import Step, StepLimits, StepPlan
+from rollout.step import Step
+from rollout.step_plan import StepLimits, StepPlan
 from rollout.tools import Tools
 from rollout.world import InMemoryWorld, Ownership, WriterUnpaused
 

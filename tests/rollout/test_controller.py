@@ -16,7 +16,7 @@ from rollout.counters import Snapshot
 from rollout.evidence import VERIFY
 from rollout.flags import DomainFlags
 from rollout.preconditions import Refused
-from rollout.step import BudgetExceeded, StepResult, StepUnfinished
+from rollout.step_plan import BudgetExceeded, StepResult, StepUnfinished
 from rollout.survey import Drift
 from rollout.tools import Tools
 from rollout.watch import NothingToWatch

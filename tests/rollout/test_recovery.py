@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from rollout import recovery
 from rollout.phases import Intent, Owns, Serves, Way, way_on
-from rollout.step import StepResult, StepUnfinished
+from rollout.step_plan import StepResult, StepUnfinished
 from rollout.world import Ownership
 from tests.rollout.rig import DOMAIN, Killed, Rig, act
 

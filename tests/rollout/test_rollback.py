@@ -12,7 +12,9 @@ from estate.config import Config
 from estate.errors import ExitCode
 from estate.ledger import Ledger, LedgerUnreachable, Rollout, open_ledger
 from rollout.flags import DomainFlags
-from rollout.rollback import GatewaysAway, RolledBack, WayClosed, plan, rollback
+from rollout.glance import GatewaysAway, glance_at
+from rollout.rollback import plan, rollback
+from rollout.rolled_back import RolledBack, WayClosed
 from rollout.tools import Tools
 from rollout.world import Ownership
 from tests.rollout.rig import DOMAIN, Rig
@@ -281,7 +283,7 @@ def test_from_every_position_everybody_comes_back(world: dict[str, Any]) -> None
 
 def run(rig: Rig) -> RolledBack:
     """A rollback without a configuration file of its own."""
-    from rollout.rollback import _glance, _one
+    from rollout.rollback import _one
 
     class Hold:
         hold_ms = 1000
@@ -292,4 +294,4 @@ def run(rig: Rig) -> RolledBack:
     tools = rig.tools(no_ledger)
     config: Any = Estate
     one: Callable[..., RolledBack] = _one
-    return one(DOMAIN, _glance([DOMAIN], tools)[DOMAIN], config, tools, rig.clock())
+    return one(DOMAIN, glance_at([DOMAIN], tools)[DOMAIN], config, tools, rig.clock())

@@ -9,7 +9,7 @@ import pytest
 from estate.errors import ExitCode, SplitctlError
 from rollout.flags import DomainFlags
 from rollout.interrupts import Interrupted, Interrupts
-from rollout.step import (
+from rollout.step_plan import (
     BudgetExceeded,
     GatewayUnready,
     NotCaughtUp,

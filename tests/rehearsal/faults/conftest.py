@@ -1,6 +1,9 @@
 """One small split for all tests of this folder; each test begins with everyone at 0 %."""
 
+import shutil
+import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -23,3 +26,12 @@ def split(built: Split) -> Iterator[Split]:
     """The split with customers at work; brought back to 0 % and made whole after the test."""
     yield built
     built.type("rollback")
+
+
+@pytest.fixture(scope="module")
+def open_directory() -> Iterator[Path]:
+    """A directory that PostgreSQL's user can reach, so that all data is below it."""
+    top = Path(tempfile.mkdtemp(prefix="splitctl-faults-"))
+    top.chmod(0o755)
+    yield top
+    shutil.rmtree(top, ignore_errors=True)

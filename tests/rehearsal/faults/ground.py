@@ -19,9 +19,11 @@ from rehearsal.postgres import FASTEST
 from rehearsal.processes import Program, module
 from rehearsal.recorder import FAILURES, WRITES
 from rehearsal.seed import seed
+from rehearsal.stock import STOCK
 from rehearsal.witness import look_up
 
 CARTS, RETURNS, SHOPPERS, THINK_MS = 500, 100, 8, 120
+MOST_ARRIVALS = 16
 # Shorter than the shipped ones, so that a test need not wait long: a lease, and few samples.
 LEASE_MS, LEAST_SAMPLES = 3000, 100
 
@@ -32,6 +34,8 @@ class Split:
 
     estate: Estate
     typist: Commands = field(init=False)
+    stock: dict[str, list[Any]] = field(default_factory=dict)
+    arrivals: int = 0
 
     def __post_init__(self) -> None:
         self.typist = Commands(
@@ -59,6 +63,7 @@ class Split:
         estate.prepare_old()
         number = {"carts": CARTS, "returns": RETURNS, "number": 1}
         seed(estate.database("order"), estate.directory, **number)
+        self.stock = json.loads((estate.directory / STOCK).read_text(encoding="utf-8"))
         estate.start_old()
         self.type("schema", "apply")
         estate.start_new()
@@ -88,15 +93,18 @@ class Split:
 
     def domain(self, name: str) -> dict[str, Any]:
         """What `status` says of a domain."""
-        (found,) = (
-            item for item in self.type("status").data["domains"] if item["domain"] == name
-        )
+        (found,) = (item for item in self.type("status").data["domains"] if item["domain"] == name)
         return dict(found)
 
     def customers_come(self, think_ms: float = THINK_MS) -> None:
-        """Shoppers at both gateways."""
+        """Other shoppers each time, at both gateways, with old carts and orders of their own."""
+        mine = {name: items[self.arrivals :: MOST_ARRIVALS] for name, items in self.stock.items()}
+        self.arrivals += 1
+        assert self.arrivals <= MOST_ARRIVALS
+        (self.estate.directory / STOCK).write_text(json.dumps(mine), encoding="utf-8")
         command = module("rehearsal.shoppers", "--dir", str(self.estate.directory))
-        command += ["--shoppers", str(SHOPPERS), "--seed", "1", "--think-ms", str(think_ms)]
+        command += ["--shoppers", str(SHOPPERS), "--seed", str(self.arrivals)]
+        command += ["--think-ms", str(think_ms)]
         for url in self.estate.gateways:
             command += ["--gateway", url]
         self.estate.programs.start(Program("shoppers", command, {}))
@@ -104,6 +112,11 @@ class Split:
     def customers_leave(self) -> None:
         """Every request under way is ended and written down."""
         self.estate.programs.stop("shoppers")
+        # Each crowd counts its writes from one: number them through.
+        path = self.estate.directory / WRITES
+        lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        numbered = [json.dumps({**line, "n": n}) + "\n" for n, line in enumerate(lines, 1)]
+        path.write_text("".join(numbered), encoding="utf-8")
 
     def sync_anew(self, fault: str = "") -> None:
         """The sync worker again, alone with a fault or without one."""

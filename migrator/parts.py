@@ -1,0 +1,101 @@
+"""What is written in one transaction, what came of it, and what waits."""
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from migrator.changes import MappingKey, widen
+from migrator.mapping import Key
+
+
+@dataclass(frozen=True)
+class Position:
+    """How far the source's log is carried once a part is written."""
+
+    lsn: int
+    committed: datetime
+    heartbeat: datetime | None
+
+
+@dataclass(frozen=True)
+class Part:
+    """Keys that are written in one transaction.
+
+    `carry` are written now, `spool` are put down for later. `generations`: the carried keys come
+    from the spool and leave it. `quiet`: keys that nobody changed here; when they are not ours to
+    write, that is no stray. `collisions`: (mapping, unique index) whose holders step aside first.
+    """
+
+    carry: tuple[MappingKey, ...] = ()
+    spool: tuple[MappingKey, ...] = ()
+    position: Position | None = None
+    xids: frozenset[int] = frozenset()
+    generations: dict[Key, int] | None = None
+    quiet: frozenset[MappingKey] = frozenset()
+    collisions: frozenset[tuple[str, str]] = frozenset()
+
+    @property
+    def state(self) -> str:
+        """The state that the mappings of its carried keys must have."""
+        return "live" if self.generations is None else "drain"
+
+
+@dataclass
+class Outcome:
+    """What was written: rows, keys put to the spool, strays; and what has to wait, and why.
+
+    `settled` are keys that need not wait any more.
+    """
+
+    upserted: int = 0
+    deleted: int = 0
+    spooled: int = 0
+    strays: int = 0
+
+    def add(self, other: "Outcome") -> None:
+        """Count the other's in."""
+        self.upserted += other.upserted
+        self.deleted += other.deleted
+        self.spooled += other.spooled
+        self.strays += other.strays
+
+
+Waits = dict[MappingKey, tuple[str, str]]
+
+
+@dataclass
+class Waiting:
+    """A key that is parked in the target: why, how often it was tried, and when it is due again."""
+
+    reason: str
+    attempts: int = 0
+    due: float = 0.0
+
+
+class Own:
+    """Which of the target's rows somebody else wrote since the opposite stream looked.
+
+    Told by the transaction id that wrote the row. Ids below the horizon have been looked at. Our
+    own since then are remembered; those of an earlier process look like somebody else's until the
+    horizon has moved on, which costs a moment and nothing more.
+    """
+
+    def __init__(self) -> None:
+        self._ids: set[int] = set()
+        self._now = 0
+        self._horizon: int | None = None
+
+    def begin(self, number: int, horizon: int | None) -> None:
+        """A transaction of ours begins. Without a horizon nothing counts as fresh."""
+        self._now, self._horizon = number, horizon
+        self._ids = {own for own in self._ids if horizon is not None and own >= horizon}
+        self._ids.add(number)
+
+    def is_fresh(self, xmin: int) -> bool:
+        """Whether a row with this 32-bit xmin was written by somebody else since the horizon.
+
+        An id that lies ahead of our own is an old one whose row was frozen long ago.
+        """
+        if self._horizon is None:
+            return False
+        writer = widen(xmin, self._now)
+        return self._horizon <= writer < self._now and writer not in self._ids
