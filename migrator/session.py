@@ -26,8 +26,9 @@ HEARTBEAT_S = 1.0
 RETRY_EVERY_S = 0.05
 # How long the opposite stream may be silent before this one goes on without its horizon.
 OPPOSITE_LIMIT_S = 10.0
-UNWRITABLE_FIRST_S = 1.0
-UNWRITABLE_LONGEST_S = 60.0
+# The pause before a key is tried again: the first, and the longest.
+UNWRITABLE_S = (1.0, 60.0)
+OTHERS_S = (0.05, 0.5)
 RETRY_KEYS = 1_000
 
 PROGRESS: LiteralString = "SELECT worker_epoch FROM splitctl_sync.progress WHERE stream = %s"
@@ -195,14 +196,13 @@ class Session:
         self._health.lag_bytes = max(self._reader.wal_end - self._stored, 0)
 
     def _retry(self, now: float) -> None:
-        """Waiting keys: often, as far as others bring what they wait for; the rest ever slower."""
+        """Try waiting keys once more: soon, as far as others bring what they wait for."""
         waiting = self._applier.waiting
         if not waiting or now < self._next_retry:
             return
         self._next_retry = now + RETRY_EVERY_S
-        due = [
-            name for name, item in waiting.items() if item.reason != "unwritable" or item.due <= now
-        ][:RETRY_KEYS]
+        due = [name for name, item in waiting.items() if item.due <= now]
+        due = sorted(due, key=lambda name: waiting[name].attempts)[:RETRY_KEYS]
         if not due:
             return
         if any(waiting[name].reason == "stray-pending" for name in due):
@@ -212,8 +212,8 @@ class Session:
         for name in due:
             item = waiting.get(name)
             if item is not None:
-                pause = min(UNWRITABLE_FIRST_S * 2**item.attempts, UNWRITABLE_LONGEST_S)
-                item.due = time.monotonic() + pause
+                first, longest = UNWRITABLE_S if item.reason == "unwritable" else OTHERS_S
+                item.due = now + min(first * 2 ** min(item.attempts, 20), longest)
 
     def _horizon(self) -> int | None:
         """How far the opposite stream has looked at this target; None when it does not look."""

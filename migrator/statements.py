@@ -85,8 +85,10 @@ SELECT %s, u.mapping, u.key::jsonb, u.source_rows::jsonb, u.target_rows::jsonb, 
 CANONICAL = sql.SQL(
     "SELECT {columns} FROM unnest({arrays}) WITH ORDINALITY AS u({names}, n) ORDER BY n"
 )
+# Locked: what is looked at stays as it is until it is written.
 STANDING = sql.SQL(
     "SELECT {primary}, {key}, t.xmin::text, ({route})::text FROM {table} AS t WHERE {condition}"
+    " FOR NO KEY UPDATE OF t"
 )
 VERSIONS = sql.SQL(
     "SELECT {key}, jsonb_agg(to_jsonb(t) ORDER BY {primary})::text,"

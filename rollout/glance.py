@@ -3,11 +3,10 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
 
 from estate.errors import ExitCode, SplitctlError
 from migrator.mapping import Side
-from migrator.ownership import Ownership
+from migrator.ownership import OwnerMissing, Ownership
 from rollout import parallel
 from rollout.flags import GatewayFlags
 from rollout.parallel import Running
@@ -15,8 +14,9 @@ from rollout.phases import PER_PERCENT
 from rollout.tools import Tools
 from rollout.world import SIDES
 
-# How long databases and ledger are waited for.
+# How long databases and ledger are waited for: while customers suffer, and while none does.
 GLANCE_S = 0.3
+CERTAIN_S = 3.0
 
 
 class GatewaysAway(SplitctlError):
@@ -49,6 +49,11 @@ class Glance:
         )
 
     @property
+    def at_end(self) -> bool:
+        """Whether some gateway sends everybody to the new side: only then may it be complete."""
+        return any(percentage == 100 for percentage in self.percentages.values())
+
+    @property
     def highest(self) -> int:
         """The newest epoch seen."""
         return max([*self.epochs, *(owner.epoch for owner in self.owners.values())], default=0)
@@ -61,26 +66,33 @@ class Glance:
 
 
 def glance_at(names: Sequence[str], tools: Tools) -> dict[str, Glance]:
-    """One quick look at gateways, owners and ledger. Only gateways are waited for."""
-    looks: dict[tuple[str, str], Callable[[], Any]] = {}
-    for name in names:
-        for side in SIDES:
-            looks[name, side] = partial(_owner, name, side, tools)
-        looks[name, "archived"] = partial(_archived, name, tools)
-    owners: Running[tuple[str, str], Any] = Running(looks)
+    """One quick look at gateways, owners and ledger. Only gateways are waited for.
+
+    Two cases are worth a longer look, for there a wrong guess does harm and haste does no good:
+    nobody seems to be on the new side (is it so in the databases too?), and everybody is there
+    (are the old tables archived, so that nobody can come back?).
+    """
+    looks: dict[tuple[str, Side], Callable[[], _Side]] = {
+        (name, side): partial(_side, name, side, tools) for name in names for side in SIDES
+    }
+    running: Running[tuple[str, Side], _Side] = Running(looks)
     gateways = tools.flags.served()
     if not any(gateway.reachable for gateway in gateways):
         reason = "; ".join(f"{gateway.url}: {gateway.problem}" for gateway in gateways)
         raise GatewaysAway(reason=reason)
     glances = {name: _at_gateways(name, gateways, tools) for name in names}
-    found = owners.wait(GLANCE_S)
+    unclear = [name for name, glance in glances.items() if glance.at_target or glance.at_end]
+    found = running.wait(CERTAIN_S if unclear else GLANCE_S)
     for name, glance in glances.items():
-        glance.complete = bool(found[name, "archived"].value)
-        seen = {side: found[name, side].value for side in SIDES}
-        glance.owners = {side: owner for side, owner in seen.items() if owner is not None}
-    if any(found[name, "archived"].error for name in names):
+        for side in SIDES:
+            seen = found[name, side].value
+            if seen is not None and seen.owner is not None:
+                glance.owners[side] = seen.owner
+            glance.complete |= seen is not None and seen.archived
+    blind = [name for name in unclear if found[name, "old"].error is not None]
+    if any(glances[name].at_end for name in blind):
         # Only then: the ledger takes longer to load than gateways take to answer.
-        asked = parallel.gather({"ledger": partial(_stages, names, tools)}, GLANCE_S)
+        asked = parallel.gather({"ledger": partial(_stages, names, tools)}, CERTAIN_S)
         for name, stage in (asked["ledger"].value or {}).items():
             glances[name].complete |= stage == "complete"
     return glances
@@ -102,18 +114,22 @@ def _at_gateways(name: str, gateways: Sequence[GatewayFlags], tools: Tools) -> G
     return glance
 
 
-def _owner(name: str, side: Side, tools: Tools) -> Ownership:
-    world = tools.world(name)
-    try:
-        return world.owner(side)
-    finally:
-        world.close()
+@dataclass(frozen=True)
+class _Side:
+    """What one side's database says."""
+
+    owner: Ownership | None
+    archived: bool
 
 
-def _archived(name: str, tools: Tools) -> bool:
-    world = tools.world(name)
+def _side(name: str, side: Side, tools: Tools) -> _Side:
+    world = tools.way_back(name)
     try:
-        return world.archived()
+        try:
+            owner = world.owner(side)
+        except OwnerMissing:
+            owner = None  # sync was never enabled
+        return _Side(owner, side == "old" and world.archived())
     finally:
         world.close()
 

@@ -7,6 +7,7 @@ target: 0 %. Typed twice, it looks again and changes nothing.
 import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -38,6 +39,8 @@ if TYPE_CHECKING:
 
 # Of the hold, what is kept for moving the owner before gateways let go by themselves.
 FOR_OWNERS = 0.25
+# Beyond its own deadline, for a database that does not even say that it is away.
+SLACK_S = 0.1
 OWNER_S = 2.0
 LATE_KEYS_S = 5.0
 BOOKS_S = 10.0
@@ -118,7 +121,7 @@ def _one(name: str, glance: Glance, config: Config, tools: Tools, started: float
     result.epoch = _flags_first(name, glance, config, tools, result)
     set_at = tools.clock()
     _serves_it(name, tools, result, started)
-    crossing = _let_cross(name, config, tools, set_at)
+    crossing = _let_cross(name, config, tools, set_at, result.epoch)
     result.barrier_passed = crossing is not None and crossing.passed
     # A new side that does not answer must not delay the old one.
     order: tuple[Side, Side] = ("new", "old") if crossing is not None else ("old", "new")
@@ -166,10 +169,14 @@ def _serves_it(name: str, tools: Tools, result: RolledBack, started: float) -> N
         result.seconds = round(tools.clock() - started, 3)
 
 
-def _let_cross(name: str, config: Config, tools: Tools, set_at: float) -> Crossing | None:
+def _let_cross(
+    name: str, config: Config, tools: Tools, set_at: float, epoch: int
+) -> Crossing | None:
     """While the gateways hold: requests end, the new side is quiet, everything crosses.
 
-    Never longer than the hold, less what moving the owner takes. None when a database is away.
+    The owner moves on the new side before the mark: an owner-aware writer holds the owner's row
+    while it writes, so what it wrote is before the mark and nothing comes after. Never longer
+    than the hold, less what moving the owner takes. None when a database is away.
     """
     deadline = set_at + config.rollback.hold_ms / 1000 * (1 - FOR_OWNERS)
 
@@ -177,17 +184,19 @@ def _let_cross(name: str, config: Config, tools: Tools, set_at: float) -> Crossi
         return max(deadline - tools.clock(), 0.0)
 
     def work() -> Crossing:
-        world = tools.world(name)
+        world = tools.way_back(name)
         try:
             # Opened while requests end: a dead database must be known early.
             world.owner("new")
             _until_nobody_is_under_way(name, tools, left)
             world.quiesce("new", left())
+            with suppress(EpochConflict):  # `_move_owners` outbids it
+                world.switch_owner("new", TARGET * PER_PERCENT, epoch, max(left(), 0.05))
             return world.cross("reverse", left())
         finally:
             world.close()
 
-    outcome = parallel.gather({name: work}, left() + 0.05)[name]
+    outcome = parallel.gather({name: work}, left() + SLACK_S)[name]
     return outcome.value
 
 
@@ -226,7 +235,7 @@ def _move_owners(name: str, order: tuple[Side, Side], tools: Tools, result: Roll
 
 def _move_owner(name: str, side: Side, epoch: int, tools: Tools) -> str | None:
     def work() -> None:
-        world = tools.world(name)
+        world = tools.way_back(name)
         try:
             world.switch_owner(side, TARGET * PER_PERCENT, epoch, OWNER_S)
         finally:
@@ -260,7 +269,7 @@ def _bring_the_rest(name: str, tools: Tools, result: RolledBack, started: float)
 
 
 def _at_risk(name: str, tools: Tools, marker: Marker | None, epoch: int) -> list[Any]:
-    world = tools.world(name)
+    world = tools.way_back(name)
     try:
         return world.left_behind(marker, epoch, LATE_KEYS_S if marker else 0.0)
     except SplitctlError as error:

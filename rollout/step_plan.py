@@ -123,7 +123,8 @@ class StepPlan:
             f"let transactions that write to the {self.losing} side's tables end",
             f"wait for the {self.direction} barrier",
             "let every gateway confirm its fence",
-            f"move the owner: {self.losing} side's database, then the {self.winning} side's",
+            f"move the owner: {self.losing} side's database, wait for the barrier once more (jobs "
+            f"may have written), then the {self.winning} side's",
             f"every gateway serves {self.to_percentage} % and lets the held requests go on",
             "read back what every gateway serves",
             "write the outcome to the ledger",

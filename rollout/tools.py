@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from estate.ledger import Ledger
 
 
+UNLIMITED = 1_000_000
+
+
 @dataclass
 class Tools:
     """Gateways, counters, databases and ledger of one estate. `clock` and `sleep` in seconds."""
@@ -27,9 +30,15 @@ class Tools:
     world: Callable[[str], World]
     writers: Writers
     sync: Callable[[], list[StreamStatus]]
+    # The same databases for a rollback, which the tool's own connection budget must not refuse.
+    rescue: Callable[[str], World] | None = None
     sequences: Callable[[str], list[Problem]] = lambda _: []
     clock: Callable[[], float] = time.monotonic
     sleep: Callable[[float], None] = time.sleep
+
+    def way_back(self, domain: str) -> World:
+        """The databases of a domain, for a rollback."""
+        return (self.rescue or self.world)(domain)
 
     @classmethod
     def of(cls, config: Config) -> "Tools":
@@ -60,5 +69,15 @@ class Tools:
             world=lambda domain: DatabaseWorld(config, domain),
             writers=HttpWriters(config.writers),
             sync=sync,
+            rescue=lambda domain: DatabaseWorld(without_budget(config), domain, "rollback"),
             sequences=shared,
         )
+
+
+def without_budget(config: Config) -> Config:
+    """The same estate, whose databases may be connected to as often as they allow themselves."""
+    databases = {
+        name: database.model_copy(update={"connections": UNLIMITED})
+        for name, database in config.databases.items()
+    }
+    return config.model_copy(update={"databases": databases})

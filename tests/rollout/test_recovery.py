@@ -28,9 +28,9 @@ def number_of_acts() -> int:
 
 
 @pytest.mark.parametrize("later", [0.0, 60.0], ids=["at once", "after the lease"])
-@pytest.mark.parametrize("at", range(12))
+@pytest.mark.parametrize("at", range(13))
 def test_typed_again_after_a_kill(at: int, later: float) -> None:
-    assert number_of_acts() == 12
+    assert number_of_acts() == 13
     rig, plan = killed(at)
     rig.clock.sleep(later)
     ended = recovery.settle(DOMAIN, act(plan), rig.tools(ledger=None), rig.world)  # type: ignore[arg-type]
@@ -44,7 +44,7 @@ def test_typed_again_after_a_kill(at: int, later: float) -> None:
 
 
 @pytest.mark.parametrize("again", range(8))
-@pytest.mark.parametrize("at", range(12))
+@pytest.mark.parametrize("at", range(13))
 def test_a_recovery_that_is_killed_itself(at: int, again: int) -> None:
     rig, plan = killed(at)
     rig.kill_at = rig.acts + again
@@ -64,7 +64,7 @@ def test_a_recovery_that_is_killed_itself(at: int, again: int) -> None:
     assert rig.broken_rules == []
 
 
-@pytest.mark.parametrize("at", range(12))
+@pytest.mark.parametrize("at", range(13))
 def test_a_command_that_only_slept_cannot_use_its_epoch_again(at: int) -> None:
     """Its successor has settled: whatever the sleeper does now must not move anybody."""
     rig, plan = killed(at)
@@ -79,7 +79,7 @@ def test_a_command_that_only_slept_cannot_use_its_epoch_again(at: int) -> None:
 
 
 def test_a_gateway_that_cannot_be_asked_leaves_it_open() -> None:
-    rig, plan = killed(9)
+    rig, plan = killed(10)
     rig.gateways["gw-2"].reachable = False
     with pytest.raises(StepUnfinished, match="not known"):
         recovery.settle(DOMAIN, act(plan), rig.tools(ledger=None), rig.world)  # type: ignore[arg-type]
@@ -87,7 +87,7 @@ def test_a_gateway_that_cannot_be_asked_leaves_it_open() -> None:
 
 
 def test_a_gateway_that_was_left_behind_follows() -> None:
-    rig, plan = killed(10)
+    rig, plan = killed(11)
     rig.gateways["gw-2"].domains[DOMAIN] = Rig().gateways["gw-2"].domains[DOMAIN]
     ended = recovery.settle(DOMAIN, act(plan), rig.tools(ledger=None), rig.world)  # type: ignore[arg-type]
     assert isinstance(ended, StepResult)
@@ -96,7 +96,7 @@ def test_a_gateway_that_was_left_behind_follows() -> None:
 
 
 def test_what_a_rollback_decided_stays() -> None:
-    rig, plan = killed(9)
+    rig, plan = killed(10)
     rig.flags.rollback(DOMAIN, 5, 0, 0)
     rig.world.owners["new"] = rig.world.owners["old"] = Ownership(0, 5)
     ended = recovery.settle(DOMAIN, act(plan), rig.tools(ledger=None), rig.world)  # type: ignore[arg-type]

@@ -38,6 +38,8 @@ def test_flags_first_then_the_rest(plain_config: Config) -> None:
     assert quiet(rig) == [
         "rollback",
         "quiesce new",
+        # Before the mark: what an owner-aware job still writes there must not come after it.
+        "own new",
         "cross reverse",
         "own new",
         "own old",

@@ -35,6 +35,7 @@ def test_the_order_is_the_protocol() -> None:
         "cross forward",
         "confirm",
         "own old",
+        "cross forward",
         "own new",
         "switch",
         "served",
@@ -51,7 +52,29 @@ def test_downwards_the_sides_change_places() -> None:
     rig.step(10).perform()
     assert rig.is_at(10)
     moved = [act for act in rig.log if act.startswith(("own", "quiesce", "cross"))]
-    assert moved == ["cross reverse", "quiesce new", "cross reverse", "own new", "own old"]
+    assert moved == [
+        "cross reverse",
+        "quiesce new",
+        "cross reverse",
+        "own new",
+        "cross reverse",
+        "own old",
+    ]
+
+
+def test_what_a_job_wrote_between_the_barrier_and_the_owners_move_has_to_cross_too() -> None:
+    """Way 7: an owner-aware job commits after the barrier, just before the owner's row is got."""
+    rig = Rig()
+
+    def job_writes() -> None:
+        rig.world.caught_up = False
+
+    rig.hooks["own old"] = job_writes
+    with pytest.raises(StepTakenBack, match="late keys"):
+        rig.step(10).perform()
+    assert "own new" not in rig.log[: rig.log.index("cross forward", rig.log.index("own old"))]
+    assert rig.is_at(0)
+    assert {owner.epoch for owner in rig.world.owners.values()} == {3}
 
 
 def test_only_the_buckets_that_move_are_held() -> None:

@@ -12,7 +12,8 @@ from rehearsal.children import PIDS, wait_until
 from rehearsal.processes import module
 from tests.rehearsal.faults.ground import alive, none_left, processes_of
 
-SMALL = ("--carts", "500", "--returns", "100", "--shoppers", "8", "--soak", "1s")
+# Enough customers that the gates have seen enough of them soon.
+SMALL = ("--carts", "500", "--returns", "100", "--shoppers", "32", "--soak", "1s")
 LIMIT_S = 240.0
 
 

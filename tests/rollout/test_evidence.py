@@ -1,0 +1,95 @@
+"""The soak clock counts only time with evidence, once, whoever looks."""
+
+from dataclasses import replace
+from datetime import datetime, timedelta
+
+import pytest
+
+from estate.ledger import Rollout, VerdictRecord
+from migrator.status import StreamStatus
+from rollout import evidence
+from rollout.counters import Count, Side, Snapshot
+from rollout.evidence import Look
+from tests.rollout.rig import START, healthy
+
+
+def look(new: float, problems: dict[str, str] | None = None, lag: float | None = 20.0) -> Look:
+    counts: dict[Side, Count] = {"new": Count(new), "old": Count(9 * new)}
+    streams = (replace(healthy("forward"), lag_ms=lag), healthy("reverse"))
+    return Look(Snapshot({"gw": {"d": counts}}, problems or {}), streams)
+
+
+def at(seconds: float) -> datetime:
+    return START + timedelta(seconds=seconds)
+
+
+def begun() -> Rollout:
+    first = look(100)
+    return Rollout(
+        "d", "live", 10, 0, counted_at=START, evidence=evidence.opened(first.snapshot, "d")
+    )
+
+
+def test_time_with_traffic_and_every_gateway_seen_counts() -> None:
+    row = evidence.counted(begun(), look(110), at(1))
+    row = evidence.counted(row, look(120), at(2.5))
+    assert row.soak_evidence_s == 2.5
+
+
+def test_a_look_that_missed_a_gateway_counts_nothing_nor_what_lies_before_it() -> None:
+    row = evidence.counted(begun(), look(110), at(1))
+    row = evidence.counted(row, look(120, {"gw-2": "refused"}), at(2))
+    row = evidence.counted(row, look(130), at(3))
+    assert row.soak_evidence_s == 2.0
+
+
+def test_without_requests_on_the_new_side_the_clock_stops_soon() -> None:
+    row = begun()
+    for second in range(1, 6):
+        row = evidence.counted(row, look(100 + second), at(second))
+    for second in range(6, 60):
+        row = evidence.counted(row, look(105), at(second))
+    assert row.soak_evidence_s == 5 + evidence.TRAFFIC_WITHIN_S
+
+
+def test_a_pause_without_looks_counts_little() -> None:
+    row = evidence.counted(begun(), look(110), at(1))
+    row = evidence.counted(row, look(9000), at(7200))
+    assert row.soak_evidence_s == 1 + evidence.LONGEST_COUNT_S
+
+
+def test_two_watches_count_each_second_once() -> None:
+    row = begun()
+    for half in range(1, 21):
+        row = evidence.counted(row, look(100 + half), at(half / 2))
+    assert row.soak_evidence_s == pytest.approx(10)
+
+
+def test_a_clock_that_went_back_counts_nothing() -> None:
+    row = evidence.counted(begun(), look(110), at(-5))
+    assert row.soak_evidence_s == 0
+
+
+def test_lags_are_kept_and_an_unknown_one_is_none() -> None:
+    row = begun()
+    for number in range(15):
+        row = evidence.counted(row, look(100, lag=float(100 + number)), at(number))
+    row = evidence.counted(row, look(100, lag=None), at(20))
+    seen = evidence.of(row, look(100, lag=None), None)
+    assert len(seen.lags) == 10
+    assert seen.lags[-2:] == (114.0, None)
+
+
+def test_only_the_domains_own_streams_are_seen() -> None:
+    other = StreamStatus("d.e.forward", True, True, 9999.0, 0, 0, 0, 7, {}, 1.0, 0, None)
+    seen = evidence.of(begun(), replace(look(100), streams=(other, healthy("forward"))), None)
+    assert [stream.name for stream in seen.streams] == ["d.forward"]
+
+
+def test_a_verification_covers_what_came_before_it_only() -> None:
+    record = VerdictRecord(at(60), at(30), "d", "verify", "verify", "equal", {}, 5.0)
+    for moved, covers in [(None, True), (at(10), True), (at(40), False)]:
+        seen = evidence.verdict_seen(record, moved)
+        assert seen is not None
+        assert seen.covers_now is covers
+    assert evidence.verdict_seen(None, None) is None
