@@ -271,7 +271,7 @@ class Writer:
     def _with_faults(self, readings: dict[str, Reading]) -> dict[str, Reading]:
         if self._faults:
             for name, reading in readings.items():
-                for key in set(reading.canonical.values()):
+                for key in dict.fromkeys(reading.canonical.values()):
                     rows = self._faults.version((name, key), reading.rows.get(key, []))
                     reading.rows[key] = rows
         return readings

@@ -1,0 +1,1 @@
+"""Moves traffic: phases, gates and their evidence, the fenced step, rollback, status."""
