@@ -3,7 +3,8 @@
 The order is the protocol. Up to the owner's move, whatever goes wrong ends with the fences released
 unswitched: nobody moved, nobody was failed. From the owner's move on there are two ends only:
 every gateway serves the new percentage, or nobody is served by it and the owners are moved back
-under a newer epoch.
+under a newer epoch. The owner moves on the losing side before the switch, on the winning side
+after it: so whatever a killed step leaves behind, the side that serves is carried across.
 """
 
 import time
@@ -34,6 +35,7 @@ LOOK_EVERY_S = 0.01
 # Between attempts to reach a gateway that did not answer the switch.
 RETRY_EVERY_S = 0.1
 PREFLIGHT_S = 10.0
+FOLLOW_S = 5.0
 
 
 @dataclass
@@ -160,12 +162,11 @@ class Step:
         plan = self.plan
         # The lease was renewed just now: nobody passes while the owner moves.
         self._lease_ends = self.clock() + self.limits.lease_ms / 1000
-        # Both moves together must end well within it.
+        # The move must end well within it.
         patience = max(min(self._left(), self.limits.lease_ms / 4000), 0.1)
         try:
             self.world.switch_owner(plan.losing, plan.new_below, plan.epoch, patience)
             self._cross_the_last(patience)
-            self.world.switch_owner(plan.winning, plan.new_below, plan.epoch, patience)
         except EpochConflict as error:
             self._release()
             raise StepOvertaken(domain=plan.domain, reason=str(error)) from error
@@ -216,7 +217,22 @@ class Step:
                 told = "; ".join(f"{url}: {problems[url]}" for url in missing)
                 raise StepUnfinished(domain=plan.domain, reason=f"no answer to the switch: {told}")
             self.sleep(RETRY_EVERY_S)
+        self._follow()
         self._read_back()
+
+    def _follow(self) -> None:
+        """The winning side's owner comes last: until somebody is served, it still says the truth.
+
+        Were it moved earlier and the command died then, customers whom the lease let go would
+        write to the losing side, and their writes would be refused as strays.
+        """
+        plan = self.plan
+        try:
+            self.world.switch_owner(plan.winning, plan.new_below, plan.epoch, FOLLOW_S)
+        except EpochConflict as error:
+            raise StepOvertaken(domain=plan.domain, reason=str(error)) from error
+        except SplitctlError as error:
+            raise StepUnfinished(domain=plan.domain, reason=str(error)) from error
 
     def _bring_along(self, missing: list[str], refused: set[str]) -> list[str]:
         answers = self.flags.put(self.plan.domain, self.plan.flags, refused)

@@ -123,9 +123,10 @@ class StepPlan:
             f"let transactions that write to the {self.losing} side's tables end",
             f"wait for the {self.direction} barrier",
             "let every gateway confirm its fence",
-            f"move the owner: {self.losing} side's database, wait for the barrier once more (jobs "
-            f"may have written), then the {self.winning} side's",
+            f"move the owner in the {self.losing} side's database",
+            f"wait for the {self.direction} barrier once more: jobs may have written",
             f"every gateway serves {self.to_percentage} % and lets the held requests go on",
+            f"move the owner in the {self.winning} side's database",
             "read back what every gateway serves",
             "write the outcome to the ledger",
         ]

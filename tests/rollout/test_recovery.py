@@ -79,7 +79,7 @@ def test_a_command_that_only_slept_cannot_use_its_epoch_again(at: int) -> None:
 
 
 def test_a_gateway_that_cannot_be_asked_leaves_it_open() -> None:
-    rig, plan = killed(10)
+    rig, plan = killed(9)
     rig.gateways["gw-2"].reachable = False
     with pytest.raises(StepUnfinished, match="not known"):
         recovery.settle(DOMAIN, act(plan), rig.tools(ledger=None), rig.world)  # type: ignore[arg-type]

@@ -36,8 +36,8 @@ def test_the_order_is_the_protocol() -> None:
         "confirm",
         "own old",
         "cross forward",
-        "own new",
         "switch",
+        "own new",
         "served",
         "resume",
     ]
@@ -180,7 +180,7 @@ def test_a_confirmation_after_the_budget_comes_too_late() -> None:
 
 def test_an_owner_that_cannot_be_asked_any_more_leaves_the_step_unfinished() -> None:
     rig = Rig()
-    rig.hooks["own new"] = lambda: rig.world.away.add("new")
+    rig.hooks["own old"] = lambda: rig.world.away.add("old")
     with pytest.raises(StepUnfinished, match="could not be moved back"):
         rig.step(10).perform()
     assert rig.served == {0}
@@ -191,13 +191,23 @@ def test_a_lock_that_is_not_got_in_time_takes_the_step_back() -> None:
     rig = Rig()
 
     def fail() -> None:
-        raise SideAway(database="new", side="new", reason="canceling statement due to lock timeout")
+        raise SideAway(database="old", side="old", reason="canceling statement due to lock timeout")
 
-    rig.hooks["own new"] = fail
+    rig.hooks["own old"] = fail
     with pytest.raises(StepTakenBack, match="lock timeout"):
         rig.step(10).perform()
     assert rig.is_at(0)
     assert {owner.epoch for owner in rig.world.owners.values()} == {3}
+
+
+def test_the_winning_side_is_told_last_and_a_step_that_cannot_tell_it_is_unfinished() -> None:
+    """Until somebody is served by new, its own database must still accept what old carries."""
+    rig = Rig()
+    rig.hooks["own new"] = lambda: rig.world.away.add("new")
+    with pytest.raises(StepUnfinished):
+        rig.step(10).perform()
+    assert rig.served == {10}
+    assert rig.world.owners["new"].new_below == 0
 
 
 def test_fences_that_all_ran_out_take_the_step_back() -> None:
@@ -240,7 +250,8 @@ def test_a_gateway_that_stays_away_leaves_the_step_unfinished() -> None:
     with pytest.raises(StepUnfinished, match="gw-2"):
         rig.step(10).perform()
     assert rig.gateways["gw-1"].domains[DOMAIN].served == 10
-    assert rig.owned == {10}
+    # Both directions carry while one gateway still serves old.
+    assert (rig.world.owners["old"].new_below, rig.world.owners["new"].new_below) == (1000, 0)
     assert not rig.writers.paused
 
 
@@ -318,5 +329,5 @@ def test_a_gateway_that_serves_something_else_afterwards_is_named() -> None:
 
 def test_the_plan_names_every_act_in_order() -> None:
     acts = Rig().plan(10).acts()
-    assert len(acts) == 12
+    assert len(acts) == 14
     assert "buckets 0 to 999" in acts[3]

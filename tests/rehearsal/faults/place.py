@@ -14,7 +14,7 @@ from tests.rehearsal.faults.ground import alive, none_left, processes_of
 
 # Enough customers that the gates have seen enough of them soon.
 SMALL = ("--carts", "500", "--returns", "100", "--shoppers", "32", "--soak", "1s")
-LIMIT_S = 240.0
+LIMIT_S = 480.0
 
 
 @dataclass

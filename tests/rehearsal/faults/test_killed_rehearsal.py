@@ -74,7 +74,7 @@ def test_ctrl_c_leaves_nothing(place: Place) -> None:
 
 
 @pytest.mark.rehearsal
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 def test_keep_and_the_way_back_from_anywhere(place: Place, tmp_path: Path) -> None:
     """The whole story, kept; the runbook's command, twice; then kill -9 at its end."""
     running = place.rehearse("--keep")
