@@ -279,7 +279,7 @@ def test_the_plan_tells_steps_and_blockers(config: Config, tools: Tools, rig: Ri
     assert "not started" in controller.plan(config, DOMAIN, tools=tools).blockers[0]
     started(config, tools)
     ready = controller.plan(config, DOMAIN, tools=tools)
-    assert (ready.to, ready.blockers, len(ready.steps)) == (10, [], 12)
+    assert (ready.to, ready.blockers, len(ready.steps)) == (10, [], 14)
     rig.gateways["gw-1"].reachable = False
     assert controller.plan(config, DOMAIN, tools=tools).blockers
     assert rig.served == {0}
