@@ -19,7 +19,7 @@ def register(app: typer.Typer, answer: Answer, duration: Callable[[str], timedel
     def rehearse(
         carts: Annotated[int, typer.Option(min=100, help="Carts before the split.")] = 100_000,
         returns: Annotated[int, typer.Option(min=100, help="Returns before the split.")] = 20_000,
-        shoppers: Annotated[int, typer.Option(min=1, max=500, help="Customers at once.")] = 48,
+        shoppers: Annotated[int, typer.Option(min=1, max=500, help="Customers at once.")] = 32,
         soak: Annotated[
             timedelta,
             typer.Option(parser=duration, metavar="DURATION", help="Soak of each phase."),

@@ -211,9 +211,10 @@ def _sync_lag(gate: GateConfig, evidence: Evidence) -> _Answer:
 
 
 def _strays(gate: GateConfig, evidence: Evidence) -> _Answer:
-    if unknown := _unknown_streams(evidence, liveness=False):
-        return unknown
     number = sum(stream.strays for stream in evidence.streams)
+    # Without a worker nobody would notice a stray, but those that are there count.
+    if number <= threshold(gate) and (unknown := _unknown_streams(evidence)):
+        return unknown
     reason = "" if number <= threshold(gate) else "keys changed on the side that does not own them"
     answer = _judged(float(number), number <= threshold(gate), number)
     return _Answer(answer.verdict, answer.measured, answer.samples, reason)
@@ -242,15 +243,15 @@ def _unseen(gate: GateConfig, evidence: Evidence, samples: int) -> _Answer | Non
     return None
 
 
-def _unknown_streams(evidence: Evidence, *, liveness: bool = True) -> _Answer | None:
-    """Why the sync cannot be judged. `liveness`: a worker that is away is unknown, too."""
+def _unknown_streams(evidence: Evidence) -> _Answer | None:
+    """Why the sync cannot be judged; a worker that is away is unknown, too."""
     if evidence.streams_problem or not evidence.streams:
         reason = evidence.streams_problem or "sync is not enabled"
         return _Answer("inconclusive", None, 0, reason)
     for stream in evidence.streams:
         if stream.problem:
             return _Answer("inconclusive", None, 0, f"{stream.name}: {stream.problem}")
-        if liveness and not stream.alive:
+        if not stream.alive:
             return _Answer("inconclusive", None, 0, f"{stream.name}: the sync worker is not alive")
     return None
 

@@ -166,24 +166,29 @@ class Step:
         patience = max(min(self._left(), self.limits.lease_ms / 4000), 0.1)
         try:
             self.world.switch_owner(plan.losing, plan.new_below, plan.epoch, patience)
-            self._cross_the_last(patience)
         except EpochConflict as error:
             self._release()
             raise StepOvertaken(domain=plan.domain, reason=str(error)) from error
         except SplitctlError as error:
             self._take_back(f"an owner did not move: {error}")
+        late = self._cross_the_last(patience)
+        if late:
+            self._take_back(late)
         self._switch()
 
-    def _cross_the_last(self, patience: float) -> None:
+    def _cross_the_last(self, patience: float) -> str:
         """What owner-aware writers committed between the barrier and the owner's move.
 
         They hold the owner's row while they write, so after its move there is nothing to come.
         The winning side still names the loser as the owner, so that these keys are carried.
+        Returns what went wrong; empty: nothing.
         """
-        crossing = self.world.cross(self.plan.direction, patience)
+        try:
+            crossing = self.world.cross(self.plan.direction, patience)
+        except SplitctlError as error:
+            return f"the late keys could not be waited for: {error}"
         self.result.barrier_ms += _ms(crossing.seconds)
-        if not crossing.passed:
-            self._take_back(f"sync had {crossing.pending} late keys still to carry")
+        return "" if crossing.passed else f"sync had {crossing.pending} late keys still to carry"
 
     def _switch(self) -> None:
         """Every gateway: the new flags, and the held go on."""

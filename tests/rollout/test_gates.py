@@ -170,6 +170,11 @@ def test_strays_count_also_while_the_worker_is_away() -> None:
     assert evaluate(STRAYS, evidence(streams=())).verdict == "inconclusive"
 
 
+def test_no_strays_of_a_dead_worker_are_no_pass() -> None:
+    dead = (stream("forward", alive=False), stream("reverse"))
+    assert evaluate(STRAYS, evidence(streams=dead)).verdict == "inconclusive"
+
+
 def test_one_gateway_that_was_not_seen_leaves_traffic_unjudged() -> None:
     window = Window({"new": count(1000, 900, fast=0.0), "old": count(1)})
     found = answers(window=window, blind={"gw-2": "connection refused"})

@@ -75,6 +75,7 @@ def test_what_a_job_wrote_between_the_barrier_and_the_owners_move_has_to_cross_t
     assert "own new" not in rig.log[: rig.log.index("cross forward", rig.log.index("own old"))]
     assert rig.is_at(0)
     assert {owner.epoch for owner in rig.world.owners.values()} == {3}
+    assert rig.log.count("own old") == 2, "taken back once"
 
 
 def test_only_the_buckets_that_move_are_held() -> None:

@@ -81,7 +81,7 @@ class Split:
         text = self.estate.config.read_text(encoding="utf-8")
         text = rewrite(text, {("fence", "lease_ms"): toml(LEASE_MS)})
         # A busy machine is slow: latency must not answer before the gate that is tried.
-        text = text.replace("max_ms = 100\n", "max_ms = 5000\n")
+        text = text.replace("max_ms = 1500\n", "max_ms = 5000\n")
         text = text.replace("min_samples = 200", f"min_samples = {LEAST_SAMPLES}")
         self.estate.config.write_text(text, encoding="utf-8")
 

@@ -56,7 +56,7 @@ class Place:
         """Gates that a busy machine does not fail, and that soon have seen enough."""
         config = self.directory / "config.toml"
         text = config.read_text(encoding="utf-8")
-        text = text.replace("max_ms = 100\n", "max_ms = 5000\n")
+        text = text.replace("max_ms = 1500\n", "max_ms = 5000\n")
         text = text.replace("min_samples = 200", "min_samples = 50")
         write_whole(config, text)
 
