@@ -4,13 +4,14 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: help setup rehearse rehearse-ten test system lint lock wheel clean
+.PHONY: help setup rehearse rehearse-ten test faults system lint lock wheel clean
 
 help:
 	@echo "make setup         install into $(VENV); then: $(BIN)/splitctl"
 	@echo "make rehearse      a whole split on this machine, under live load, to a certificate"
 	@echo "make rehearse-ten  the same with ten seeds"
 	@echo "make test          lint, types, layers and all tests; lists what did not run and why"
+	@echo "make faults        kill commands and rehearsals at every point; by hand"
 	@echo "make system        what needs Debian packages and root (Chromium, tmux)"
 	@echo "make lock          renew the locked dependencies"
 
@@ -37,6 +38,10 @@ lint: setup
 
 test: lint
 	$(BIN)/python -m pytest $(ARGS)
+	@echo "Not run here: tests marked 'faults' (kills at every point of the story, a quarter of an hour): make faults"
+
+faults: setup
+	$(BIN)/python -m pytest -m faults tests/rehearsal/faults $(ARGS)
 
 system:
 	sh .ci/system

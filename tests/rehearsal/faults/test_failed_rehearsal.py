@@ -9,8 +9,9 @@ from migrator.faults import VARIABLE
 from tests.rehearsal.faults.ground import end
 from tests.rehearsal.faults.place import LIMIT_S, Place
 
+pytestmark = pytest.mark.faults
 
-@pytest.mark.rehearsal
+
 def test_a_rehearsal_with_a_stale_row_fails(open_directory: Path) -> None:
     place = Place(open_directory / "stale")
     running = place.rehearse(**{VARIABLE: "reorder:1"})

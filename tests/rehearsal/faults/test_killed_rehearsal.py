@@ -15,6 +15,8 @@ from rehearsal.children import PIDS
 from tests.rehearsal.faults.ground import end, processes_of
 from tests.rehearsal.faults.place import Place
 
+pytestmark = pytest.mark.faults
+
 # What the rehearsal prints when it comes to a point of its story.
 POINTS = (
     "step     seed",
@@ -41,7 +43,6 @@ def place(open_directory: Path) -> Iterator[Place]:
             end(bystander)
 
 
-@pytest.mark.rehearsal
 @pytest.mark.parametrize("point", POINTS)
 def test_kill_9_leaves_nothing_and_the_next_run_begins(place: Place, point: str) -> None:
     """Each of these runs begins where the one before was killed."""
@@ -60,7 +61,6 @@ def test_kill_9_leaves_nothing_and_the_next_run_begins(place: Place, point: str)
         end(running)
 
 
-@pytest.mark.rehearsal
 def test_ctrl_c_leaves_nothing(place: Place) -> None:
     running = place.rehearse()
     try:
@@ -73,7 +73,6 @@ def test_ctrl_c_leaves_nothing(place: Place) -> None:
         end(running)
 
 
-@pytest.mark.rehearsal
 @pytest.mark.timeout(900)
 def test_keep_and_the_way_back_from_anywhere(place: Place, tmp_path: Path) -> None:
     """The whole story, kept; the runbook's command, twice; then kill -9 at its end."""

@@ -15,6 +15,8 @@ from rehearsal.processes import module
 from tests.rehearsal.faults.ground import LEASE_MS, Split
 from tests.rehearsal.faults.killed import ACTS
 
+pytestmark = pytest.mark.faults
+
 DOMAIN = "return"
 # A gateway looks at its clock, and the machine may be busy.
 LATE_S = 1.0
