@@ -107,6 +107,12 @@ def undo(config: Config, domain: str) -> Renamed:
         return result
 
 
+def is_archived(old: Connection, reverse: Stream) -> bool:
+    """Whether any of the old tables stands only under its archived name."""
+    names = [mapping.target for mapping in reverse.mappings]
+    return any(not _exists(old, n) and _exists(old, archived_name(n)) for n in names)
+
+
 def archived_name(table: str) -> str:
     """The name a table has once it is archived. Raises NameTooLong."""
     name = PREFIX + table

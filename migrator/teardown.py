@@ -7,8 +7,8 @@ import psycopg
 
 from estate.config import Config
 from estate.connections import DatabaseUnreachable, connect
-from estate.errors import ExitCode
-from migrator import control, sequences, slots
+from estate.errors import ExitCode, SplitctlError
+from migrator import archive, control, ownership, sequences, slots
 from migrator.mapping import Stream, streams
 
 Connection = psycopg.Connection[Any]
@@ -41,6 +41,15 @@ SELECT kind || ' ' || name FROM (
 """
 
 
+class NewSideOwns(SplitctlError):
+    """Sync of domain '{domain}' cannot be torn down: the new side owns the buckets below
+    {new_below}, and what its customers write would never reach the old side. Nothing was
+    changed."""
+
+    hint = "splitctl rollback {domain}, or finish: splitctl decommission archive {domain}"
+    exit_code = ExitCode.PRECONDITION
+
+
 @dataclass(frozen=True)
 class Removed:
     """What a teardown removed, database by database, and what it could not or must not.
@@ -66,9 +75,12 @@ def teardown(config: Config, domain: str | None = None) -> Removed:
 
     Begun, finished or abandoned half-way: whatever is there goes, and again there is nothing to
     do. The schema goes with the last domain of a database. Rows of the business stay untouched.
-    Raises SlotInUse, SequenceBusy.
+    Raises NewSideOwns while customers live on the new side and the old tables are not archived,
+    SlotInUse, SequenceBusy.
     """
     both = streams(config, domain)
+    for stream in both:
+        _refuse_while_new_owns(stream)
     domains = tuple(dict.fromkeys(stream.domain.name for stream in both))
     removed: list[str] = []
     left: list[str] = []
@@ -87,6 +99,19 @@ def teardown(config: Config, domain: str | None = None) -> Removed:
         for name in dict.fromkeys(stream.source.name for stream in both)
     )
     return Removed(domains, tuple(removed), tuple(left), tuple(unreachable), roles)
+
+
+def _refuse_while_new_owns(stream: Stream) -> None:
+    """Ask the old side, by the stream that ends there; one that is away cannot be asked."""
+    if stream.direction != "reverse":
+        return
+    try:
+        with connect(stream.target, "teardown") as old:
+            owner = ownership.read(old, stream.domain.name) if control.installed(old) else None
+            if owner and owner.new_below and not archive.is_archived(old, stream):
+                raise NewSideOwns(domain=stream.domain.name, new_below=owner.new_below)
+    except DatabaseUnreachable:
+        return  # named in the result
 
 
 def _patiently(connection: Connection, here: list[Stream]) -> list[str]:

@@ -26,7 +26,6 @@ Connection = psycopg.Connection[Any]
 SIDES: tuple[Side, Side] = ("old", "new")
 
 LOCK_LIMIT = sql.SQL("SET lock_timeout = {}")
-TABLE: LiteralString = "SELECT to_regclass(format('public.%%I', %s::text)) IS NOT NULL"
 # What has reached the target's books and was not carried, for whatever reason.
 PENDING: LiteralString = """
 SELECT mapping, key, 'spooled' FROM splitctl_sync.spool WHERE stream = %(stream)s
@@ -209,12 +208,8 @@ class DatabaseWorld:
 
     def archived(self) -> bool:
         """Whether any of the old tables stands only under its archived name."""
-        names = [mapping.target for mapping in self._streams["reverse"].mappings]
         with self._on("old") as old:
-            for name in names:
-                if not _there(old, name) and _there(old, archive.archived_name(name)):
-                    return True
-        return False
+            return archive.is_archived(old, self._streams["reverse"])
 
 
 def _statement(stream: Stream, last: Any) -> dict[str, Any]:
@@ -227,11 +222,6 @@ def _statement(stream: Stream, last: Any) -> dict[str, Any]:
             f"carried (last position {last[0] if last else 'none'}); they are still there"
         ),
     }
-
-
-def _there(connection: Connection, table: str) -> bool:
-    row = connection.execute(TABLE, (table,)).fetchone()
-    return bool(row and row[0])
 
 
 def _other(side: Side) -> Side:

@@ -10,6 +10,7 @@ from estate.connections import replication_connection
 from estate.errors import ExitCode
 from migrator import backfill, grants, ownership, readiness, sequences, slots, status, sync
 from migrator.readiness import NotReady
+from migrator.teardown import NewSideOwns
 from tests.conftest import FreshDatabase
 from tests.migrator import library as lending
 from tests.migrator.library import DOMAIN, NEW, OLD, OWNER, TOML, Library, value
@@ -300,6 +301,19 @@ def test_disable_is_refused_while_the_new_side_owns_anyone(library: Library) -> 
     assert states(library)["lending.reverse.books"] == "live"
     ownership.switch_both(library.config, DOMAIN, 0, 3, "new")
     sync.disable(library.config, DOMAIN)
+
+
+def test_teardown_is_refused_while_customers_live_on_the_new_side(library: Library) -> None:
+    """It would drop the way back of everything that they write."""
+    sync.enable(library.config, DOMAIN)
+    ownership.switch_both(library.config, DOMAIN, 5000, 2, "old")
+    before = traces(library)
+    with pytest.raises(NewSideOwns, match="below 5000"):
+        sync.teardown(library.config, DOMAIN)
+    assert traces(library) == before
+    ownership.switch_both(library.config, DOMAIN, 0, 3, "new")
+    sync.teardown(library.config, DOMAIN)
+    assert traces(library) == []
 
 
 def test_teardown_leaves_nothing_and_again_nothing_to_do(library: Library) -> None:
