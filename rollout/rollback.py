@@ -8,6 +8,7 @@ import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -74,12 +75,11 @@ def rollback(
             if name not in closed
         }
         results = []
-        for name, outcome in parallel.gather(tasks, LONGEST_S).items():
+        for outcome in parallel.gather(tasks, LONGEST_S).values():
             if outcome.value is None:
                 assert outcome.error is not None
                 raise outcome.error
             results.append(outcome.value)
-            del name
         notes = _keep_books(config, results, tools)
     return RollbackResult(results, closed, notes)
 
@@ -118,9 +118,11 @@ def _one(name: str, glance: Glance, config: Config, tools: Tools, started: float
         result.already, result.barrier_passed = True, True
         result.seconds = round(tools.clock() - started, 3)
         return result
-    result.epoch = _flags_first(name, glance, config, tools, result)
+    # The holds begin while the flags are being set: their end is counted from before it.
     set_at = tools.clock()
-    _serves_it(name, tools, result, started)
+    result.epoch = _flags_first(name, glance, config, tools, result)
+    if not result.unreachable:
+        result.seconds = round(tools.clock() - started, 3)
     crossing = _let_cross(name, config, tools, set_at, result.epoch)
     result.barrier_passed = crossing is not None and crossing.passed
     # A new side that does not answer must not delay the old one.
@@ -183,16 +185,21 @@ def _let_cross(
     def left() -> float:
         return max(deadline - tools.clock(), 0.0)
 
+    if left() <= 0:
+        return None  # a gateway answered too late: the owners are all that can still be moved
+
     def work() -> Crossing:
         world = tools.way_back(name)
         try:
             # Opened while requests end: a dead database must be known early.
             world.owner("new")
-            _until_nobody_is_under_way(name, tools, left)
-            world.quiesce("new", left())
+            ended = _nobody_is_under_way(name, tools, left)
+            ended = world.quiesce("new", left()).quiet and ended
             with suppress(EpochConflict):  # `_move_owners` outbids it
                 world.switch_owner("new", TARGET * PER_PERCENT, epoch, max(left(), 0.05))
-            return world.cross("reverse", left())
+            crossing = world.cross("reverse", left())
+            # Who still writes on the new side writes behind the mark.
+            return replace(crossing, passed=crossing.passed and ended)
         finally:
             world.close()
 
@@ -200,13 +207,18 @@ def _let_cross(
     return outcome.value
 
 
-def _until_nobody_is_under_way(name: str, tools: Tools, left: Callable[[], float]) -> None:
-    while left() > 0:
-        standing: list[Fence] = [
-            answer.value for answer in tools.flags.fences(name) if answer.value is not None
-        ]
+def _nobody_is_under_way(name: str, tools: Tools, left: Callable[[], float]) -> bool:
+    """Wait for the requests at every gateway that answers; False when one is not known to be done.
+
+    A gateway that is silent is not waited for: it may never answer, and its requests may go on.
+    """
+    while True:
+        answers = tools.flags.fences(name)
+        standing: list[Fence] = [a.value for a in answers if a.value is not None]
         if not any(fence.in_flight for fence in standing):
-            return
+            return len(standing) == len(answers)
+        if left() <= 0:
+            return False
         tools.sleep(LOOK_EVERY_S)
 
 

@@ -106,6 +106,41 @@ def test_what_had_not_crossed_is_named(plain_config: Config) -> None:
     assert rig.is_at(0)
 
 
+def test_a_transaction_that_still_writes_on_the_new_side_leaves_the_crossing_unproven(
+    plain_config: Config,
+) -> None:
+    """What it commits lies behind the mark, however quickly the mark itself crossed."""
+    rig = Rig(percentage=50, epoch=4)
+    rig.world.quiet = False
+    (done,) = rollback(plain_config, tools=rig.tools(no_ledger)).rollbacks
+    assert not done.barrier_passed
+    assert "left behind" in rig.log
+    assert rig.is_at(0)
+
+
+def test_a_silent_gateway_leaves_the_crossing_unproven(plain_config: Config) -> None:
+    rig = Rig(percentage=50, epoch=4)
+    rig.hooks["fences"] = lambda: setattr(rig.gateways["gw-2"], "reachable", False)
+    rig.hooks["left behind"] = lambda: setattr(rig.gateways["gw-2"], "reachable", True)
+    (done,) = rollback(plain_config, tools=rig.tools(no_ledger)).rollbacks
+    assert not done.barrier_passed
+    assert "left behind" in rig.log
+
+
+def test_a_gateway_that_hangs_while_flags_are_set_does_not_delay_the_owners(
+    plain_config: Config,
+) -> None:
+    """The other gateways' holds are over by then: the owner's move is all that still helps."""
+    rig = Rig(percentage=50, epoch=4)
+    rig.hooks["rollback"] = lambda: rig.clock.sleep(2)
+    (done,) = rollback(plain_config, tools=rig.tools(no_ledger)).rollbacks
+    acts = quiet(rig)
+    assert "cross reverse" not in acts
+    assert acts.index("own old") < acts.index("own new")
+    assert not done.barrier_passed
+    assert rig.is_at(0)
+
+
 def test_both_databases_dead_and_customers_are_back_all_the_same(plain_config: Config) -> None:
     rig = Rig(percentage=50, epoch=4)
     rig.world.away |= {"old", "new"}
