@@ -25,6 +25,15 @@ def step(domain: str, held: int) -> dict[str, Any]:
     return {"domain": domain, "from": 0, "to": 10, **figures}
 
 
+ROLLBACK: dict[str, Any] = {
+    "domain": "things",
+    "from": 50,
+    "to": 0,
+    "seconds_until_every_gateway_serves_it": 0.1,
+    "at_risk": [],
+}
+
+
 def flawless() -> Evidence:
     return Evidence(
         seed=1,
@@ -37,7 +46,7 @@ def flawless() -> Evidence:
         ],
         verdicts=[verdict()],
         steps=[step("things", 0), step("things", 3)],
-        rollbacks=[{"domain": "things", "from": 50, "to": 0, "at_risk": []}],
+        rollbacks=[ROLLBACK],
         lag_ms_p99={"forward": 20.0, "reverse": 18.0},
         backfills=[{"rows": 1000, "seconds": 2.0}],
     )
@@ -62,7 +71,7 @@ def test_a_flawless_run_passes() -> None:
         ({"verdicts": [verdict(mismatched=1)]}, "1 mismatched rows"),
         ({"verdicts": [verdict(), {**verdict(), "verdict": "inconclusive"}]}, "inconclusive"),
         ({"steps": [step("things", 0)]}, "its fence was not tried"),
-        ({"rollbacks": [{"domain": "d", "at_risk": ["k"]}]}, "at risk"),
+        ({"rollbacks": [{**ROLLBACK, "at_risk": ["k"]}]}, "at risk"),
         ({"problems": ["the story stopped"]}, "the story stopped"),
     ],
 )
