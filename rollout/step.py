@@ -107,7 +107,9 @@ class Step:
         if not crossing.passed:
             raise self._over(f"sync had {crossing.pending} keys still to carry")
         self.interrupts.check()
-        self._all(self.flags.confirm(plan.domain, plan.epoch, limits.lease_ms))
+        # Confirmed, not prolonged: nobody is held for longer than one lease, whatever happens now.
+        remaining = limits.lease_ms - _ms(self.clock() - self._started)
+        self._all(self.flags.confirm(plan.domain, plan.epoch, max(remaining, 1)))
         if self._left() <= 0:
             raise self._over("the last confirmation came too late")
         self.interrupts.check()
@@ -160,10 +162,10 @@ class Step:
 
     def _move(self) -> None:
         plan = self.plan
-        # The lease was renewed just now: nobody passes while the owner moves.
-        self._lease_ends = self.clock() + self.limits.lease_ms / 1000
-        # The move must end well within it.
-        patience = max(min(self._left(), self.limits.lease_ms / 4000), 0.1)
+        # The lease was confirmed just now: nobody passes while the owner moves.
+        self._lease_ends = self._started + self.limits.lease_ms / 1000
+        # The owner's move and what crosses after it must end well within it.
+        patience = max(min(self._left(), (self._lease_ends - self.clock()) / 4), 0.1)
         try:
             self.world.switch_owner(plan.losing, plan.new_below, plan.epoch, patience)
         except EpochConflict as error:

@@ -43,6 +43,18 @@ def test_typed_again_after_a_kill(at: int, later: float) -> None:
     assert rig.broken_rules == []
 
 
+def test_a_killed_step_holds_nobody_for_longer_than_one_lease() -> None:
+    """Also when it was slow before: the confirmation must not begin the lease anew."""
+    rig = Rig(kill_at=8)
+    step = rig.step(10)
+    rig.hooks["quiesce old"] = lambda: rig.clock.sleep(step.limits.budget_ms / 1000 * 0.9)
+    began = rig.clock()
+    with pytest.raises(Killed):
+        step.perform()
+    ends = [gateway.standing[DOMAIN].until for gateway in rig.gateways.values()]
+    assert max(ends) - began <= step.limits.lease_ms / 1000 + 1e-9
+
+
 @pytest.mark.parametrize("again", range(8))
 @pytest.mark.parametrize("at", range(13))
 def test_a_recovery_that_is_killed_itself(at: int, again: int) -> None:
