@@ -180,6 +180,8 @@ def advance(
             if decision.move is not Move.STEP or decision.phase is None:
                 return held(row, decision, results)
             need_sync(domain, looked.streams)
+            # Whatever the gates ask: no step without a verification of what it moves.
+            need_verdict(config, domain, row, ledger)
             chosen = _plan(config, row, seen, decision.phase)
             return _step(config, chosen, ledger, tools, world, soak)
     finally:

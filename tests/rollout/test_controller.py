@@ -275,6 +275,18 @@ def test_a_rollback_from_another_machine_is_adopted(config: Config, tools: Tools
     assert (result.from_percentage, result.to_percentage) == (0, 10)
 
 
+def test_without_any_gate_a_step_still_wants_a_verification(
+    config: Config, tools: Tools, rig: Rig
+) -> None:
+    bare = config.model_copy(update={"gates": []})
+    started(bare, tools)
+    with open_ledger(bare) as ledger:
+        ledger.add_verdict(DOMAIN, "verify", "verify", "different", {})
+    with pytest.raises(Refused, match="was different"):
+        controller.advance(bare, DOMAIN, tools=tools)
+    assert rig.is_at(0)
+
+
 def test_the_plan_tells_steps_and_blockers(config: Config, tools: Tools, rig: Rig) -> None:
     assert "not started" in controller.plan(config, DOMAIN, tools=tools).blockers[0]
     started(config, tools)
