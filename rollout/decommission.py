@@ -1,8 +1,10 @@
 """The end that is earned: rampdown, archive, and the archive's undo."""
 
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from estate.config import Config
+from estate.errors import SplitctlError
 from estate.ledger import ActRecord, Ledger, Rollout
 from migrator import archive as archiving
 from migrator.archive import Renamed
@@ -74,7 +76,14 @@ def archive(config: Config, domain: str, *, tools: Tools | None = None) -> Enter
         if not (begun and _archived(domain, tools)):
             _proven(config, domain, row, ledger, tools)
         act = _begin(ledger, domain, ARCHIVE)
-        done = archiving.archive(config, domain)
+        try:
+            done = archiving.archive(config, domain)
+        except SplitctlError as error:
+            # Half an archive would keep the forward direction waiting: back to where it was.
+            with suppress(SplitctlError):
+                archiving.undo(config, domain)
+            ledger.finish(act, {"error": str(error)}, state="abandoned")
+            raise
         row = replace(row, stage=Stage.COMPLETE)
         ledger.finish(act, {"renamed": _told(done)}, rollout=row)
     return Entered(domain, row.stage, False, _told(done), following)
@@ -89,7 +98,8 @@ def undo(config: Config, domain: str, *, tools: Tools | None = None) -> Entered:
     with tools.ledger() as ledger, ledger.lock():
         row = _row(ledger, domain)
         decision = phases.on_undo(evidence.position(config, row))
-        if decision.move is Move.NOTHING and not _archived(domain, tools):
+        begun = any(act.kind == ARCHIVE for act in ledger.unfinished(domain))
+        if decision.move is Move.NOTHING and not begun and not _archived(domain, tools):
             return Entered(domain, row.stage, True, [], "splitctl status")
         act = _begin(ledger, domain, UNDO)
         done = archiving.undo(config, domain)

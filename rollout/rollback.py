@@ -353,5 +353,4 @@ def _write(ledger: "Ledger", item: RolledBack, known: "Rollout | None") -> None:
     ledger.finish(act, item.to_json(), rollout=row)
     for other in ledger.unfinished(item.domain):
         ended: Mapping[str, Any] = {"how": f"rolled back to {TARGET} % under epoch {item.epoch}"}
-        if other.kind == "step":
-            ledger.finish(other, ended, state="abandoned")
+        ledger.finish(other, ended, state="abandoned")

@@ -9,13 +9,14 @@ import pytest
 from estate.config import Config
 from estate.errors import ExitCode
 from estate.ledger import Ledger, LockHeld, Rollout, open_ledger
-from migrator.archive import Renamed
+from migrator.archive import Renamed, TablesBusy
 from rollout import controller, decommission, status
 from rollout.controller import Held, Started
 from rollout.counters import Snapshot
 from rollout.evidence import VERIFY
 from rollout.flags import DomainFlags
 from rollout.preconditions import Refused
+from rollout.rollback import rollback
 from rollout.step_plan import BudgetExceeded, StepResult, StepUnfinished
 from rollout.survey import Drift
 from rollout.tools import Tools
@@ -494,6 +495,44 @@ def test_an_archive_that_was_killed_goes_on(
     with open_ledger(config) as ledger:
         assert ledger.unfinished() == []
     assert renames == ["archive"]
+
+
+def test_an_archive_that_fails_leaves_the_domain_as_it_was(
+    config: Config, tools: Tools, rig: Rig, renames: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing stays open, so that a rollback and a new rollout can follow."""
+    started(config, tools)
+    advanced(config, tools, rig, 10, 50, 100)
+    with open_ledger(config) as ledger:
+        found = ledger.rollout(DOMAIN)
+        assert found is not None
+        ledger.save_rollout(replace(found, stage="rampdown"))
+
+    def busy(config: Config, domain: str) -> Renamed:
+        raise TablesBusy(domain=domain, database="old", seconds=30.0)
+
+    monkeypatch.setattr("rollout.decommission.archiving.archive", busy)
+    verified(config)
+    with pytest.raises(TablesBusy):
+        decommission.archive(config, DOMAIN, tools=tools)
+    assert renames == ["undo"], "what was half done is taken back"
+    with open_ledger(config) as ledger:
+        assert ledger.unfinished() == []
+    rollback(config, tools=tools)
+    assert rig.is_at(0)
+    verified(config)
+    assert isinstance(controller.advance(config, DOMAIN, tools=tools), StepResult)
+
+
+def test_a_rollback_closes_whatever_was_begun(config: Config, tools: Tools, rig: Rig) -> None:
+    started(config, tools)
+    advanced(config, tools, rig, 10, 50, 100)
+    with open_ledger(config) as ledger:
+        for kind in ("rampdown", "archive", "step"):
+            ledger.begin(DOMAIN, kind, {"from": 50, "to": 100, "epoch": 3})
+    rollback(config, tools=tools)
+    with open_ledger(config) as ledger:
+        assert ledger.unfinished() == []
 
 
 # Status
