@@ -81,21 +81,25 @@ class Own:
 
     def __init__(self) -> None:
         self._ids: set[int] = set()
-        self._now = 0
+        self._next = 0
         self._horizon: int | None = None
 
-    def begin(self, number: int, horizon: int | None) -> None:
-        """A transaction of ours begins. Without a horizon nothing counts as fresh."""
-        self._now, self._horizon = number, horizon
+    def begin(self, number: int, following: int, horizon: int | None) -> None:
+        """A transaction of ours has looked. Without a horizon nothing counts as fresh.
+
+        `following` is an id that nobody had yet when the rows were looked at: others may have
+        begun after us and committed before our look.
+        """
+        self._next, self._horizon = following, horizon
         self._ids = {own for own in self._ids if horizon is not None and own >= horizon}
         self._ids.add(number)
 
     def is_fresh(self, xmin: int) -> bool:
         """Whether a row with this 32-bit xmin was written by somebody else since the horizon.
 
-        An id that lies ahead of our own is an old one whose row was frozen long ago.
+        An id that nobody has yet is an old one whose row was frozen long ago.
         """
         if self._horizon is None:
             return False
-        writer = widen(xmin, self._now)
-        return self._horizon <= writer < self._now and writer not in self._ids
+        writer = widen(xmin, self._next)
+        return self._horizon <= writer < self._next and writer not in self._ids

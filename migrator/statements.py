@@ -19,6 +19,8 @@ SELECT pg_logical_emit_message(true, 'splitctl.heartbeat', concat_ws(
     ' ', %s::text, pg_snapshot_xmin(pg_current_snapshot()), clock_timestamp()))
 """
 OWN_ID: LiteralString = "SELECT pg_current_xact_id()::text"
+# An id that no transaction had when this statement began.
+NEXT_ID: LiteralString = "SELECT pg_snapshot_xmax(pg_current_snapshot())::text"
 
 # The worker's claim and its position, in the transaction that writes the data (laws L4 and L5).
 CLAIM: LiteralString = """

@@ -142,10 +142,12 @@ class Writer:
                 query = prepared.statements.standing
                 standing[name] = target.execute(query, key_arguments(keys[name]))
                 parents[name] = self._ask_parents(prepared, readings[name])
+            following = target.execute(s.NEXT_ID)
         self._check_claim(claim)
         _check_states(part, dict(states.fetchall()))
         row = owner.fetchone()
-        self._own.begin(int(number.fetchall()[0][0]), horizon)
+        own, beyond = int(number.fetchall()[0][0]), int(following.fetchall()[0][0])
+        self._own.begin(own, beyond, horizon)
         works = []
         for name, (prepared, _) in wanted.items():
             present = [
