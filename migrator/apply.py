@@ -81,7 +81,8 @@ class Applier:
         """Write a batch and its position. Raises Superseded, or what stops the stream."""
         position = Position(batch.lsn, batch.source_commit_at, batch.heartbeat_at)
         keys, xids = tuple(batch.keys), frozenset(batch.xids)
-        part = Part((), keys, position, xids, quiet=frozenset(batch.again))
+        again = frozenset(batch.again)
+        part = Part((), keys, position, xids, quiet=again, asked=again)
         return self._write(self._sorted(part))
 
     def retry(self, names: Sequence[MappingKey]) -> Outcome:

@@ -22,7 +22,9 @@ class Part:
 
     `carry` are written now, `spool` are put down for later. `generations`: the carried keys come
     from the spool and leave it. `quiet`: keys that nobody changed here; when they are not ours to
-    write, that is no stray. `collisions`: (mapping, unique index) whose holders step aside first.
+    write, that is no stray. `asked`: those among them that the opposite stream asked for, having
+    given up its own version; they are never forgotten. `collisions`: (mapping, unique index) whose
+    holders step aside first.
     """
 
     carry: tuple[MappingKey, ...] = ()
@@ -31,6 +33,7 @@ class Part:
     xids: frozenset[int] = frozenset()
     generations: dict[Key, int] | None = None
     quiet: frozenset[MappingKey] = frozenset()
+    asked: frozenset[MappingKey] = frozenset()
     collisions: frozenset[tuple[str, str]] = frozenset()
 
     @property

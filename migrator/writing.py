@@ -191,17 +191,24 @@ class Writer:
         """Write what was planned and the bookkeeping, and commit."""
         raw = _raw_names(readings)
         strays = [name for name in plan.strays if not set(raw[name]) <= part.quiet]
+        # The owner changed since the opposite stream asked: tried again, they are strays of ours.
+        kept = {
+            name: "asked for by the opposite stream, but not ours to write any more"
+            for name in plan.strays
+            if name not in strays and part.asked.intersection(raw[name])
+        }
         waits = {
             name: (reason, detail)
             for reason, found in (
                 ("parent", plan.parentless),
-                ("stray-pending", plan.contested),
+                ("stray-pending", {**plan.contested, **kept}),
                 ("unwritable", plan.ambiguous),
             )
             for key, detail in found.items()
             for name in raw[key]
         }
-        settled = [name for key in (*plan.settled, *plan.strays) for name in raw[key]]
+        done = [*plan.settled, *(name for name in plan.strays if name not in kept)]
+        settled = [name for key in done for name in raw[key]]
         prepared = {name: self.mappings[name] for name in readings}
         epoch = ownership.epoch if ownership else None
         lsn = part.position.lsn if part.position else None

@@ -100,6 +100,25 @@ def test_a_row_that_is_the_same_is_not_written_again(forward: Carrier) -> None:
     assert before == after
 
 
+def test_a_key_that_was_asked_for_is_not_forgotten_when_the_owner_changed(
+    forward: Carrier,
+) -> None:
+    """The opposite stream parked its version and asked for ours; meanwhile a step went back."""
+    fill(forward.post)
+    forward.everything()
+    forward.post.own(10_000, 2)
+    name = (STATIONS, ("n", "1"))
+    batch = forward.batch(name)
+    batch.again.add(name)
+    assert forward.applier.apply(batch).strays == 0
+    assert forward.applier.waiting[name].reason == "stray-pending"
+    # Not ours still: now it is a stray, kept with both versions, and the owner is asked.
+    assert forward.applier.retry([name]).strays == 1
+    assert name not in forward.applier.waiting
+    kept = rows(forward.post, "SELECT count(*)::int FROM splitctl_sync.stray")
+    assert kept == [(1,)]
+
+
 def test_columns_that_are_not_mapped_are_kept(forward: Carrier) -> None:
     forward.post.new.execute("ALTER TABLE stations ADD opened date")
     fill(forward.post)
