@@ -66,7 +66,9 @@ CREATE TABLE IF NOT EXISTS splitctl_sync.waiting (
 );
 
 -- Changes made on the side that does not own the bucket, with both versions (in the target).
--- Never deleted by the sync: settled_at and settled_how say what became of each.
+-- Never deleted by the sync: settled_at and settled_how say what became of each. asked_in is the
+-- transaction whose message asked the opposite stream for the owner's version; null where no mapping
+-- leads back, so that only a person can settle it.
 CREATE TABLE IF NOT EXISTS splitctl_sync.stray (
     id          bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     stream      text NOT NULL,
@@ -76,6 +78,7 @@ CREATE TABLE IF NOT EXISTS splitctl_sync.stray (
     target_rows jsonb,
     owner_epoch bigint,
     lsn         pg_lsn,
+    asked_in    xid8,
     seen_at     timestamptz NOT NULL DEFAULT now(),
     settled_at  timestamptz,
     settled_how text

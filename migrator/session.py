@@ -193,7 +193,20 @@ class Session:
         self._applier.load_states()
         row = self._target.execute(s.SPOOL_COUNT, (self._stream.name,)).fetchone()
         self._health.spooled = int(row[0]) if row else 0
+        self._settle()
         self._health.lag_bytes = max(self._reader.wal_end - self._stored, 0)
+
+    def _settle(self) -> None:
+        """The opposite stream's strays whose owner's version has arrived in the target by now.
+
+        What was asked for before the horizon has been carried, unless a key still waits somewhere.
+        """
+        health = self._health
+        if health.horizon is not None and not health.spooled and not self._applier.waiting:
+            arguments = (self._stream.opposite, health.horizon)
+            settled = self._source.execute(s.SETTLE, arguments).rowcount
+            if settled:
+                log.info("%s: %d stray(s) settled", self._stream.opposite, settled)
 
     def _retry(self, now: float) -> None:
         """Try waiting keys once more: soon, as far as others bring what they wait for."""

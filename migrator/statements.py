@@ -78,10 +78,18 @@ DELETE FROM splitctl_sync.waiting w USING unnest(%s::text[], %s::text[]) AS u(ma
 """
 STRAY: LiteralString = """
 INSERT INTO splitctl_sync.stray
-       (stream, mapping, key, source_rows, target_rows, owner_epoch, lsn)
-SELECT %s, u.mapping, u.key::jsonb, u.source_rows::jsonb, u.target_rows::jsonb, %s, %s::pg_lsn
-  FROM unnest(%s::text[], %s::text[], %s::text[], %s::text[])
-       AS u(mapping, key, source_rows, target_rows)
+       (stream, mapping, key, source_rows, target_rows, owner_epoch, lsn, asked_in)
+SELECT %s, u.mapping, u.key::jsonb, u.source_rows::jsonb, u.target_rows::jsonb, %s, %s::pg_lsn,
+       CASE WHEN u.asked THEN pg_current_xact_id() END
+  FROM unnest(%s::text[], %s::text[], %s::text[], %s::text[], %s::bool[])
+       AS u(mapping, key, source_rows, target_rows, asked)
+"""
+# Run on the stream's source, where the opposite stream keeps its strays: those whose owner's version
+# this stream has carried since.
+SETTLE: LiteralString = """
+UPDATE splitctl_sync.stray
+   SET settled_at = clock_timestamp(), settled_how = 'the owner''s version was carried over it'
+ WHERE stream = %s AND settled_at IS NULL AND asked_in < %s::text::xid8
 """
 
 CANONICAL = sql.SQL(

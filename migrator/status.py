@@ -26,6 +26,8 @@ SELECT p.lsn::text,
        (SELECT count(*) FROM splitctl_sync.waiting w WHERE w.stream = p.stream),
        (SELECT count(*) FROM splitctl_sync.stray t
          WHERE t.stream = p.stream AND t.settled_at IS NULL),
+       (SELECT count(*) FROM splitctl_sync.stray t
+         WHERE t.stream = p.stream AND t.settled_at IS NOT NULL),
        EXISTS (SELECT FROM splitctl_sync.mapping_state m
                  LEFT JOIN splitctl_sync.backfill b USING (stream, mapping)
                 WHERE m.stream = p.stream AND m.state = 'spool'
@@ -47,7 +49,7 @@ class StreamStatus:
     `enabled`: it has begun and was not switched off. `lag_ms` is how far the target is behind in
     time, `lag_bytes` in log; `retained_bytes` is the log that the slot makes the source keep.
     When it keeps much more than is behind, `held_by` names the transaction that is to blame.
-    `strays` counts those not settled yet.
+    `strays` counts those not settled yet; the others were settled by the owner's version.
     """
 
     stream: str
@@ -58,6 +60,7 @@ class StreamStatus:
     spooled: int = 0
     waiting: int = 0
     strays: int = 0
+    strays_settled: int = 0
     states: dict[str, str] = field(default_factory=dict)
     heartbeat_age_ms: float | None = None
     retained_bytes: int | None = None
@@ -110,12 +113,13 @@ def _from_target(target: Connection, stream: Stream, facts: dict[str, Any]) -> s
     row = target.execute(TARGET, (stream.name,)).fetchone()
     if row is None:
         return None
-    lsn, heartbeat_age, delay, spooled, waiting, strays, paused = row
+    lsn, heartbeat_age, delay, spooled, waiting, strays, settled, paused = row
     facts |= {
         "enabled": not paused,
         "spooled": int(spooled),
         "waiting": int(waiting),
         "strays": int(strays),
+        "strays_settled": int(settled),
         "states": states.read(target, stream.name),
     }
     if heartbeat_age is not None:

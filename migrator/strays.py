@@ -40,18 +40,20 @@ class Strays:
             return
         held = self._held(names, prepared)
         given: list[str] = []
+        asked: list[bool] = []
         again: set[tuple[str, Key]] = set()
         for name, key in names:
             shape = prepared[name].shape
             rows = [item.row for item in readings[name].rows.get(key, [])]
             given.append(json.dumps([dict(zip(shape.columns, row, strict=True)) for row in rows]))
-            again.update(self._ways_back(shape, rows))
-            again.update(self._ways_back(shape, held[(name, key)][1]))
+            ways = set(self._ways_back(shape, [*rows, *held[(name, key)][1]]))
+            asked.append(bool(ways))
+            again |= ways
         log.warning("%s: %d stray(s), the first %s %s", self._stream.name, len(names), *names[0])
         position = None if lsn is None else lsn_text(lsn)
         columns = [[name for name, _ in names], [json.dumps(key) for _, key in names]]
         versions = [held[name][0] for name in names]
-        arguments = (self._stream.name, epoch, position, *columns, given, versions)
+        arguments = (self._stream.name, epoch, position, *columns, given, versions, asked)
         self._target.execute(s.STRAY, arguments)
         if again:
             stream = f"{self._stream.domain.name}.{self._back}"

@@ -168,6 +168,25 @@ class Post:
         )
         return self.target(stream).execute(query, (stream.name,)).fetchall()
 
+    def unsettled(self, stream: Stream) -> int:
+        query = (
+            "SELECT count(*) FROM splitctl_sync.stray WHERE stream = %s AND settled_at IS NULL"
+        )
+        row = self.target(stream).execute(query, (stream.name,)).fetchone()
+        assert row is not None
+        return int(row[0])
+
+    def await_heartbeats(self, stream: Stream, number: int) -> None:
+        """Wait until so many more heartbeats have made the round trip."""
+        query = "SELECT heartbeat_at FROM splitctl_sync.progress WHERE stream = %s"
+        seen = {self.target(stream).execute(query, (stream.name,)).fetchone()}
+
+        def enough() -> bool:
+            seen.add(self.target(stream).execute(query, (stream.name,)).fetchone())
+            return len(seen) > number
+
+        until(enough)
+
     def differences(self, stream: Stream) -> dict[str, Any]:
         """What the mapping queries give on the source and the target does not hold, or reverse."""
         found = {}

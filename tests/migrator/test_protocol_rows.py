@@ -118,6 +118,25 @@ def test_1_a_row_made_by_the_side_that_does_not_own_is_parked_and_taken_back(
     (stray,) = carried.strays(carried.reverse)
     assert stray[2][0]["name"] == "job" and stray[3] == []
     assert titles(carried) == (["A"], ["A"])
+    # The owner's version stands on both sides: kept and counted, but it blocks nobody any more.
+    until(lambda: carried.unsettled(carried.reverse) == 0)
+    assert len(carried.strays(carried.reverse)) == 1
+
+
+def test_1_a_stray_is_not_settled_while_a_key_of_the_way_back_still_waits(carried: Post) -> None:
+    """What waits might be what was asked for."""
+    depot(carried)
+    agree(carried)
+    carried.old.execute("UPDATE parcels SET weight = 5000")
+    until(lambda: carried.pending(carried.forward))
+    carried.new.execute("UPDATE stations SET title = 'stray'")
+    until(lambda: carried.strays(carried.reverse))
+    carried.await_heartbeats(carried.forward, 2)
+    assert carried.unsettled(carried.reverse) == 1
+    carried.old.execute("UPDATE parcels SET weight = 5")
+    until(lambda: carried.unsettled(carried.reverse) == 0)
+    agree(carried)
+    assert titles(carried) == (["A"], ["A"])
 
 
 def test_1_return_of_the_dead_old_keys_do_not_overwrite_later_work(post: Post) -> None:
