@@ -84,7 +84,7 @@ SELECT %s, u.mapping, u.key::jsonb, u.source_rows::jsonb, u.target_rows::jsonb, 
   FROM unnest(%s::text[], %s::text[], %s::text[], %s::text[], %s::bool[])
        AS u(mapping, key, source_rows, target_rows, asked)
 """
-# Run on the stream's source, where the opposite stream keeps its strays: those whose owner's version
+# Run on the source, where the opposite stream keeps its strays: those whose owner's version
 # this stream has carried since.
 SETTLE: LiteralString = """
 UPDATE splitctl_sync.stray

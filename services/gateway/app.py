@@ -7,8 +7,9 @@ framework would cost more than the work. The admin endpoint is an ordinary Starl
 import asyncio
 import json
 import time
-from collections.abc import MutableMapping
+from collections.abc import Coroutine, Mapping, MutableMapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import aiohttp
@@ -17,7 +18,7 @@ from starlette.types import Receive, Scope, Send
 from services.gateway import merge, proxy
 from services.gateway.admin import Admin
 from services.gateway.buckets import IdentityMissing, bucket, merge_routes, route_of
-from services.gateway.fence import Cancellable, Clock, Door, Timer
+from services.gateway.fence import Cancellable, Clock, Door, Timer, Visit
 from services.gateway.flags import DomainFlags, Side
 from services.gateway.metrics import Metrics
 from services.gateway.proxy import Answer, Header, Upstream, UpstreamDown, UpstreamSlow
@@ -153,46 +154,63 @@ class Gateway:
         """The answer, the side that gave it, and the percentage served when it was sent there."""
         upstreams = self._upstreams[request.domain]
         door = self.doors.get(request.domain)
-        side: Side = "old"
-        served = 0
+        visit: Visit | None = None
         try:
             if door is None:
-                plain = self._plain(request, upstreams["old"])
-                return await self._patience.wait(plain), side, served
-            buckets = request.buckets()
-            visit = await door.enter(*buckets)
-            side, served = visit.sides[-1], visit.flags.served
-            if len(buckets) == 1:
-                work = self._plain(request, upstreams[side])
+                work = self._plain(request, upstreams["old"])
             else:
-                work = merge.run(
-                    merge.Merge(
-                        request.target,
-                        request.headers,
-                        request.body,
-                        lambda: door.flags.side(buckets[0]),
-                        lambda: door.flags.side(buckets[1]),
-                    ),
-                    upstreams,
-                )
-            return await self._patience.wait(_leaving(visit.leave, work)), side, served
+                buckets = request.buckets()
+                visit = await door.enter(*buckets)
+                if len(buckets) == 1:
+                    work = self._plain(request, upstreams[visit.sides[0]])
+                else:
+                    work = _merged(request, buckets, visit, upstreams)
+                work = _leaving(visit, work)
+            answer = await self._patience.wait(work)
         except UpstreamDown as error:
-            return _json(502, {"error": f"{request.domain} {side}: {error}"}), side, served
+            answer = _json(502, {"error": f"{request.domain} {_side(visit)}: {error}"})
         except (UpstreamSlow, merge.NotCrossed) as error:
-            return _json(504, {"error": f"{request.domain} {side}: {error}"}), side, served
+            answer = _json(504, {"error": f"{request.domain} {_side(visit)}: {error}"})
         except merge.MergeInvalid as error:
             raise Refused(400, str(error)) from None
+        return answer, _side(visit), visit.flags.served if visit else 0
 
     async def _plain(self, request: "_Request", upstream: Upstream) -> Answer:
         return await upstream.call(request.method, request.target, request.headers, request.body)
 
 
-async def _leaving(leave: Any, work: Any) -> Answer:
+def _side(visit: Visit | None) -> Side:
+    return visit.sides[-1] if visit else "old"
+
+
+async def _leaving(visit: Visit, work: Coroutine[Any, Any, Answer]) -> Answer:
     try:
-        answer: Answer = await work
-        return answer
+        return await work
     finally:
-        leave()
+        visit.leave()
+
+
+async def _merged(
+    request: "_Request",
+    buckets: tuple[int, ...],
+    visit: Visit,
+    upstreams: Mapping[Side, Upstream],
+) -> Answer:
+    """A merge; anew from the door whenever its customer was moved before the merge itself."""
+    while True:
+        guest, customer = visit.sides
+        asked = merge.Merge(
+            request.target,
+            request.headers,
+            request.body,
+            guest,
+            customer,
+            partial(visit.moved, buckets[-1], customer),
+        )
+        try:
+            return await merge.run(asked, upstreams)
+        except merge.CustomerMoved:
+            await visit.enter_anew(*buckets)
 
 
 @dataclass(slots=True)

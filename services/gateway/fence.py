@@ -84,7 +84,10 @@ class _Fence:
 
 
 class Visit:
-    """A request under way. `leave` when its upstream has truly answered, not when we gave up."""
+    """A request under way. `leave` when its upstream has truly answered, not when we gave up.
+
+    `sides` and `flags` are those of the moment it came in; it stays counted on these sides.
+    """
 
     __slots__ = ("_counted", "_door", "flags", "sides")
 
@@ -98,6 +101,16 @@ class Visit:
         """Count the request as over. A second call does nothing."""
         counted, self._counted = self._counted, ()
         self._door.left(counted)
+
+    def moved(self, bucket: int, side: Side) -> bool:
+        """Whether a bucket is served by another side than this one by now."""
+        return self._door.flags.side(bucket) != side
+
+    async def enter_anew(self, *buckets: int) -> None:
+        """Leave and come in again: wait at a fence, then be counted on the sides as they are."""
+        self.leave()
+        again = await self._door.enter(*buckets)
+        self._counted, self.flags, self.sides = again._counted, again.flags, again.sides
 
 
 class Door:

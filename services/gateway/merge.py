@@ -30,16 +30,24 @@ class NotCrossed(Exception):
     """The closed guest cart did not reach the customer's side in time."""
 
 
+class CustomerMoved(Exception):
+    """The customer changed sides while the guest's cart was crossing. Nothing was merged."""
+
+
 @dataclass(frozen=True, slots=True)
 class Merge:
-    """One merge request as it came. Sides are asked anew before each use: a rollback whose hold
-    ran out may have moved them while the cart was crossing."""
+    """One merge request as it came, with the sides on which it is counted as under way.
+
+    `moved` tells whether the customer has left that side. The merge must not follow on its own: it
+    would write on the other side before a rollback's barrier is passed there, and be overwritten.
+    """
 
     target: str
     headers: list[Header]
     body: bytes
-    guest_side: Callable[[], Side]
-    customer_side: Callable[[], Side]
+    guest_side: Side
+    customer_side: Side
+    moved: Callable[[], bool]
 
 
 def is_merge(method: str, path: str) -> bool:
@@ -57,9 +65,10 @@ def guest_cart(body: bytes) -> str:
 
 
 async def run(merge: Merge, upstreams: Mapping[Side, Upstream]) -> Answer:
-    """Close, wait for the crossing, merge. Raises MergeInvalid, NotCrossed, UpstreamDown.
+    """Close, wait for the crossing, merge.
 
     A side that refuses the close has the last word: its answer goes to the customer.
+    Raises MergeInvalid, NotCrossed, UpstreamDown, and CustomerMoved: then enter and run it anew.
     """
     cart = guest_cart(merge.body)
     as_guest = [
@@ -67,30 +76,30 @@ async def run(merge: Merge, upstreams: Mapping[Side, Upstream]) -> Answer:
         for header in merge.headers
         if header[0] not in (b"x-customer-id", b"content-type", b"idempotency-key")
     ]
-    closed_on = merge.guest_side()
-    closed = await upstreams[closed_on].call("POST", f"/carts/{cart}/close", as_guest, b"")
+    guests, customers = upstreams[merge.guest_side], upstreams[merge.customer_side]
+    closed = await guests.call("POST", f"/carts/{cart}/close", as_guest, b"")
     if closed.status >= 300:
         return closed
-    await _crossed(cart, closed, closed_on, merge, as_guest, upstreams)
-    return await upstreams[merge.customer_side()].call(
-        "POST", merge.target, merge.headers, merge.body
-    )
+    if guests is not customers:
+        await _crossed(cart, _state(closed), merge.moved, as_guest, customers)
+    # From this look on the request counts as under way on the customer's side until it ends.
+    if merge.moved():
+        raise CustomerMoved
+    return await customers.call("POST", merge.target, merge.headers, merge.body)
 
 
 async def _crossed(
     cart: str,
-    closed: Answer,
-    closed_on: Side,
-    merge: Merge,
+    wanted: tuple[object, object],
+    moved: Callable[[], bool],
     headers: list[Header],
-    upstreams: Mapping[Side, Upstream],
+    customers: Upstream,
 ) -> None:
-    wanted = _state(closed)
     pause = FIRST_PAUSE
     try:
         async with asyncio.timeout(CROSSING_SECONDS):
-            while (side := merge.customer_side()) != closed_on:
-                seen = await upstreams[side].call("GET", f"/carts/{cart}", headers, b"")
+            while not moved():
+                seen = await customers.call("GET", f"/carts/{cart}", headers, b"")
                 if seen.status == 200 and _state(seen) == wanted:
                     return
                 await asyncio.sleep(pause)

@@ -169,9 +169,7 @@ class Post:
         return self.target(stream).execute(query, (stream.name,)).fetchall()
 
     def unsettled(self, stream: Stream) -> int:
-        query = (
-            "SELECT count(*) FROM splitctl_sync.stray WHERE stream = %s AND settled_at IS NULL"
-        )
+        query = "SELECT count(*) FROM splitctl_sync.stray WHERE stream = %s AND settled_at IS NULL"
         row = self.target(stream).execute(query, (stream.name,)).fetchone()
         assert row is not None
         return int(row[0])

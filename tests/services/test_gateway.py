@@ -612,6 +612,29 @@ def test_a_merge_across_sides_waits_until_the_last_write_has_crossed() -> None:
     play(act)
 
 
+def test_a_merge_whose_customer_is_brought_back_waits_behind_the_hold_and_runs_anew() -> None:
+    """It must not follow on its own: what the new side acknowledged has not crossed yet."""
+
+    async def act(e: Estate) -> None:
+        e.old.carts[CART] = {"id": CART, "status": "active", "version": 3}
+        e.new.carts[CART] = {"id": CART, "status": "active", "version": 3}
+        task = e.spawn(e.ask("POST", "/carts/mine/merge", **merging(GUEST_4999, GUEST_0)))
+        await until(lambda: len(e.new.seen) >= 3)
+        door = e.gateways[0].doors["checkout"]
+        body = {"epoch": 5, "percentage": 0, "hold_ms": 1000}
+        hold = (await e.admin("POST", "/rollback/checkout", body))[1]
+        assert (hold["state"], hold["in_flight"]) == ("holding", 1)
+        await until(lambda: door.held_total == 1)
+        assert (await e.view())["in_flight"] == 0
+        assert not any(target.endswith("/merge") for target in e.old.targets() + e.new.targets())
+        assert (await e.admin("DELETE", "/fences/checkout?epoch=5"))[0] == 200
+        assert await task == (201, "checkout/old/0", {"side": "old"})
+        assert e.old.targets()[-1] == "POST /carts/mine/merge"
+        assert door.in_flight("old") == door.in_flight("new") == 0
+
+    play(act)
+
+
 def test_a_merge_that_does_not_cross_is_given_up_after_two_seconds() -> None:
     async def act(e: Estate) -> None:
         e.old.carts[CART] = {"id": CART, "status": "active", "version": 3}
