@@ -57,8 +57,7 @@ class StreamHealth:
 
     `state`: starting, disabled (not enabled yet), standby (another worker carries it), running,
     retrying (after an error), stopped (it will not go on without a person). `horizon`: it has
-    carried every transaction of its source below this 64-bit id, and told so at `horizon_at`
-    (by the monotonic clock).
+    carried every transaction of its source below this 64-bit id.
     """
 
     name: str
@@ -75,7 +74,6 @@ class StreamHealth:
     strays: int = 0
     heartbeat_at: datetime | None = None
     horizon: int | None = None
-    horizon_at: float = 0.0
     began: float = field(default_factory=time.monotonic)
     lags: Quantiles = field(default_factory=Quantiles)
 

@@ -24,8 +24,6 @@ BATCH_KEYS = 5_000
 IDLE_S = 0.1
 HEARTBEAT_S = 1.0
 RETRY_EVERY_S = 0.05
-# How long the opposite stream may be silent before this one goes on without its horizon.
-OPPOSITE_LIMIT_S = 10.0
 # The pause before a key is tried again: the first, and the longest.
 UNWRITABLE_S = (1.0, 60.0)
 OTHERS_S = (0.05, 0.5)
@@ -97,7 +95,7 @@ class Session:
         self._stream, self._board = stream, board
         self._health = board.streams[stream.name]
         self._opposite = board.streams[stream.opposite]
-        self._began = time.monotonic()
+        self._horizon_elsewhere = 0
         self._next_heartbeat = self._next_retry = 0.0
         self._stack = ExitStack()
         try:
@@ -164,7 +162,7 @@ class Session:
         self._count(outcome, delays)
         if batch.heartbeat_at is not None:
             self._health.heartbeat_at = batch.heartbeat_at
-            self._health.horizon, self._health.horizon_at = batch.horizon, time.monotonic()
+            self._health.horizon = batch.horizon
 
     def _count(self, outcome: Outcome, delays_s: list[float]) -> None:
         rows = outcome.upserted + outcome.deleted
@@ -194,6 +192,10 @@ class Session:
         row = self._target.execute(s.SPOOL_COUNT, (self._stream.name,)).fetchone()
         self._health.spooled = int(row[0]) if row else 0
         self._settle()
+        if self._opposite.state == "standby":
+            # Another worker carries it; how far it has looked stands beside what it has written.
+            seen = self._source.execute(s.HORIZON, (self._opposite.name,)).fetchone()
+            self._horizon_elsewhere = int(seen[0]) if seen and seen[0] else 0
         self._health.lag_bytes = max(self._reader.wal_end - self._stored, 0)
 
     def _settle(self) -> None:
@@ -229,15 +231,19 @@ class Session:
                 item.due = now + min(first * 2 ** min(item.attempts, 20), longest)
 
     def _horizon(self) -> int | None:
-        """How far the opposite stream has looked at this target; None when it does not look."""
-        opposite, now = self._opposite, time.monotonic()
-        if opposite.horizon is not None and now - opposite.horizon_at < OPPOSITE_LIMIT_S:
-            return opposite.horizon
-        # At the beginning it is not known yet: any row may have been changed.
-        looks = opposite.state in ("starting", "running", "retrying")
-        if looks and now - self._began < OPPOSITE_LIMIT_S:
-            return opposite.horizon or 0
-        return None
+        """How far the opposite stream has looked at this target; None when it does not look.
+
+        An opposite stream in trouble looks again later, however long that takes: until then a key
+        that both sides may have changed waits. Only one that a person has ended looks no more.
+        """
+        match self._opposite.state:
+            case "disabled" | "stopped":
+                return None
+            case "standby":
+                return self._horizon_elsewhere
+            case _:
+                # At the beginning it is not known yet: any row may have been changed.
+                return self._opposite.horizon or 0
 
     def _breathe(self) -> None:
         """During long work: the server must not think that nobody reads."""

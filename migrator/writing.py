@@ -271,6 +271,7 @@ class Writer:
             "lsn": lsn_text(position.lsn) if position else None,
             "committed": position.committed if position else None,
             "heartbeat": position.heartbeat if position else None,
+            "horizon": position.horizon if position else None,
         }
 
     def _check_claim(self, cursor: psycopg.Cursor[Any]) -> None:

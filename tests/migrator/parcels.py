@@ -251,13 +251,12 @@ def working(config: Config) -> Iterator[None]:
 
 
 @contextmanager
-def carrying(stream: Stream) -> Iterator[None]:
-    """A worker of one stream alone, without the other."""
+def carrying(stream: Stream, opposite: str = "disabled") -> Iterator[None]:
+    """A worker of one stream alone; `opposite` is the state in which it sees the other."""
     stop = threading.Event()
     board = Board([stream.name, stream.opposite])
     thread = threading.Thread(target=carry, args=(stream, board, Faults(), stop))
-    # Nobody looks at the target's own changes then, and nobody waits for that.
-    board.streams[stream.opposite].turn("disabled")
+    board.streams[stream.opposite].turn(opposite)
     thread.start()
     try:
         yield

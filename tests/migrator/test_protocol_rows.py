@@ -11,7 +11,7 @@ import psycopg
 import pytest
 
 from migrator import barrier
-from tests.migrator.parcels import Post, until, working
+from tests.migrator.parcels import Post, carrying, until, working
 
 EPOCH_OLD, EPOCH_NEW = 5, 6
 
@@ -104,6 +104,25 @@ def test_1_the_owner_waits_until_the_other_version_is_kept(carried: Post, attemp
         assert titles(carried) == ([mine], [mine])
     strays = [item for item in carried.strays(carried.reverse) if item[0].endswith("depots")]
     assert [item[2][0]["name"] for item in strays] == [f"new {number}" for number in range(5)]
+
+
+def test_1_a_race_waits_for_an_opposite_stream_in_trouble_however_long(post: Post) -> None:
+    """Its worker is elsewhere and away at first; then what it has seen is read from its progress."""
+    with working(post.config):
+        depot(post)
+        agree(post)
+    post.old.execute("UPDATE depots SET name = 'mine'")
+    post.new.execute("UPDATE stations SET title = 'theirs'")
+    with carrying(post.forward, opposite="standby"):
+        until(lambda: post.pending(post.forward))
+        post.await_heartbeats(post.forward, 3)
+        assert {row[2] for row in post.pending(post.forward)} == {"stray-pending"}
+        assert titles(post) == (["mine"], ["theirs"])
+        with carrying(post.reverse, opposite="standby"):
+            agree(post)
+    assert titles(post) == (["mine"], ["mine"])
+    (stray,) = post.strays(post.reverse)
+    assert stray[2][0]["name"] == "theirs"
 
 
 def test_1_a_row_made_by_the_side_that_does_not_own_is_parked_and_taken_back(
