@@ -79,9 +79,7 @@ class Applier:
 
     def apply(self, batch: Batch) -> Outcome:
         """Write a batch and its position. Raises Superseded, or what stops the stream."""
-        position = Position(
-            batch.lsn, batch.source_commit_at, batch.heartbeat_at, batch.horizon
-        )
+        position = Position(batch.lsn, batch.source_commit_at, batch.heartbeat_at, batch.horizon)
         keys, xids = tuple(batch.keys), frozenset(batch.xids)
         again = frozenset(batch.again)
         part = Part((), keys, position, xids, quiet=again, asked=again)

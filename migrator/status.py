@@ -60,12 +60,12 @@ class StreamStatus:
     spooled: int = 0
     waiting: int = 0
     strays: int = 0
-    strays_settled: int = 0
     states: dict[str, str] = field(default_factory=dict)
     heartbeat_age_ms: float | None = None
     retained_bytes: int | None = None
     held_by: str | None = None
     problem: str | None = None
+    strays_settled: int = 0
 
 
 def status(config: Config) -> list[StreamStatus]:

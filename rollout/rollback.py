@@ -23,6 +23,7 @@ from rollout import parallel
 from rollout.flags import DomainFlags, Fence
 from rollout.glance import Glance, glance_at
 from rollout.interrupts import Interrupts
+from rollout.parallel import Running
 from rollout.phases import PER_PERCENT
 from rollout.rolled_back import (
     ROLLBACK,
@@ -33,7 +34,7 @@ from rollout.rolled_back import (
     WayClosed,
 )
 from rollout.tools import Tools
-from rollout.world import Crossing
+from rollout.world import SIDES, Crossing, World
 
 if TYPE_CHECKING:
     from estate.ledger import Ledger, Rollout
@@ -41,8 +42,9 @@ if TYPE_CHECKING:
 # Of the hold, what is kept for moving the owner before gateways let go by themselves.
 FOR_OWNERS = 0.25
 # Beyond its own deadline, for a database that does not even say that it is away.
-SLACK_S = 0.1
+SLACK_S = 0.25
 OWNER_S = 2.0
+SHORTEST_OWNER_S = 0.1
 LATE_KEYS_S = 5.0
 BOOKS_S = 10.0
 RETRY_FOR_S = 10.0
@@ -98,10 +100,11 @@ def plan(
     if not moving:
         return RollbackPlan([], [f"nothing: everybody is at {TARGET} %"], blockers)
     steps = [
-        f"set {', '.join(moving)} to {TARGET} % on every gateway at once",
+        f"set {', '.join(moving)} to {TARGET} % on every gateway at once, and meanwhile move the "
+        "owner in the new side's database if it answers",
         f"hold those who return for at most {config.rollback.hold_ms} ms, until the new side is "
         "quiet and the reverse barrier is passed",
-        "move the owners back: the new side's database if it answers, then the old side's",
+        "move the owner in the old side's database",
         "let the held requests go on, to the old side",
         "name the keys that had not crossed",
         "write it down, in the ledger or in the local journal",
@@ -118,16 +121,19 @@ def _one(name: str, glance: Glance, config: Config, tools: Tools, started: float
         result.already, result.barrier_passed = True, True
         result.seconds = round(tools.clock() - started, 3)
         return result
+    # At the same time, and waited for by nobody: from then on the new side takes in what customers
+    # write on the old one, also if a gateway hangs now or this command dies before the owners.
+    Running({name: partial(_move_owner, name, "new", glance.highest + 1, tools)})
     # The holds begin while the flags are being set: their end is counted from before it.
     set_at = tools.clock()
     result.epoch = _flags_first(name, glance, config, tools, result)
     if not result.unreachable:
         result.seconds = round(tools.clock() - started, 3)
-    crossing = _let_cross(name, config, tools, set_at, result.epoch)
+    crossing, moved = _let_cross(name, config, tools, set_at, result.epoch)
     result.barrier_passed = crossing is not None and crossing.passed
     # A new side that does not answer must not delay the old one.
-    order: tuple[Side, Side] = ("new", "old") if crossing is not None else ("old", "new")
-    owners_epoch = _move_owners(name, order, tools, result)
+    sides: tuple[Side, Side] = ("new", "old") if crossing is not None else ("old", "new")
+    owners_epoch = _move_owners(name, [side for side in sides if side not in moved], tools, result)
     for answer in tools.flags.release(name, result.epoch):
         if answer.value is not None:
             result.held_requests += answer.value.held_requests
@@ -173,20 +179,29 @@ def _serves_it(name: str, tools: Tools, result: RolledBack, started: float) -> N
 
 def _let_cross(
     name: str, config: Config, tools: Tools, set_at: float, epoch: int
-) -> Crossing | None:
+) -> tuple[Crossing | None, set[Side]]:
     """While the gateways hold: requests end, the new side is quiet, everything crosses.
 
     The owner moves on the new side before the mark: an owner-aware writer holds the owner's row
-    while it writes, so what it wrote is before the mark and nothing comes after. Never longer
-    than the hold, less what moving the owner takes. None when a database is away.
+    while it writes, so what it wrote is before the mark and nothing comes after. It moves on the
+    old side the moment that the wait is over, whether everything has crossed or not: a customer
+    who is let go must find it moved, or what he writes could be written over. The wait is never
+    longer than the hold, less what moving the owner takes.
+    Returns the crossing, None when a database is away, and the sides whose owner has moved.
     """
+    moved: set[Side] = set()
     deadline = set_at + config.rollback.hold_ms / 1000 * (1 - FOR_OWNERS)
 
     def left() -> float:
         return max(deadline - tools.clock(), 0.0)
 
     if left() <= 0:
-        return None  # a gateway answered too late: the owners are all that can still be moved
+        return None, moved  # a gateway answered too late: only the owners can still be moved
+
+    def move(side: Side, world: World, timeout_s: float) -> None:
+        with suppress(EpochConflict):  # `_move_owners` outbids it
+            world.switch_owner(side, TARGET * PER_PERCENT, epoch, timeout_s)
+            moved.add(side)
 
     def work() -> Crossing:
         world = tools.way_back(name)
@@ -195,16 +210,16 @@ def _let_cross(
             world.owner("new")
             ended = _nobody_is_under_way(name, tools, left)
             ended = world.quiesce("new", left()).quiet and ended
-            with suppress(EpochConflict):  # `_move_owners` outbids it
-                world.switch_owner("new", TARGET * PER_PERCENT, epoch, max(left(), 0.05))
+            move("new", world, max(left(), SHORTEST_OWNER_S))
             crossing = world.cross("reverse", left())
+            move("old", world, SHORTEST_OWNER_S)
             # Who still writes on the new side writes behind the mark.
             return replace(crossing, passed=crossing.passed and ended)
         finally:
             world.close()
 
     outcome = parallel.gather({name: work}, left() + SLACK_S)[name]
-    return outcome.value
+    return outcome.value, set(moved)
 
 
 def _nobody_is_under_way(name: str, tools: Tools, left: Callable[[], float]) -> bool:
@@ -222,8 +237,8 @@ def _nobody_is_under_way(name: str, tools: Tools, left: Callable[[], float]) -> 
         tools.sleep(LOOK_EVERY_S)
 
 
-def _move_owners(name: str, order: tuple[Side, Side], tools: Tools, result: RolledBack) -> int:
-    """Both owner rows to the target, in this order. Returns the epoch they have now.
+def _move_owners(name: str, sides: Sequence[Side], tools: Tools, result: RolledBack) -> int:
+    """The owner rows of these sides to the target, in this order. Returns the epoch they have now.
 
     A side that does not answer in time is reported, and no reason to wait. The new side may be
     dead: what it holds is kept by the owner's row on the old side, which decides there.
@@ -231,14 +246,16 @@ def _move_owners(name: str, order: tuple[Side, Side], tools: Tools, result: Roll
     epoch = result.epoch
     for _ in range(ATTEMPTS):
         try:
-            for side in order:
+            for side in sides:
                 problem = _move_owner(name, side, epoch, tools)
                 if problem:
                     (result.notes if side == "new" else result.problems).append(problem)
             return epoch
         except EpochConflict as error:
             # A step that was still under way had moved it to this epoch or beyond.
+            # Both again: also a side that was moved already has to be at the new epoch.
             epoch = max(epoch, int(error.facts["current"])) + 1
+            sides = SIDES
             result.problems.clear()
             result.notes.clear()
     result.problems.append("the owners are being moved by somebody else")

@@ -107,7 +107,7 @@ def test_1_the_owner_waits_until_the_other_version_is_kept(carried: Post, attemp
 
 
 def test_1_a_race_waits_for_an_opposite_stream_in_trouble_however_long(post: Post) -> None:
-    """Its worker is elsewhere and away at first; then what it has seen is read from its progress."""
+    """Its worker is elsewhere and away at first; then its progress tells what it has seen."""
     with working(post.config):
         depot(post)
         agree(post)
