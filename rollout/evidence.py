@@ -72,7 +72,8 @@ def counted(rollout: Rollout, seen: Look, now: datetime) -> Rollout:
     }
     fresh = traffic_at is not None and (now - traffic_at).total_seconds() <= TRAFFIC_WITHIN_S
     seconds = 0.0
-    if seen.snapshot.complete and fresh and rollout.counted_at is not None:
+    evident = seen.snapshot.complete and fresh and _carried(rollout.domain, seen)
+    if evident and rollout.counted_at is not None:
         passed = (now - rollout.counted_at).total_seconds()
         seconds = max(0.0, min(passed, LONGEST_COUNT_S))
     return replace(
@@ -166,6 +167,12 @@ def _streams(domain: str, statuses: Sequence[StreamStatus]) -> tuple[StreamSeen,
 def of_domain(status: StreamStatus, domain: str) -> bool:
     """Whether a stream is one of the domain's two."""
     return status.stream in (f"{domain}.forward", f"{domain}.reverse")
+
+
+def _carried(domain: str, seen: Look) -> bool:
+    """Whether both directions are known to be at work: else nobody would notice what goes wrong."""
+    streams = _streams(domain, seen.streams)
+    return bool(streams) and all(item.alive and not item.problem for item in streams)
 
 
 def _worst_lag(domain: str, seen: Look) -> float | None:

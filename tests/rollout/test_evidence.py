@@ -52,6 +52,17 @@ def test_without_requests_on_the_new_side_the_clock_stops_soon() -> None:
     assert row.soak_evidence_s == 5 + evidence.TRAFFIC_WITHIN_S
 
 
+@pytest.mark.parametrize(
+    "streams",
+    [(), (healthy("forward"), replace(healthy("reverse"), worker_alive=False))],
+    ids=["not to be asked", "a direction without a worker"],
+)
+def test_without_a_living_sync_the_clock_stands(streams: tuple[StreamStatus, ...]) -> None:
+    row = evidence.counted(begun(), look(110), at(1))
+    row = evidence.counted(row, replace(look(120), streams=streams), at(2))
+    assert row.soak_evidence_s == 1.0
+
+
 def test_a_pause_without_looks_counts_little() -> None:
     row = evidence.counted(begun(), look(110), at(1))
     row = evidence.counted(row, look(9000), at(7200))
