@@ -1,6 +1,7 @@
 """Plots over the time of a run as inline SVG, with the steps marked."""
 
 import io
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -24,6 +25,8 @@ class Mark:
 
 
 Points = Sequence[tuple[float, float | None]]
+# Between points further apart than this (s) nothing was measured, so no line is drawn.
+GAP_S = 10.0
 
 
 def line_plot(
@@ -35,9 +38,7 @@ def line_plot(
 
     axes = figure.add_subplot()
     for color, (name, points) in zip(COLORS * 3, series.items(), strict=False):
-        xs = [at for at, _ in points]
-        ys = [float("nan") if value is None else value for _, value in points]
-        axes.plot(xs, ys, label=name, color=color, linewidth=1.3)
+        axes.plot(*_broken(points), label=name, color=color, linewidth=1.3)
     ends = [points[-1][0] for points in series.values() if points]
     # All plots share one time axis, so that the eye can go straight down.
     axes.set_xlim(0, max([*ends, *(mark.at for mark in marks)], default=1.0))
@@ -68,3 +69,16 @@ def line_plot(
     return re.sub(r'<svg([^>]*?) width="[^"]*"', r'<svg\1 width="100%"', svg, count=1).replace(
         ' height="208.8pt"', "", 1
     )
+
+
+def _broken(points: Points) -> tuple[list[float], list[float]]:
+    """The points as xs and ys, with a break wherever nothing was measured."""
+    xs: list[float] = []
+    ys: list[float] = []
+    for at, value in points:
+        if xs and at - xs[-1] > GAP_S:
+            xs.append(at)
+            ys.append(math.nan)
+        xs.append(at)
+        ys.append(math.nan if value is None else value)
+    return xs, ys

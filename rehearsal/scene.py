@@ -8,7 +8,10 @@ from dataclasses import dataclass, field
 
 @dataclass
 class DomainScene:
-    """A domain's percentage: asked by the story, served by gateways, measured at shoppers."""
+    """A domain's percentage: asked by the story, served by gateways, measured at shoppers.
+
+    `held`: requests that have waited at a fence so far, over all gateways.
+    """
 
     stage: str = "off"
     asked: int = 0

@@ -4,7 +4,7 @@ import json
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from rehearsal.certificate import LEAST_WRITES_PER_STAGE, Evidence
 from rehearsal.children import write_whole
@@ -105,7 +105,6 @@ class Story:
                 answer = self.typist.run("rollout", "advance", domain)
                 self.evidence.steps.append(answer.data)
                 self._enter("live", percentage, domain)
-                self._hold(answer.data)
             self.verify(f"{percentage} %: verify", f"{percentage} %: soak")
             self._watch()
             self._gather("live", percentage)
@@ -150,11 +149,6 @@ class Story:
             for gate in gates:
                 name = f"{gate.get('domain', '')} {gate.get('name', '')}".strip()
                 self.scene.gates[name] = str(gate.get("verdict"))
-
-    def _hold(self, step: dict[str, Any]) -> None:
-        with self.scene.lock:
-            held = int(step.get("held_ms_max") or 0)
-            self.scene.longest_hold_ms = max(self.scene.longest_hold_ms, held)
 
     def _enter(self, stage: str, percentage: int, domain: str | None = None) -> None:
         for name in [domain] if domain else self.domains:
