@@ -84,7 +84,7 @@ def init(
     directory: Annotated[Path, typer.Argument(help="Where to write it.")] = Path(),
     output: OutputFormat = Output.TEXT,
 ) -> None:
-    """Write a commented config.toml with its mappings, to adapt to your own databases."""
+    """Write a commented config.toml, its mappings and migrations, to adapt to your databases."""
     from splitctl import starter
 
     answer_without_config(lambda: starter.write(directory), output)
