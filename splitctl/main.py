@@ -26,20 +26,18 @@ from splitctl.session import (
     duration,
 )
 
+# \b keeps the lines below it as they are.
 EXAMPLES = """
 Move a slice of a monolith, tables and traffic, into new services while customers keep buying.
 
+\b
 Examples:
-
-  splitctl rehearse                    a whole split on this machine, to a certificate
-
-  splitctl doctor                      what is missing before a split can start
-
-  splitctl status                      what is asked, owned and really served, and what comes next
-
-  splitctl rollout advance DOMAIN      the next percentage, behind its gates
-
-  splitctl rollback                    everyone back to the old side, now
+  splitctl rehearse                 a whole split on this machine
+  splitctl init my-split            a configuration to start from
+  splitctl doctor                   what is missing before a split can start
+  splitctl status                   where everything is, and what comes next
+  splitctl rollout advance DOMAIN   the next percentage, behind its gates
+  splitctl rollback                 everyone back to the old side, now
 """
 
 app = typer.Typer(

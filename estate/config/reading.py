@@ -8,7 +8,7 @@ from pydantic import ValidationError
 
 from estate.config import mistakes
 from estate.config.mistakes import ConfigInvalid, ConfigNotFound, Problem
-from estate.config.sections import Config
+from estate.config.sections import KEYS, Config
 
 
 def find(path: Path | None = None) -> Path:
@@ -26,7 +26,8 @@ def load(path: Path | None = None) -> Config:
     """
     chosen = find(path)
     try:
-        data = tomllib.loads(chosen.read_text(encoding="utf-8"))
+        text = chosen.read_text(encoding="utf-8")
+        data = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         problem = Problem("file", f"not valid TOML: {error}", "Mend the line it names.")
         raise ConfigInvalid(chosen, [problem]) from None
@@ -43,8 +44,8 @@ def load(path: Path | None = None) -> Config:
     try:
         config = Config.model_validate({**data, "path": chosen}, context={"base": chosen.parent})
     except ValidationError as error:
-        problems = mistakes.of_validation(error)
+        problems = mistakes.of_validation(error, KEYS)
     problems += mistakes.of_names(data)
     if problems:
-        raise ConfigInvalid(chosen, problems)
+        raise ConfigInvalid(chosen, problems, text)
     return config

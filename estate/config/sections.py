@@ -1,7 +1,7 @@
 """What stands in a `config.toml`: the whole estate, section by section."""
 
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Literal, Self
 
 from pydantic import (
     BaseModel,
@@ -14,7 +14,7 @@ from pydantic import (
 )
 
 from estate.config.mistakes import UnknownName
-from estate.config.values import Duration, HttpUrl, Identifier
+from estate.config.values import Duration, HostPort, HttpUrl, Identifier
 from estate.secrets import SecretRef
 
 
@@ -68,7 +68,7 @@ class MetricsConfig(Model):
 class SyncConfig(Model):
     """The sync worker: `listen` is the address of its health and metrics pages."""
 
-    listen: Annotated[str, Field(pattern=r"^[^\s:]+:\d{1,5}$")] = "127.0.0.1:9187"
+    listen: HostPort = "127.0.0.1:9187"
 
 
 class FenceConfig(Model):
@@ -246,3 +246,7 @@ class Config(Model):
         if name not in self.domains:
             raise UnknownName(kind="domain", name=name, known=", ".join(self.domains))
         return self.domains[name]
+
+
+# Every key that some section knows.
+KEYS = frozenset(key for section in Model.__subclasses__() for key in section.model_fields)
