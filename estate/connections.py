@@ -117,7 +117,10 @@ def replication_connection(database: DatabaseConfig, purpose: str) -> PGconn:
 
 
 def _reason(error: psycopg.Error) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
+    # The library adds, indented by a tab, what might be wrong: "Is the server running ...?"
+    facts = [line for line in str(error).splitlines() if not line.startswith("\t")]
+    told = " ".join(" ".join(facts).split()).removeprefix("connection failed: ")
+    return told or type(error).__name__
 
 
 def operator() -> str:

@@ -13,7 +13,7 @@ from estate.errors import ExitCode, SplitctlError
 class SecretMissing(SplitctlError):
     """The secret {reference} cannot be read: {reason}. Nothing was changed."""
 
-    hint = "splitctl doctor"
+    hint = "{remedy}, then the same command again"
     exit_code = ExitCode.USAGE
 
 
@@ -33,17 +33,21 @@ class SecretRef:
         if self.scheme == "env":
             value = os.environ.get(self.place)
             if not value:
-                raise SecretMissing(reference=str(self), reason="the variable is not set")
+                raise self._missing("the variable is not set")
             return value
         path = self.base / Path(self.place).expanduser()
         try:
             value = path.read_text(encoding="utf-8").strip()
         except (OSError, UnicodeDecodeError) as error:
             reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
-            raise SecretMissing(reference=str(self), reason=f"{path}: {reason}") from error
+            raise self._missing(f"{path}: {reason}") from error
         if not value:
-            raise SecretMissing(reference=str(self), reason=f"{path} is empty")
+            raise self._missing(f"{path} is empty")
         return value
+
+    def _missing(self, reason: str) -> SecretMissing:
+        remedy = "export {}=VALUE" if self.scheme == "env" else "write it to {}"
+        return SecretMissing(reference=str(self), reason=reason, remedy=remedy.format(self.place))
 
     def __str__(self) -> str:
         return f"{self.scheme}:{self.place}"

@@ -95,6 +95,11 @@ class BackfillResult:
     seconds: float
     mappings: tuple[MappingBackfill, ...]
 
+    @property
+    def next_command(self) -> str:
+        """Prove it."""
+        return f"splitctl verify run --domain {self.domain}"
+
 
 OnProgress = Callable[[BackfillProgress], None]
 

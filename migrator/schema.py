@@ -31,6 +31,14 @@ class MigrationsUnknown(SplitctlError):
     exit_code = ExitCode.USAGE
 
 
+class SchemaUnreadable(SplitctlError):
+    """The schema of database '{database}' cannot be read as {role}: {reason}. Nothing was
+    changed."""
+
+    hint = "have a DBA run the script of: splitctl sync grants {database}"
+    exit_code = ExitCode.PRECONDITION
+
+
 class MigrationFailed(SplitctlError):
     """The migrations of database '{database}' failed and were rolled back: {reason}."""
 
@@ -66,7 +74,7 @@ class SchemaApplied:
 def apply(config: Config, database: str) -> SchemaApplied:
     """Bring the database to its newest revision, all in one transaction; again: nothing to do.
 
-    Raises MigrationsUnknown, MigrationFailed, DatabaseUnreachable.
+    Raises MigrationsUnknown, SchemaUnreadable, MigrationFailed, DatabaseUnreachable.
     """
     settings = config.database(database)
     script = _script(settings)
@@ -92,17 +100,24 @@ def apply(config: Config, database: str) -> SchemaApplied:
     return SchemaApplied(database, before.current, after.current, before.pending)
 
 
-def status(config: Config) -> list[SchemaStatus]:
-    """The state of every database that has migrations, in the order of the configuration."""
-    return [
-        _status(database, _script(database))
-        for database in config.databases.values()
-        if database.migrations is not None
+def with_migrations(config: Config) -> list[str]:
+    """The databases whose tables are made here, in the order of the configuration."""
+    return [name for name, database in config.databases.items() if database.migrations]
+
+
+def status(config: Config, database: str | None = None) -> list[SchemaStatus]:
+    """The state of one database, or of every one that has migrations.
+
+    Raises MigrationsUnknown, SchemaUnreadable, DatabaseUnreachable.
+    """
+    chosen = [
+        config.database(name) for name in ([database] if database else with_migrations(config))
     ]
+    return [_status(settings, _script(settings)) for settings in chosen]
 
 
 def _status(database: DatabaseConfig, script: ScriptDirectory) -> SchemaStatus:
-    with _engine(database) as connection:
+    with _engine(database) as connection, _readable(database):
         current = MigrationContext.configure(connection).get_current_revision()
     head = script.get_current_head()
     try:
@@ -140,9 +155,19 @@ def _engine(database: DatabaseConfig) -> Iterator[sqlalchemy.Connection]:
         if database.owner_role is not None:
             # The tables belong to the role the services use, not to the tool.
             role = sql.Identifier(database.owner_role).as_string()
-            connection.execute(sqlalchemy.text(f"SET ROLE {role}"))
-            connection.commit()
+            with _readable(database):
+                connection.execute(sqlalchemy.text(f"SET ROLE {role}"))
+                connection.commit()
         yield connection
+
+
+@contextmanager
+def _readable(database: DatabaseConfig) -> Iterator[None]:
+    try:
+        yield
+    except sqlalchemy.exc.DBAPIError as error:
+        role = f"'{database.owner_role}'" if database.owner_role else "the tool's role"
+        raise SchemaUnreadable(database=database.name, role=role, reason=_reason(error)) from error
 
 
 def _reason(error: Exception) -> str:

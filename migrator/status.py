@@ -8,7 +8,7 @@ import psycopg
 
 from estate.config import Config, DatabaseConfig
 from estate.connections import connect
-from estate.errors import SplitctlError
+from estate.errors import ExitCode, SplitctlError
 from migrator import control, slots, states
 from migrator.mapping import Stream, streams
 
@@ -41,6 +41,8 @@ SELECT active,
   FROM pg_replication_slots WHERE slot_name = %(slot)s AND database = current_database()
 """
 
+NEVER_BEGUN = {"enabled": False, "worker_alive": False, "spooled": 0, "waiting": 0, "strays": 0}
+
 
 @dataclass(frozen=True)
 class StreamStatus:
@@ -53,13 +55,13 @@ class StreamStatus:
     """
 
     stream: str
-    enabled: bool = False
-    worker_alive: bool = False
+    enabled: bool | None = None
+    worker_alive: bool | None = None
     lag_ms: float | None = None
     lag_bytes: int | None = None
-    spooled: int = 0
-    waiting: int = 0
-    strays: int = 0
+    spooled: int | None = None
+    waiting: int | None = None
+    strays: int | None = None
     states: dict[str, str] = field(default_factory=dict)
     heartbeat_age_ms: float | None = None
     retained_bytes: int | None = None
@@ -73,6 +75,11 @@ def status(config: Config) -> list[StreamStatus]:
     with ExitStack() as stack:
         desk = _Desk(stack)
         return [_status(stream, desk) for stream in streams(config)]
+
+
+def exit_code(found: list[StreamStatus]) -> ExitCode:
+    """Inconclusive while a stream could not be asked, or has lost its slot."""
+    return ExitCode.INCONCLUSIVE if any(item.problem for item in found) else ExitCode.DONE
 
 
 class _Desk:
@@ -108,10 +115,11 @@ def _status(stream: Stream, desk: _Desk) -> StreamStatus:
 
 def _from_target(target: Connection, stream: Stream, facts: dict[str, Any]) -> str | None:
     """Fill in what the target knows. Returns the stored position, or None without any."""
-    if not control.installed(target):
-        return None
-    row = target.execute(TARGET, (stream.name,)).fetchone()
+    row = None
+    if control.installed(target):
+        row = target.execute(TARGET, (stream.name,)).fetchone()
     if row is None:
+        facts |= NEVER_BEGUN
         return None
     lsn, heartbeat_age, delay, spooled, waiting, strays, settled, paused = row
     facts |= {
@@ -133,7 +141,7 @@ def _from_target(target: Connection, stream: Stream, facts: dict[str, Any]) -> s
 def _from_source(source: Connection, stream: Stream, lsn: str, facts: dict[str, Any]) -> None:
     row = source.execute(SOURCE, {"lsn": lsn, "slot": stream.slot}).fetchone()
     if row is None:
-        facts["enabled"] = False
+        facts["enabled"] = facts["worker_alive"] = False
         facts["problem"] = f"the slot {stream.slot} is gone from '{stream.source.name}'"
         return
     active, behind, retained = row

@@ -70,6 +70,13 @@ class Enabled:
     resumed: int
     warnings: tuple[str, ...]
 
+    @property
+    def next_command(self) -> str:
+        """Carry, then copy; where sync was on before, look how it stands."""
+        if self.slots_created:
+            return f"splitctl sync run  (as a service), then: splitctl backfill run {self.domain}"
+        return "splitctl sync status" if self.resumed else "splitctl status"
+
 
 @dataclass(frozen=True)
 class Disabled:
@@ -77,6 +84,11 @@ class Disabled:
 
     domain: str
     mappings_to_spool: int
+
+    @property
+    def next_command(self) -> str:
+        """The way back on. The worker has to go on meanwhile: it keeps the keys."""
+        return f"splitctl sync enable {self.domain}  (leave the worker running until then)"
 
 
 def enable(config: Config, domain: str) -> Enabled:

@@ -69,6 +69,15 @@ class Removed:
         """Done, or not: a database was away."""
         return ExitCode.PRECONDITION if self.unreachable else ExitCode.DONE
 
+    @property
+    def next_command(self) -> str:
+        """The rest, when there is one; the tool's role goes last, by a DBA's hand."""
+        if self.unreachable:
+            return "splitctl sync teardown  (again, when what is unreachable answers)"
+        if self.left:
+            return "splitctl status"
+        return "splitctl sync grants DATABASE --revoke  (when no split needs the role)"
+
 
 def teardown(config: Config, domain: str | None = None) -> Removed:
     """Remove slots, publications, sequence shares and the control schema of a domain, or of all.

@@ -4,7 +4,6 @@ Everything else stays word for word, so that what is rehearsed is what is shippe
 """
 
 import re
-import shutil
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,12 +16,6 @@ Key = tuple[str, str]
 
 class ExampleDamaged(Exception):
     """The shipped example is not as the rehearsal expects it; the message says how."""
-
-
-def example() -> Path:
-    """The directory of config.example.toml and its mappings: in a wheel, or the project's root."""
-    packaged = Path(__file__).parent / "example"
-    return packaged if packaged.is_dir() else Path(__file__).parent.parent
 
 
 def rewrite(text: str, values: Mapping[Key, str]) -> str:
@@ -95,14 +88,3 @@ def write_secret(directory: Path, name: str, value: str) -> str:
     path.chmod(0o600)
     path.write_text(value, encoding="utf-8")
     return f"file:secrets/{name}"
-
-
-def copy_beside(directory: Path, *, schemas: Mapping[str, Path]) -> None:
-    """Copy the mappings, and each migrations directory to where the configuration names it."""
-    target = directory / "mappings"
-    shutil.rmtree(target, ignore_errors=True)
-    shutil.copytree(example() / "mappings", target)
-    for place, source in schemas.items():
-        shutil.rmtree(directory / place, ignore_errors=True)
-        ignore = shutil.ignore_patterns("__pycache__")
-        shutil.copytree(source, directory / place, ignore=ignore)

@@ -12,7 +12,7 @@ from pathlib import Path
 import psycopg
 from psycopg import sql
 
-from rehearsal import configuration
+from rehearsal import configuration, shipped
 from rehearsal.children import Children, end_leftovers
 from rehearsal.postgres import Server, free_port, start_all
 from rehearsal.processes import Program, Programs, module
@@ -110,8 +110,7 @@ class Estate:
     @property
     def domains(self) -> list[str]:
         """The domains of the configuration, in its order."""
-        text = (configuration.example() / "config.example.toml").read_text(encoding="utf-8")
-        return list(tomllib.loads(text)["domains"])
+        return list(tomllib.loads(shipped.configuration())["domains"])
 
     def database(self, name: str, role: str | None = None) -> str:
         """A connection string to `order`, `checkout` or `return`, as the superuser by default."""
@@ -230,7 +229,7 @@ class Estate:
         return f"postgresql://{SIDES[name]}@127.0.0.1:{self.servers[name].port}/{name}_db"
 
     def _write_config(self) -> None:
-        text = (configuration.example() / "config.example.toml").read_text(encoding="utf-8")
+        text = shipped.configuration()
         parsed = tomllib.loads(text)
         toml = configuration.toml
         ledger = self.servers["order"].dsn(LEDGER, TOOL)
@@ -254,12 +253,7 @@ class Estate:
         for name, domain in parsed["domains"].items():
             values[f"domains.{name}", "phases"] = configuration.phases(domain, self._soak_s)
         self.config.write_text(configuration.rewrite(text, values), encoding="utf-8")
-        schemas = {
-            database["migrations"]: SERVICES.parent / database["migrations"]
-            for database in parsed["databases"].values()
-            if "migrations" in database
-        }
-        configuration.copy_beside(self.directory, schemas=schemas)
+        shipped.copy_named(self.directory)
 
     def _grant(self, name: str) -> None:
         """What a DBA does: print the script, read it, run it."""

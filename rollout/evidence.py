@@ -152,11 +152,12 @@ def _streams(domain: str, statuses: Sequence[StreamStatus]) -> tuple[StreamSeen,
     return tuple(
         StreamSeen(
             name=status.stream,
-            alive=status.enabled and status.worker_alive,
+            alive=bool(status.enabled and status.worker_alive),
             lag_ms=status.lag_ms,
             heartbeat_age_ms=status.heartbeat_age_ms,
-            strays=status.strays,
-            waiting=status.waiting,
+            # What could not be asked has a problem, and so no gate passes on it.
+            strays=status.strays or 0,
+            waiting=status.waiting or 0,
             problem=status.problem,
         )
         for status in statuses

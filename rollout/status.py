@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from estate.config import Config
+from estate.errors import ExitCode
 from migrator.mapping import Side
 from migrator.ownership import Ownership
 from migrator.status import StreamStatus
@@ -89,15 +90,9 @@ class DomainStatus:
         for owner in self.owned:
             told = owner.problem or f"{owner.percentage:g} % to new under epoch {owner.epoch}"
             lines.append(f"  owned    {owner.side}: {told}")
-        for stream in self.sync:
-            lag = "unknown" if stream.lag_ms is None else f"{stream.lag_ms:.0f} ms"
-            alive = "" if stream.worker_alive else ", NO LIVING WORKER"
-            pending = stream.spooled + stream.waiting
-            lines.append(
-                f"  sync     {stream.stream}: lag {lag}, pending {pending}, "
-                f"strays {stream.strays}{alive}"
-            )
-        lines.append(f"  verified {self.verified or 'never'}")
+        lines += [f"  sync     {stream.stream}: {_carried(stream)}" for stream in self.sync]
+        never = "unknown" if self.asked is None else "never"
+        lines.append(f"  verified {self.verified or never}")
         lines += [f"  ! unfinished: {act}" for act in self.unfinished]
         lines += [f"  ! {item}" for item in self.disagreements]
         return [*lines, f"  next     {self.next_command}"]
@@ -111,6 +106,11 @@ class EstateStatus:
     operator: str | None
     away: dict[str, str]
     next_command: str
+
+    @property
+    def exit_code(self) -> ExitCode:
+        """Inconclusive while somebody could not be asked (law L6)."""
+        return ExitCode.INCONCLUSIVE if self.away else ExitCode.DONE
 
     def to_text(self) -> str:
         """For a person."""
@@ -136,6 +136,16 @@ def status(config: Config, *, tools: Tools | None = None) -> EstateStatus:
 
 
 # One domain
+
+
+def _carried(stream: StreamStatus) -> str:
+    """How a stream stands, for a person; `away` says why one is unknown."""
+    if stream.spooled is None or stream.waiting is None:
+        return "unknown"
+    lag = "unknown" if stream.lag_ms is None else f"{stream.lag_ms:.0f} ms"
+    alive = "" if stream.worker_alive else ", NO LIVING WORKER"
+    pending = stream.spooled + stream.waiting
+    return f"lag {lag}, pending {pending}, strays {stream.strays}{alive}"
 
 
 def _domain(config: Config, name: str, seen: Seen) -> DomainStatus:

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
+from splitctl.answers import Listing, Script
 from splitctl.session import (
     ConfigPath,
     Confirm,
@@ -27,12 +28,6 @@ verify = command_group("Compare both sides, exactly, beside live writes.")
 Database = Annotated[str | None, typer.Argument(help="One database; all when left out.")]
 
 
-def _names(config: Any, database: str | None) -> list[str]:
-    if database is not None:
-        return [config.database(database).name]
-    return [name for name, db in config.databases.items() if db.migrations]
-
-
 @schema.command("apply")
 def schema_apply(
     database: Database = None, config: ConfigPath = None, output: OutputFormat = Output.TEXT
@@ -40,9 +35,12 @@ def schema_apply(
     """Bring the new databases to the newest revision. Typed twice, it changes nothing."""
 
     def work(c: Any) -> Any:
+        from migrator import following
         from migrator import schema as room
 
-        return [room.apply(c, name) for name in _names(c, database)]
+        names = [database] if database else room.with_migrations(c)
+        done = [room.apply(c, name) for name in names]
+        return Listing(done, following.after_schema_apply(c, done))
 
     answer(work, config, output)
 
@@ -54,10 +52,11 @@ def schema_status(
     """Which revision each database has, and which is the newest."""
 
     def work(c: Any) -> Any:
+        from migrator import following
         from migrator import schema as room
 
-        names = _names(c, database)
-        return [found for found in room.status(c) if found.database in names]
+        found = room.status(c, database)
+        return Listing(found, following.after_schema_status(found))
 
     answer(work, config, output)
 
@@ -111,9 +110,11 @@ def sync_status(config: ConfigPath = None, output: OutputFormat = Output.TEXT) -
     """Lag, pending keys, strays and heartbeat of every stream."""
 
     def work(c: Any) -> Any:
+        from migrator import following
         from migrator import status as room
 
-        return room.status(c)
+        found = room.status(c)
+        return Listing(found, following.after_sync_status(found), room.exit_code(found))
 
     answer(work, config, output)
 
@@ -149,8 +150,9 @@ def sync_grants(
     def work(c: Any) -> Any:
         from migrator import grants
 
-        c.database(database)
-        return grants.revoke_script(c, database) if revoke else grants.script(c, database)
+        if revoke:
+            return Script(grants.revoke_script(c, database), "splitctl status")
+        return Script(grants.script(c, database), "splitctl doctor  (when a DBA has run it)")
 
     answer(work, config, Output.TEXT)
 
@@ -180,8 +182,10 @@ def backfill_status(config: ConfigPath = None, output: OutputFormat = Output.TEX
 
     def work(c: Any) -> Any:
         from migrator import backfill as room
+        from migrator import following
 
-        return room.status(c)
+        found = room.status(c)
+        return Listing(found, following.after_backfill_status(c, found))
 
     answer(work, config, output)
 

@@ -3,12 +3,15 @@
 Each command loads its room only when it runs: start-up time is part of the product.
 """
 
+import io
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from rehearsal.command import register as register_rehearse
+from splitctl.answers import Listing
 from splitctl.data_commands import backfill, schema, sync, verify
 from splitctl.rollout_commands import decommission, rollout
 from splitctl.session import (
@@ -23,20 +26,18 @@ from splitctl.session import (
     duration,
 )
 
+# \b keeps the lines below it as they are.
 EXAMPLES = """
 Move a slice of a monolith, tables and traffic, into new services while customers keep buying.
 
+\b
 Examples:
-
-  splitctl rehearse                    a whole split on this machine, to a certificate
-
-  splitctl doctor                      what is missing before a split can start
-
-  splitctl status                      what is asked, owned and really served, and what comes next
-
-  splitctl rollout advance DOMAIN      the next percentage, behind its gates
-
-  splitctl rollback                    everyone back to the old side, now
+  splitctl rehearse                 a whole split on this machine
+  splitctl init my-split            a configuration to start from
+  splitctl doctor                   what is missing before a split can start
+  splitctl status                   where everything is, and what comes next
+  splitctl rollout advance DOMAIN   the next percentage, behind its gates
+  splitctl rollback                 everyone back to the old side, now
 """
 
 app = typer.Typer(
@@ -84,34 +85,50 @@ def init(
     directory: Annotated[Path, typer.Argument(help="Where to write it.")] = Path(),
     output: OutputFormat = Output.TEXT,
 ) -> None:
-    """Write a commented config.toml with its mappings, to adapt to your own databases."""
-    from splitctl import starter
+    """Write a commented config.toml, its mappings and migrations, to adapt to your databases."""
 
-    answer_without_config(lambda: starter.write(directory), output)
+    def work() -> Any:
+        from splitctl import starter
+
+        return starter.write(directory)
+
+    answer_without_config(work, output)
 
 
 @app.command()
 def doctor(config: ConfigPath = None, output: OutputFormat = Output.TEXT) -> None:
     """Check, without changing anything, what a split needs; each lack with its fix."""
-    from splitctl import doctor as room
 
-    answer(room.examine, config, output)
+    def work(c: Any) -> Any:
+        from splitctl import doctor as room
+
+        return room.examine(c)
+
+    answer(work, config, output)
 
 
 @app.command()
 def status(config: ConfigPath = None, output: OutputFormat = Output.TEXT) -> None:
     """What is asked, owned, served and measured, what disagrees, and the next command."""
-    from rollout import status as room
 
-    answer(room.status, config, output)
+    def work(c: Any) -> Any:
+        from rollout import status as room
+
+        return room.status(c)
+
+    answer(work, config, output)
 
 
 @app.command()
 def plan(domain: DomainName, config: ConfigPath = None, output: OutputFormat = Output.TEXT) -> None:
     """The ordered steps of the domain's next move, and what stands in its way."""
-    from rollout import controller
 
-    answer(lambda c: controller.plan(c, domain), config, output)
+    def work(c: Any) -> Any:
+        from rollout import controller
+
+        return controller.plan(c, domain)
+
+    answer(work, config, output)
 
 
 @app.command()
@@ -127,7 +144,7 @@ def history(
         from estate.ledger import open_ledger
 
         with open_ledger(c) as ledger:
-            return ledger.history(domain, limit)
+            return Listing(ledger.history(domain, limit), "splitctl status")
 
     answer(work, config, output)
 
@@ -140,14 +157,20 @@ def rollback(
     dry_run: DryRun = False,
 ) -> None:
     """Bring customers back to the old side, now. Needs no confirmation and no working ledger."""
-    from rollout import rollback as room
 
-    domains = [domain] if domain else None
-    if dry_run:
-        answer(lambda c: room.plan(c, domains), config, output)
-    answer(lambda c: room.rollback(c, domains), config, output)
+    def work(c: Any) -> Any:
+        from rollout import rollback as room
+
+        domains = [domain] if domain else None
+        return room.plan(c, domains) if dry_run else room.rollback(c, domains)
+
+    answer(work, config, output)
 
 
 def main() -> None:
     """Run the program; the exit code says how it ended."""
+    for stream in (sys.stdout, sys.stderr):
+        # What a terminal cannot show is written escaped: no answer fails for a letter.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     app()

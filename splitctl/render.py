@@ -10,7 +10,11 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
-Scalar = str | int | float | bool | None
+from splitctl.answers import Script
+from splitctl.page import Page
+
+# A cell that is longer is a sentence, or a structure: it goes on a line of its own.
+LONG = 40
 
 
 def plain(value: Any) -> Any:
@@ -36,54 +40,49 @@ def plain(value: Any) -> Any:
 
 
 def result(value: Any, environment: str | None, form: str) -> None:
-    """Write a command's result to stdout, and its next command to stderr."""
-    if value is None:
-        return
+    """Write a command's result to stdout."""
     if form == "json":
         data = plain(value)
-        if isinstance(data, dict) and environment:
-            data = {"environment": environment, **data}
+        if isinstance(data, dict):
+            data = {"environment": environment, **data} if environment else data
+            data.setdefault("next_command", getattr(value, "next_command", None))
         sys.stdout.write(json.dumps(data, ensure_ascii=False, indent=2) + "\n")
-        return
-    if isinstance(value, str):
-        sys.stdout.write(value.rstrip("\n") + "\n")
-        return
+    elif isinstance(value, Script):
+        sys.stdout.write(value.text.rstrip("\n") + "\n")
+    elif value is not None:
+        _text(Page(), value, environment)
+    sys.stdout.flush()
+
+
+def _text(page: Page, value: Any, environment: str | None) -> None:
     if environment:
         now = datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S")
-        sys.stdout.write(f"{environment}  {now} UTC\n\n")
+        page.line(f"{environment}  {now} UTC")
+        page.line()
     text = getattr(value, "to_text", None)
     if text is not None:
-        sys.stdout.write(str(text()).rstrip("\n") + "\n")
+        for line in text().rstrip("\n").splitlines():
+            page.line(line)
+        return
+    data = plain(value)
+    if isinstance(data, list):
+        _list(page, data)
     else:
-        _print(plain(value))
-    next_command = getattr(value, "next_command", None)
-    if next_command:
-        sys.stdout.flush()
-        sys.stderr.write(f"\nNext: {next_command}\n")
+        _object(page, data)
 
 
-def _print(data: Any) -> None:
-    from rich.console import Console
-
-    console = Console(highlight=False, markup=False, soft_wrap=not sys.stdout.isatty())
-    if isinstance(data, dict):
-        _print_object(console, data)
-    elif isinstance(data, list):
-        _print_list(console, data)
-    else:
-        console.print(_cell(data))
-
-
-def _print_object(console: Any, data: dict[str, Any]) -> None:
-    simple = {key: item for key, item in data.items() if not _nested(item)}
+def _object(page: Page, data: dict[str, Any]) -> None:
+    hidden = ("next_command", "exit_code")
+    simple = {k: v for k, v in data.items() if not _nested(v) and k not in hidden}
     width = max((len(key) for key in simple), default=0)
     for key, item in simple.items():
-        if key not in ("next_command", "exit_code"):
-            console.print(f"{_title(key):<{width}}  {_cell(item)}")
-    for key, item in data.items():
-        if _nested(item) and item:
-            console.print(f"\n{_title(key)}")
-            _print_list(console, item if isinstance(item, list) else _rows(item))
+        page.line(f"{_title(key):<{width}}  {_cell(item)}", indent=width + 2)
+    nested = {key: item for key, item in data.items() if _nested(item) and item}
+    for number, (key, item) in enumerate(nested.items()):
+        if simple or number:
+            page.line()
+        page.line(_title(key))
+        _list(page, item if isinstance(item, list) else _rows(item))
 
 
 def _rows(data: dict[str, Any]) -> list[Any]:
@@ -93,25 +92,47 @@ def _rows(data: dict[str, Any]) -> list[Any]:
     ]
 
 
-def _print_list(console: Any, rows: Sequence[Any]) -> None:
+def _list(page: Page, rows: Sequence[Any]) -> None:
+    """A table where each row fits into a line, else a paragraph for each: no word is ever cut."""
     if not rows:
-        console.print("(none)")
+        page.line("(none)")
         return
     if not all(isinstance(row, dict) for row in rows):
         for row in rows:
-            console.print(f"  {_cell(row)}")
+            page.line(f"  {_cell(row)}", indent=4)
         return
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    first, *others = [name for name in names if any(_told(row.get(name)) for row in rows)]
+    long = [name for name in others if any(len(_cell(row.get(name))) > LONG for row in rows)]
+    short = [name for name in others if name not in long]
+    tabled = bool(short) and page.table(_table(rows, [first, *short]))
+    for row in rows:
+        title = _cell(row.get(first))
+        if not tabled:
+            page.line(title)
+            told = [f"{_title(name)} {_cell(row[name])}" for name in short if _told(row.get(name))]
+            if told:
+                page.line(f"  {', '.join(told)}", indent=2)
+        for name in long:
+            if _told(row.get(name)):
+                place = f"{title}: " if tabled else "  "
+                page.line(f"{place}{_title(name)}: {_cell(row[name])}", indent=4)
+
+
+def _table(rows: Sequence[dict[str, Any]], names: Sequence[str]) -> Any:
     from rich.table import Table
 
-    names = list(dict.fromkeys(name for row in rows for name in row))
-    shown = [name for name in names if any(row.get(name) not in (None, [], {}) for row in rows)]
-    grid = Table(box=None, pad_edge=False, show_edge=False, header_style="bold")
-    for name in shown:
+    table = Table(box=None, pad_edge=False, show_edge=False, header_style="bold")
+    for name in names:
         numeric = all(_is_number(row.get(name)) for row in rows)
-        grid.add_column(_title(name), justify="right" if numeric else "left", overflow="fold")
+        table.add_column(_title(name), justify="right" if numeric else "left", no_wrap=True)
     for row in rows:
-        grid.add_row(*(_cell(row.get(name)) for name in shown))
-    console.print(grid)
+        table.add_row(*(_cell(row.get(name)) for name in names))
+    return table
+
+
+def _told(value: Any) -> bool:
+    return value not in (None, [], {})
 
 
 def _is_number(value: Any) -> bool:

@@ -4,12 +4,16 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TextIO
 
 import typer
+
+from estate.errors import ExitCode, SplitctlError
+from splitctl.answers import Listing
 
 if TYPE_CHECKING:
     from datetime import timedelta
@@ -17,6 +21,13 @@ if TYPE_CHECKING:
     from estate.config import Config
 
 log = logging.getLogger("splitctl")
+
+
+class NotConfirmed(SplitctlError):
+    """{act} '{domain}' was not confirmed. Nothing was changed."""
+
+    hint = "the same command with --confirm {domain}"
+    exit_code = ExitCode.USAGE
 
 
 class Output(StrEnum):
@@ -90,12 +101,13 @@ def _log_to_file() -> Path | None:
 
 def answer(work: "Callable[[Config], Any]", config_path: Path | None, output: Output) -> NoReturn:
     """Load the configuration, do the work, render its result, and exit with its code."""
-    from estate.config import load
 
     def configured() -> Any:
+        from estate.config import load
+
         config = load(config_path)
         log.info("%s: %s", config.environment, " ".join(sys.argv[1:]))
-        return config, work(config)
+        return config.environment, work(config)
 
     _finish(configured, output)
 
@@ -106,31 +118,23 @@ def answer_without_config(work: Callable[[], Any], output: Output) -> NoReturn:
 
 
 def _finish(work: Callable[[], Any], output: Output) -> NoReturn:
-    from estate.errors import ExitCode, SplitctlError
-    from splitctl import render
-
     log_path = _log_to_file()
     try:
-        config, result = work()
-        environment = config.environment if config else None
-        render.result(result, environment, output.value)
+        from splitctl import render
+
+        environment, result = work()
+        with reader_may_leave(sys.stdout):
+            render.result(result, environment, output.value)
+        _tell_next(result, output)
         code = int(getattr(result, "exit_code", ExitCode.DONE))
     except SplitctlError as error:
         log.error("%s: %s", type(error).__name__, error)
         _tell(output, type(error).__name__, str(error), error.next_command)
         code = int(error.exit_code)
-    except KeyboardInterrupt:
-        _tell(
-            output,
-            "Interrupted",
-            "Interrupted. What was begun is in the ledger.",
-            "splitctl status",
-        )
+    except (KeyboardInterrupt, typer.Abort):
+        message = "Interrupted. What was begun is in the ledger, and can be typed again."
+        _tell(output, "Interrupted", message, "splitctl status")
         code = int(ExitCode.INTERRUPTED)
-    except BrokenPipeError:
-        # The reader went away (`| head`); what was to be done is done.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = int(ExitCode.DONE)
     except Exception as error:
         log.exception("unexpected")
         where = f"The details are in {log_path}." if log_path else ""
@@ -142,11 +146,31 @@ def _finish(work: Callable[[], Any], output: Output) -> NoReturn:
     raise SystemExit(code)
 
 
+def _tell_next(result: Any, output: Output) -> None:
+    """The next command on stderr, unless it stands in the data already."""
+    next_command = getattr(result, "next_command", None)
+    if next_command and (output is Output.TEXT or isinstance(result, Listing)):
+        with reader_may_leave(sys.stderr):
+            sys.stderr.write(f"\nNext: {next_command}\n")
+
+
 def _tell(output: Output, kind: str, message: str, next_command: str) -> None:
     if output is Output.JSON:
         error = {"error": kind, "message": message, "next": next_command}
-        sys.stdout.write(json.dumps(error, ensure_ascii=False) + "\n")
-    sys.stderr.write(f"{message}\nNext: {next_command}\n")
+        with reader_may_leave(sys.stdout):
+            sys.stdout.write(json.dumps(error, ensure_ascii=False) + "\n")
+            sys.stdout.flush()
+    with reader_may_leave(sys.stderr):
+        sys.stderr.write(f"{message}\nNext: {next_command}\n")
+
+
+@contextmanager
+def reader_may_leave(stream: TextIO) -> Iterator[None]:
+    """Whoever reads us may go away (`| head`): that changes nothing of what is done."""
+    try:
+        yield
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def confirmed(domain: str, confirm: str | None, act: str) -> None:
@@ -154,14 +178,11 @@ def confirmed(domain: str, confirm: str | None, act: str) -> None:
     if confirm is None and sys.stdin.isatty():
         confirm = typer.prompt(f"{act} '{domain}'. Type its name to go on", err=True)
     if confirm != domain:
-        sys.stderr.write(
-            f"{act} '{domain}' was not confirmed; nothing was changed.\n"
-            f"Next: the same command with --confirm {domain}\n"
-        )
-        raise SystemExit(2)
+        raise NotConfirmed(act=act, domain=domain)
 
 
 def progress(message: str) -> None:
     """One line of progress on stderr."""
-    sys.stderr.write(message + "\n")
-    sys.stderr.flush()
+    with reader_may_leave(sys.stderr):
+        sys.stderr.write(message + "\n")
+        sys.stderr.flush()

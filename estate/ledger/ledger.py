@@ -1,12 +1,10 @@
 """The ledger itself: open it, take the lock, write intents and outcomes, read what is true."""
 
-import logging
 import shlex
 import socket
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict
 from datetime import datetime
 from types import TracebackType
 from typing import Any, Self
@@ -14,14 +12,13 @@ from typing import Any, Self
 import psycopg
 import sqlalchemy
 from sqlalchemy import func, select, update
-from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
 from estate import journal
 from estate.config import Config, DatabaseConfig
 from estate.connections import DatabaseUnreachable, connect, operator
 from estate.errors import ExitCode, SplitctlError
-from estate.ledger import lock, migrate
+from estate.ledger import lock, merging, migrate
 from estate.ledger.models import ActRow, RolloutRow, SampleRow, VerdictRow
 from estate.ledger.records import (
     ActRecord,
@@ -30,8 +27,8 @@ from estate.ledger.records import (
     SampleRecord,
     VerdictRecord,
 )
+from estate.ledger.rows import Change, act_of, rollout_of, save
 
-log = logging.getLogger(__name__)
 LEDGER = "ledger"
 
 
@@ -187,7 +184,7 @@ class Ledger:
             session.add(row)
             session.flush()
             session.refresh(row)
-            return _act(row)
+            return act_of(row)
 
     def finish(
         self,
@@ -205,7 +202,7 @@ class Ledger:
                 .values(outcome=dict(outcome), state=state, finished_at=func.clock_timestamp())
             )
             if rollout is not None:
-                _save(session, rollout)
+                save(session, rollout)
 
     def unfinished(self, domain: str | None = None) -> list[ActRecord]:
         """Intents without an outcome, oldest first."""
@@ -213,7 +210,7 @@ class Ledger:
         if domain is not None:
             query = query.where(ActRow.domain == domain)
         with self._session() as session:
-            return [_act(row) for row in session.scalars(query)]
+            return [act_of(row) for row in session.scalars(query)]
 
     def history(self, domain: str | None = None, limit: int = 30) -> list[ActRecord]:
         """The last acts, newest last."""
@@ -221,7 +218,7 @@ class Ledger:
         if domain is not None:
             query = query.where(ActRow.domain == domain)
         with self._session() as session:
-            return [_act(row) for row in session.scalars(query)][::-1]
+            return [act_of(row) for row in session.scalars(query)][::-1]
 
     # Where a domain stands
 
@@ -235,15 +232,15 @@ class Ledger:
         """Where a domain stands; None when its rollout was never started."""
         with self._session() as session:
             row = session.get(RolloutRow, domain)
-            return _rollout(row) if row else None
+            return rollout_of(row) if row else None
 
     def save_rollout(self, rollout: Rollout) -> None:
         """Write where a domain stands."""
         with self._session() as session:
-            _save(session, rollout)
+            save(session, rollout)
 
     @contextmanager
-    def changing(self, domain: str) -> "Iterator[Change]":
+    def changing(self, domain: str) -> Iterator[Change]:
         """Read and write one domain's row under its lock: for clocks that several may count.
 
         Nothing is written unless `save` is called. Must be short.
@@ -251,7 +248,7 @@ class Ledger:
         with self._session() as session:
             row = session.get(RolloutRow, domain, with_for_update=True)
             moment: datetime = session.execute(select(func.clock_timestamp())).scalar_one()
-            yield Change(session, _rollout(row) if row else None, moment)
+            yield Change(session, rollout_of(row) if row else None, moment)
 
     # Samples and verdicts
 
@@ -328,87 +325,6 @@ class Ledger:
         entries = kept.pending()
         for entry in entries:
             with self._session() as session:
-                self._take_in(session, entry)
+                merging.take_in(session, entry)
         kept.merged(entries)
         return len(entries)
-
-    def _take_in(self, session: Session, entry: journal.Entry) -> None:
-        ended = {
-            "outcome": entry.outcome,
-            "finished_at": entry.finished_at or entry.at,
-            "state": entry.state,
-        }
-        if entry.act_id is not None:
-            # The intent stands in the ledger; only its end is missing.
-            session.execute(
-                update(ActRow)
-                .where(ActRow.id == entry.act_id, ActRow.state == "intended")
-                .values(**ended)
-            )
-        else:
-            told = ("at", "operator", "host", "command", "domain", "kind", "intent")
-            values = {name: getattr(entry, name) for name in told}
-            # The same entry again: it was taken in before, and its file not yet put away.
-            session.execute(
-                insert(ActRow)
-                .values(**values, **ended, journal_id=entry.id)
-                .on_conflict_do_nothing(index_elements=[ActRow.journal_id])
-            )
-        if entry.domain is not None and entry.rollout is not None:
-            self._settle(session, entry.domain, entry)
-
-    @staticmethod
-    def _settle(session: Session, domain: str, entry: journal.Entry) -> None:
-        """Where the domain stands after a journalled act, unless something later is known."""
-        row = session.get(RolloutRow, domain, with_for_update=True)
-        known = _rollout(row) if row else Rollout(domain)
-        told = entry.rollout or {}
-        if int(told.get("epoch", 0)) <= known.epoch:
-            return
-        moved = entry.finished_at or entry.at
-        _save(
-            session,
-            Rollout(
-                domain=domain,
-                stage=str(told.get("stage", known.stage)),
-                percentage=int(told["percentage"]),
-                phase=int(told.get("phase", -1)),
-                phase_started_at=moved,
-                moved_at=moved,
-                epoch=int(told["epoch"]),
-            ),
-        )
-
-
-class Change:
-    """One domain's row, locked. `now` is the ledger's clock."""
-
-    def __init__(self, session: Session, rollout: Rollout | None, now: datetime) -> None:
-        self._session, self.rollout, self.now = session, rollout, now
-
-    def save(self, rollout: Rollout) -> None:
-        """Write it back."""
-        _save(self._session, rollout)
-
-
-def _save(session: Session, rollout: Rollout) -> None:
-    values = {**asdict(rollout), "updated_at": func.clock_timestamp()}
-    changed = {name: value for name, value in values.items() if name != "domain"}
-    session.execute(
-        insert(RolloutRow)
-        .values(**values)
-        .on_conflict_do_update(
-            index_elements=[RolloutRow.domain],
-            set_=changed,
-            # A rollback waits for nobody: a step that it overtook must not write over it.
-            where=RolloutRow.epoch <= rollout.epoch,
-        )
-    )
-
-
-def _rollout(row: RolloutRow) -> Rollout:
-    return Rollout(**{name: getattr(row, name) for name in Rollout.__dataclass_fields__})
-
-
-def _act(row: ActRow) -> ActRecord:
-    return ActRecord(**{name: getattr(row, name) for name in ActRecord.__dataclass_fields__})

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from estate.config import ConfigInvalid, ConfigNotFound, load, parse_duration
+from estate.config import ConfigInvalid, ConfigNotFound, lines, load, parse_duration
 from estate.secrets import SecretMissing, SecretRef
 
 ROOT = Path(__file__).parents[2]
@@ -92,7 +92,45 @@ def test_every_mistake_is_told_at_once(written: Path) -> None:
     keys = {problem.key for problem in caught.value.problems}
     assert keys == {"colour", "domains.things.phases.0.soak", "domains.things.flag"}
     assert all(problem.reason and problem.remedy for problem in caught.value.problems)
-    assert "24h" in str(caught.value)
+    told = str(caught.value).splitlines()
+    assert [line.split(":")[0].strip() for line in told[1:]] == [
+        "line 3, colour",
+        "line 14, domains.things.flag",
+        "line 18, domains.things.phases.0.soak",
+    ]
+    assert "24h" in told[3]
+
+
+def test_a_key_spelled_wrong_is_told_the_right_one(written: Path) -> None:
+    found = problems(written, "percentage = 10,", "precentage = 10,")
+    assert "Did you mean percentage?" in found["domains.things.phases.0.precentage"]
+
+
+def test_values_are_not_repeated_and_what_would_be_right_is_told(written: Path) -> None:
+    old = '[gateway]\nurls = ["http://127.0.0.1:1"]'
+    new = '[rollback]\nhold_ms = 5000\n[sync]\nlisten = "hunter2"\n[gateway]\nurls = "hunter2"'
+    found = problems(written, old, new)
+    assert found["rollback.hold_ms"] == "is too much. Use at most 1000."
+    assert "127.0.0.1:9187" in found["sync.listen"]
+    assert "list in square brackets" in found["gateway.urls"]
+    assert "hunter2" not in str(found)
+
+
+def test_each_key_is_found_on_its_line() -> None:
+    text = (ROOT / "config.example.toml").read_text()
+    rows = text.splitlines()
+    found = lines.of_keys(text)
+    for key, row in {
+        "domains.return.reverse.0.sources.return_refunds": 'return_refunds = { id = "return_id" }',
+        "domains.checkout.forward.3.route": 'route = """',
+        "domains.checkout.forward.4": "[[domains.checkout.forward]]",
+        "writers.1.name": 'name = "outbox-relay"',
+        "domains.checkout.phases": "phases = [",
+    }.items():
+        assert rows[found[key] - 1] == row
+    assert lines.of_key("domains.checkout.phases.1.soak", found) == found["domains.checkout.phases"]
+    assert lines.of_key("domains.checkout.flags", found) == found["domains.checkout"]
+    assert lines.of_key("nowhere", found) == 0
 
 
 def test_a_secret_written_in_plain_is_refused_and_not_repeated(written: Path) -> None:

@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from rehearsal.configuration import ExampleDamaged, example, rewrite, toml, write_secret
+from estate.config import load
+from rehearsal import shipped
+from rehearsal.configuration import ExampleDamaged, rewrite, toml, write_secret
 
 TEXT = """\
 # the estate
@@ -54,5 +56,11 @@ def test_secrets_are_for_their_owner_alone(tmp_path: Path) -> None:
     assert stat.S_IMODE((tmp_path / "secrets").stat().st_mode) == 0o700
 
 
-def test_the_example_is_found() -> None:
-    assert (example() / "config.example.toml").is_file()
+def test_the_example_has_what_it_names(tmp_path: Path) -> None:
+    shipped.copy_named(tmp_path)
+    (tmp_path / "config.toml").write_text(shipped.configuration())
+    config = load(tmp_path / "config.toml")
+    for database in ("checkout", "return"):
+        folder = config.database(database).migrations
+        assert folder is not None
+        assert list((folder / "versions").glob("*.py"))

@@ -1,108 +1,27 @@
-"""The estate as one `config.toml` tells it, checked whole before anything is touched.
+"""What stands in a `config.toml`: the whole estate, section by section."""
 
-Every mistake is reported at once, each with its key, the reason and what would be right.
-"""
-
-import os
-import re
-import tomllib
-from collections.abc import Iterator
-from dataclasses import dataclass
-from datetime import timedelta
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Literal, Self
 
 from pydantic import (
-    AfterValidator,
     BaseModel,
-    BeforeValidator,
     ConfigDict,
     Field,
     PrivateAttr,
-    ValidationError,
     ValidationInfo,
     field_validator,
     model_validator,
 )
 
-from estate.errors import ExitCode, SplitctlError
+from estate.config.mistakes import UnknownName
+from estate.config.values import Duration, HostPort, HttpUrl, Identifier
 from estate.secrets import SecretRef
 
-BUCKETS = 10_000
-IDENTIFIER = re.compile(r"[a-z_][a-z0-9_]{0,62}")
-# The domain's name becomes part of slot and publication names, which end at 63 bytes.
-DOMAIN_NAME = re.compile(r"[a-z][a-z0-9_]{0,39}")
-DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)")
-UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
-
-class UnknownName(SplitctlError):
-    """The configuration has no {kind} '{name}'; it has: {known}. Nothing was changed."""
-
-    hint = "the same command with one of these names"
-    exit_code = ExitCode.USAGE
-
-
-@dataclass(frozen=True)
-class Problem:
-    """One mistake: the key it stands under, why it is one, and what would be right."""
-
-    key: str
-    reason: str
-    remedy: str
-
-    def __str__(self) -> str:
-        return f"{self.key}: {self.reason}. {self.remedy}"
-
-
-class ConfigNotFound(SplitctlError):
-    """There is no configuration at {path}. Nothing was read or changed."""
-
-    hint = "splitctl init  (writes a commented config.toml), or --config PATH"
-    exit_code = ExitCode.USAGE
-
-
-class ConfigInvalid(SplitctlError):
-    """The configuration {path} has {count} mistake(s). Nothing was changed."""
-
-    hint = "correct the keys above, then: splitctl doctor"
-    exit_code = ExitCode.USAGE
-
-    def __init__(self, path: Path, problems: list[Problem]) -> None:
-        self.problems = problems
-        super().__init__(path=path, count=len(problems))
-
-    def __str__(self) -> str:
-        lines = [super().__str__(), *(f"  {problem}" for problem in self.problems)]
-        return "\n".join(lines)
-
-
-def _duration(value: Any) -> timedelta:
-    if isinstance(value, timedelta):
-        return value
-    match = DURATION.fullmatch(value.strip()) if isinstance(value, str) else None
-    if match is None:
-        raise ValueError("a duration is a number with ms, s, m, h or d, like '24h'")
-    try:
-        return timedelta(seconds=float(match[1]) * UNITS[match[2]])
-    except OverflowError as error:
-        raise ValueError("this duration is longer than can be counted") from error
-
-
-def _identifier(value: str) -> str:
-    if not IDENTIFIER.fullmatch(value):
-        raise ValueError("a plain SQL name is expected: lower-case letters, digits, underscores")
-    return value
-
-
-def parse_duration(text: str) -> timedelta:
-    """A duration such as `20s`, `15m`, `24h` or `7d`. Raises ValueError with the reason."""
-    return _duration(text)
-
-
-Duration = Annotated[timedelta, BeforeValidator(_duration)]
-Identifier = Annotated[str, AfterValidator(_identifier)]
-HttpUrl = Annotated[str, Field(pattern=r"^https?://[^\s/]+[^\s]*$")]
+def _beside(value: Path, info: ValidationInfo) -> Path:
+    base = (info.context or {}).get("base", Path())
+    path: Path = value.expanduser()
+    return path if path.is_absolute() else base / path
 
 
 class Model(BaseModel):
@@ -125,6 +44,11 @@ class DatabaseConfig(Model):
     connections: int = Field(default=20, ge=6)
     migrations: Path | None = None
 
+    @field_validator("migrations")
+    @classmethod
+    def _relative_to_config(cls, value: Path | None, info: ValidationInfo) -> Path | None:
+        return None if value is None else _beside(value, info)
+
 
 class GatewayConfig(Model):
     """The gateways that send customers to a side, reached at their admin endpoints."""
@@ -144,7 +68,7 @@ class MetricsConfig(Model):
 class SyncConfig(Model):
     """The sync worker: `listen` is the address of its health and metrics pages."""
 
-    listen: Annotated[str, Field(pattern=r"^[^\s:]+:\d{1,5}$")] = "127.0.0.1:9187"
+    listen: HostPort = "127.0.0.1:9187"
 
 
 class FenceConfig(Model):
@@ -324,104 +248,5 @@ class Config(Model):
         return self.domains[name]
 
 
-def _beside(value: Path, info: ValidationInfo) -> Path:
-    base = (info.context or {}).get("base", Path())
-    path: Path = value.expanduser()
-    return path if path.is_absolute() else base / path
-
-
-def find(path: Path | None = None) -> Path:
-    """The configuration file: the argument, SPLITCTL_CONFIG, then ./config.toml."""
-    chosen = path or Path(os.environ.get("SPLITCTL_CONFIG") or "config.toml")
-    if not chosen.is_file():
-        raise ConfigNotFound(path=chosen)
-    return chosen.resolve()
-
-
-def load(path: Path | None = None) -> Config:
-    """Read and check the whole configuration.
-
-    Raises ConfigNotFound, or ConfigInvalid with every mistake there is.
-    """
-    chosen = find(path)
-    try:
-        data = tomllib.loads(chosen.read_text(encoding="utf-8"))
-    except tomllib.TOMLDecodeError as error:
-        problem = Problem("file", f"not valid TOML: {error}", "Mend the line it names.")
-        raise ConfigInvalid(chosen, [problem]) from None
-    except UnicodeDecodeError:
-        problem = Problem("file", "not UTF-8 text", "Save it as UTF-8.")
-        raise ConfigInvalid(chosen, [problem]) from None
-    except OSError as error:
-        problem = Problem("file", f"cannot be read ({error.strerror})", "Mend its permissions.")
-        raise ConfigInvalid(chosen, [problem]) from None
-    for section in ("databases", "domains"):
-        for name, table in _tables(data, section).items():
-            table["name"] = name
-    base = chosen.parent
-    problems: list[Problem] = []
-    try:
-        config = Config.model_validate({**data, "path": chosen}, context={"base": base})
-    except ValidationError as error:
-        problems = [_problem(item) for item in error.errors()]
-    problems += list(_references(data))
-    if problems:
-        raise ConfigInvalid(chosen, problems)
-    databases = {
-        name: db.model_copy(update={"migrations": base / db.migrations})
-        if db.migrations is not None
-        else db
-        for name, db in config.databases.items()
-    }
-    return config.model_copy(update={"databases": databases})
-
-
-def _references(data: dict[str, Any]) -> Iterator[Problem]:
-    """Names that must meet. Read from the raw data, so that they are told with all the rest."""
-    databases, domains = (_tables(data, section) for section in ("databases", "domains"))
-    for name, domain in domains.items():
-        key = f"domains.{name}"
-        if not DOMAIN_NAME.fullmatch(name):
-            reason = "the name becomes part of slot names"
-            yield Problem(key, reason, "Use lower-case letters, digits and underscores.")
-        for side in ("old", "new"):
-            database = domain.get(side)
-            if isinstance(database, str) and database not in databases:
-                known = ", ".join(databases) or "none"
-                yield Problem(f"{key}.{side}", f"no database '{database}'", f"There are: {known}.")
-        if domain.get("old") is not None and domain.get("old") == domain.get("new"):
-            yield Problem(f"{key}.new", "the same database as old", "Name two databases.")
-    gates = data.get("gates")
-    for number, gate in enumerate(gates if isinstance(gates, list) else []):
-        named = gate.get("domains") if isinstance(gate, dict) else None
-        for name in named if isinstance(named, list) else []:
-            if name not in domains:
-                known = ", ".join(domains) or "none"
-                yield Problem(
-                    f"gates.{number}.domains", f"no domain '{name}'", f"There are: {known}."
-                )
-
-
-def _tables(data: dict[str, Any], section: str) -> dict[str, dict[str, Any]]:
-    tables = data.get(section)
-    if not isinstance(tables, dict):
-        return {}
-    return {name: table for name, table in tables.items() if isinstance(table, dict)}
-
-
-_REMEDIES = {
-    "missing": "Add it; config.example.toml shows how.",
-    "extra_forbidden": "Remove it, or correct its spelling; config.example.toml lists the keys.",
-    "literal_error": "Use one of the words named.",
-    "too_short": "Add at least as many entries as named.",
-}
-
-
-def _problem(error: Any) -> Problem:
-    # `input` is left out on purpose: it may be a secret somebody wrote in plain.
-    key = ".".join(str(part) for part in error["loc"]) or "file"
-    reason = str(error["msg"]).removeprefix("Value error, ").rstrip(".")
-    if error["type"] == "extra_forbidden":
-        reason = "this key is not known"
-    remedy = _REMEDIES.get(error["type"], "config.example.toml shows a right one.")
-    return Problem(key, reason, remedy)
+# Every key that some section knows.
+KEYS = frozenset(key for section in Model.__subclasses__() for key in section.model_fields)

@@ -1,0 +1,47 @@
+"""The estate as one `config.toml` tells it, checked whole before anything is touched.
+
+Every mistake is reported at once, each with its key, the reason and what would be right.
+"""
+
+from estate.config.mistakes import ConfigInvalid, ConfigNotFound, Problem, UnknownName
+from estate.config.reading import find, load
+from estate.config.sections import (
+    Config,
+    DatabaseConfig,
+    DomainConfig,
+    FenceConfig,
+    GateConfig,
+    GatewayConfig,
+    LedgerConfig,
+    MappingConfig,
+    MetricsConfig,
+    PhaseConfig,
+    RollbackConfig,
+    SyncConfig,
+    WriterConfig,
+)
+from estate.config.values import BUCKETS, parse_duration
+
+__all__ = [
+    "BUCKETS",
+    "Config",
+    "ConfigInvalid",
+    "ConfigNotFound",
+    "DatabaseConfig",
+    "DomainConfig",
+    "FenceConfig",
+    "GateConfig",
+    "GatewayConfig",
+    "LedgerConfig",
+    "MappingConfig",
+    "MetricsConfig",
+    "PhaseConfig",
+    "Problem",
+    "RollbackConfig",
+    "SyncConfig",
+    "UnknownName",
+    "WriterConfig",
+    "find",
+    "load",
+    "parse_duration",
+]

@@ -1,0 +1,55 @@
+"""Kinds of values that the configuration is made of: durations, names, addresses."""
+
+import re
+from datetime import timedelta
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BeforeValidator
+
+BUCKETS = 10_000
+IDENTIFIER = re.compile(r"[a-z_][a-z0-9_]{0,62}")
+DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)")
+HTTP_URL = re.compile(r"https?://[^\s/]+\S*")
+HOST_PORT = re.compile(r"[^\s:]+:\d{1,5}")
+UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+
+
+def _duration(value: Any) -> timedelta:
+    if isinstance(value, timedelta):
+        return value
+    match = DURATION.fullmatch(value.strip()) if isinstance(value, str) else None
+    if match is None:
+        raise ValueError("a duration is a number with ms, s, m, h or d, like '24h'")
+    try:
+        return timedelta(seconds=float(match[1]) * UNITS[match[2]])
+    except OverflowError as error:
+        raise ValueError("this duration is longer than can be counted") from error
+
+
+def _identifier(value: str) -> str:
+    if not IDENTIFIER.fullmatch(value):
+        raise ValueError("a plain SQL name is expected: lower-case letters, digits, underscores")
+    return value
+
+
+def _http_url(value: str) -> str:
+    if not HTTP_URL.fullmatch(value):
+        raise ValueError("an address is expected, like 'http://gateway-1:8081'")
+    return value
+
+
+def _host_port(value: str) -> str:
+    if not HOST_PORT.fullmatch(value):
+        raise ValueError("a host and a port are expected, like '127.0.0.1:9187'")
+    return value
+
+
+def parse_duration(text: str) -> timedelta:
+    """A duration such as `20s`, `15m`, `24h` or `7d`. Raises ValueError with the reason."""
+    return _duration(text)
+
+
+Duration = Annotated[timedelta, BeforeValidator(_duration)]
+Identifier = Annotated[str, AfterValidator(_identifier)]
+HttpUrl = Annotated[str, AfterValidator(_http_url)]
+HostPort = Annotated[str, AfterValidator(_host_port)]

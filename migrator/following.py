@@ -1,0 +1,78 @@
+"""The next sensible command after those answers of this room that are lists.
+
+Pure: the answer in, a command out. `splitctl status` knows a domain's whole story, so it follows
+wherever nothing here asks for more.
+"""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from estate.config import Config
+
+if TYPE_CHECKING:
+    from migrator.backfill import MappingBackfill
+    from migrator.schema import SchemaApplied, SchemaStatus
+    from migrator.status import StreamStatus
+
+STATUS = "splitctl status"
+DOCTOR = "splitctl doctor"
+
+
+def after_schema_apply(config: Config, done: "Sequence[SchemaApplied]") -> str:
+    """New tables want to be filled; changed ones may no longer fit their mappings."""
+    made = {item.database for item in done if item.before is None and item.applied}
+    for domain in config.domains.values():
+        if domain.new in made:
+            return f"splitctl sync enable {domain.name}"
+    return DOCTOR if any(item.applied for item in done) else STATUS
+
+
+def after_schema_status(found: "Sequence[SchemaStatus]") -> str:
+    """Apply what is pending: to the one database that was asked for, or to all."""
+    if not found:
+        return DOCTOR
+    if all(item.up_to_date for item in found):
+        return STATUS
+    return "splitctl schema apply" + (f" {found[0].database}" if len(found) == 1 else "")
+
+
+def after_sync_status(found: "Sequence[StreamStatus]") -> str:
+    """What is unknown first, then what stands still, then what waits."""
+    if any(stream.enabled is None for stream in found):
+        return DOCTOR
+    for stream in found:
+        if stream.problem:
+            return f"splitctl sync enable {_domain(stream.stream)}"  # it names the way out
+    enabled = [stream for stream in found if stream.enabled]
+    if not enabled:
+        return f"splitctl sync enable {_domain(found[0].stream)}"
+    if not all(stream.worker_alive for stream in enabled):
+        return "splitctl sync run"
+    if any(set(stream.states.values()) - {"live"} for stream in enabled):
+        return "splitctl backfill status"
+    for stream in enabled:
+        if stream.strays:
+            return f"splitctl verify run --domain {_domain(stream.stream)}"
+    if any(stream.waiting for stream in enabled):
+        return "splitctl sync status  (again: keys wait)"
+    return STATUS
+
+
+def after_backfill_status(config: Config, found: "Sequence[MappingBackfill]") -> str:
+    """The first domain whose copy is not whole, not let go, or not caught up."""
+    if not found:
+        return f"splitctl sync enable {next(iter(config.domains))}"
+    for mapping in found:
+        domain = _domain(mapping.mapping)
+        if mapping.copy != "copied":
+            return f"splitctl backfill run {domain}"
+        if mapping.sync == "spool":
+            return f"splitctl sync enable {domain}"
+    if any(mapping.sync != "live" for mapping in found):
+        return "splitctl sync status"
+    return "splitctl verify run"
+
+
+def _domain(name: str) -> str:
+    """The domain of a stream or of a mapping."""
+    return name.split(".", 1)[0]
