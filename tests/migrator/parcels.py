@@ -16,7 +16,6 @@ from psycopg import sql
 
 from estate.config import Config, load
 from migrator import barrier, sync
-from migrator.faults import Faults
 from migrator.health import Board
 from migrator.mapping import Stream, shape, streams
 from migrator.worker import carry, run
@@ -238,7 +237,7 @@ def carrying(stream: Stream) -> Iterator[None]:
     """A worker of one stream alone, without the other."""
     stop = threading.Event()
     board = Board([stream.name, stream.opposite])
-    thread = threading.Thread(target=carry, args=(stream, board, Faults(), stop))
+    thread = threading.Thread(target=carry, args=(stream, board, stop))
     # Nobody looks at the target's own changes then, and nobody waits for that.
     board.streams[stream.opposite].turn("disabled")
     thread.start()
