@@ -18,7 +18,6 @@ import psycopg
 from migrator import statements as s
 from migrator.changes import Batch, MappingKey
 from migrator.collisions import KeysMissing
-from migrator.faults import Faults
 from migrator.mapping import Stream
 from migrator.parts import Outcome, Part, Position, Waiting
 from migrator.reading import Connection
@@ -57,12 +56,11 @@ class Applier:
         epoch: int,
         *,
         horizon: Callable[[], int | None] = lambda: None,
-        faults: Faults | None = None,
         breathe: Callable[[], None] = lambda: None,
     ) -> None:
         self._stream, self._target = stream, target
         self._breathe = breathe
-        self._writer = Writer(stream, source, target, epoch, horizon, faults or Faults())
+        self._writer = Writer(stream, source, target, epoch, horizon)
         self.states: dict[str, str] = {}
         self.load_states()
         self._writer.load()

@@ -12,7 +12,6 @@ from migrator import control
 from migrator import statements as s
 from migrator.apply import Applier, Outcome
 from migrator.changes import Batch, Collector, StreamStopped
-from migrator.faults import Faults
 from migrator.health import Board
 from migrator.mapping import Stream
 from migrator.pgoutput import Decoder, lsn_number, lsn_text
@@ -91,7 +90,7 @@ class Session:
     Opens two ordinary connections and one for the log; `close` ends them.
     """
 
-    def __init__(self, stream: Stream, board: Board, faults: Faults) -> None:
+    def __init__(self, stream: Stream, board: Board) -> None:
         self._stream, self._board = stream, board
         self._health = board.streams[stream.name]
         self._opposite = board.streams[stream.opposite]
@@ -117,7 +116,6 @@ class Session:
                 self._target,
                 epoch,
                 horizon=self._horizon,
-                faults=faults,
                 breathe=self._breathe,
             )
             self._stored = lsn

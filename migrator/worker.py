@@ -10,7 +10,6 @@ from estate.config import Config
 from estate.errors import SplitctlError
 from migrator.apply import Superseded
 from migrator.changes import StreamStopped
-from migrator.faults import Faults
 from migrator.health import Board, StreamHealth, serve
 from migrator.mapping import Stream, streams
 from migrator.session import NotEnabled, Session, Standby, still_enabled
@@ -30,12 +29,9 @@ def run(config: Config, stop: threading.Event) -> None:
     """
     found = streams(config)
     board = Board([stream.name for stream in found])
-    faults = Faults.from_environment()
     server = serve(config.sync.listen, board)
     threads = [
-        threading.Thread(
-            target=carry, args=(stream, board, faults, stop), name=stream.name, daemon=True
-        )
+        threading.Thread(target=carry, args=(stream, board, stop), name=stream.name, daemon=True)
         for stream in found
     ]
     try:
@@ -49,13 +45,13 @@ def run(config: Config, stop: threading.Event) -> None:
         server.server_close()
 
 
-def carry(stream: Stream, board: Board, faults: Faults, stop: threading.Event) -> None:
+def carry(stream: Stream, board: Board, stop: threading.Event) -> None:
     """One stream's thread: sessions, one after the other, until `stop` is set."""
     health = board.streams[stream.name]
     pause = FIRST_PAUSE_S
     while not stop.is_set():
         try:
-            session = Session(stream, board, faults)
+            session = Session(stream, board)
             try:
                 pause = FIRST_PAUSE_S
                 session.run(stop)

@@ -11,7 +11,6 @@ from migrator import statements as s
 from migrator.changes import MappingKey
 from migrator.collisions import Collisions
 from migrator.control import MARK
-from migrator.faults import Faults
 from migrator.mapping import Key, Stream, key_arguments
 from migrator.ownership import Ownership
 from migrator.parts import Outcome, Own, Part, Position, Waiting, Waits
@@ -43,11 +42,9 @@ class Writer:
         target: Connection,
         epoch: int,
         horizon: Callable[[], int | None],
-        faults: Faults,
     ) -> None:
         self._stream, self._source, self._target = stream, source, target
-        self._epoch, self._faults = epoch, faults
-        self._horizon, self._own = horizon, Own()
+        self._epoch, self._horizon, self._own = epoch, horizon, Own()
         self._strays = Strays(stream, target)
         self.mappings = Mappings(stream, source, target)
         self.collisions = Collisions(target)
@@ -77,11 +74,11 @@ class Writer:
         readings: dict[str, Reading] = {}
         if wanted or part.xids:
             # Keys for the spool are not read now, but whoever reads them later must see the change.
-            readings = self._with_faults(read(self._source, wanted, part.xids))
+            readings = read(self._source, wanted, part.xids)
         if not part.carry and not part.spool:
             return self._position_only(part)
         works, ownership = self._look(part, wanted, readings, horizon)
-        plan = self._forgetful(decide(works, ownership, self._stream.source_side), works)
+        plan = decide(works, ownership, self._stream.source_side)
         return self._commit(part, readings, plan, ownership)
 
     def park(self, part: Part, name: MappingKey, detail: str) -> Outcome:
@@ -219,7 +216,7 @@ class Writer:
         target = self._target
         with target.pipeline():
             for name in reversed(list(plan.deletes)):
-                gone = [row for row in plan.deletes[name] if not self._faults.skips((name, row))]
+                gone = plan.deletes[name]
                 if gone:
                     columns = [list(column) for column in zip(*gone, strict=True)]
                     deletes.append(target.execute(prepared[name].statements.delete, columns))
@@ -277,26 +274,6 @@ class Writer:
     def _check_claim(self, cursor: psycopg.Cursor[Any]) -> None:
         if cursor.rowcount != 1:
             raise Superseded(stream=self._stream.name)
-
-    def _with_faults(self, readings: dict[str, Reading]) -> dict[str, Reading]:
-        if self._faults:
-            for name, reading in readings.items():
-                for key in dict.fromkeys(reading.canonical.values()):
-                    rows = self._faults.version((name, key), reading.rows.get(key, []))
-                    reading.rows[key] = rows
-        return readings
-
-    def _forgetful(self, plan: Plan, works: list[Work]) -> Plan:
-        if self._faults:
-            for work in works:
-                held = {item.primary for rows in work.standing.values() for item in rows}
-                plan.upserts[work.mapping] = [
-                    row
-                    for row in plan.upserts[work.mapping]
-                    if (primary := pick(row, work.primary_positions)) not in held
-                    or not self._faults.forgets((work.mapping, primary))
-                ]
-        return plan
 
 
 def _check_states(part: Part, states: dict[str, str]) -> None:

@@ -147,20 +147,20 @@ class Estate:
             *(self._gateway(name) for name in ("gateway-1", "gateway-2")),
         )
 
-    def start_new(self, environment: Mapping[str, str] | None = None) -> None:
+    def start_new(self) -> None:
         """The checkout and the return service with their jobs; their tables must be there."""
         self.programs.start(
-            self._service("checkout", "checkout", environment),
-            self._service("return", "returns", environment),
+            self._service("checkout", "checkout"),
+            self._service("return", "returns"),
             self._jobs("jobs-checkout", "checkout", "new"),
             self._jobs("jobs-return", "return", "new"),
         )
 
-    def start_sync(self, environment: Mapping[str, str] | None = None) -> None:
+    def start_sync(self) -> None:
         """`splitctl sync run`, until it is stopped."""
         command = module("splitctl", "sync", "run", "--config", str(self.config))
         ready = f"{self.sync_url}/health/live"
-        self.programs.start(Program("sync", command, self._with(environment), ready))
+        self.programs.start(Program("sync", command, self._environment, ready))
 
     def start_shoppers(self, shoppers: int, seed: int) -> None:
         """Customers at both gateways, until they are stopped."""
@@ -168,7 +168,7 @@ class Estate:
         command += ["--shoppers", str(shoppers), "--seed", str(seed)]
         for url in self.gateways:
             command += ["--gateway", url]
-        self.programs.start(Program("shoppers", command, self._with({})))
+        self.programs.start(Program("shoppers", command, self._environment))
 
     def stop(self) -> None:
         """End everything: customers first, databases last."""
@@ -179,24 +179,16 @@ class Estate:
         self.children.stop(*self.children.names())
         self.children.remove_directories()
 
-    def _with(self, environment: Mapping[str, str] | None) -> dict[str, str]:
-        return {**self._environment, **(environment or {})}
-
-    def _service(
-        self, name: str, package: str, environment: Mapping[str, str] | None = None
-    ) -> Program:
+    def _service(self, name: str, package: str) -> Program:
         values = {
             "PORT": str(self.ports.of(name)),
             "PARTNERS_URL": self.ports.url("partners"),
             "ORDER_URL": self.ports.url("order"),
-            "FAULT_ADMIN": "1",
         }
         if name in SIDES:
             values["DATABASE_URL"] = self._url(name)
         ready = f"{self.ports.url(name)}/health/ready"
-        return Program(
-            name, module(f"services.{package}"), {**values, **self._with(environment)}, ready
-        )
+        return Program(name, module(f"services.{package}"), values | self._environment, ready)
 
     def _gateway(self, name: str) -> Program:
         values = {
@@ -209,7 +201,7 @@ class Estate:
             **FLAGS,
         }
         ready = f"{self.ports.url(name)}/health/ready"
-        return Program(name, module("services.gateway"), {**values, **self._with({})}, ready)
+        return Program(name, module("services.gateway"), values | self._environment, ready)
 
     def _jobs(self, name: str, database: str, side: str) -> Program:
         values = {
@@ -222,7 +214,7 @@ class Estate:
         }
         command = module("services.jobs", "--side", side)
         ready = f"{self.ports.url(name)}/health/live"
-        return Program(name, command, {**values, **self._with({})}, ready)
+        return Program(name, command, values | self._environment, ready)
 
     def _url(self, name: str) -> str:
         """A service logs in as the role that owns its tables."""

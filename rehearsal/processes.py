@@ -57,13 +57,6 @@ class Programs:
         """End programs side by side."""
         self._children.stop(*names)
 
-    def restart(self, name: str, environment: Mapping[str, str] | None = None) -> None:
-        """End one and start it anew, with more or other environment."""
-        program = self._programs[name]
-        self.stop(name)
-        merged = {**program.environment, **(environment or {})}
-        self.start(Program(program.name, program.command, merged, program.ready_url))
-
     def fallen(self) -> list[str]:
         """One line for each program that ended without being asked to."""
         return [

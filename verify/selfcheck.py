@@ -235,7 +235,7 @@ def _found(subject: Subject, both: Both, hashing: Hashing, case: Case) -> frozen
         source=replace(subject.source, relation=_relation(subject.source.columns, case.source)),
         target=replace(subject.target, relation=_relation(subject.target.columns, case.target)),
         estimated_rows=0,
-    ).without_skipped()
+    )
     # Where whole rows differ, buckets and the second look at the keys are checked too.
     scan = Scan(seeded, both, hashing, rows_in_hand=0 if case.whole_rows else ROWS_IN_HAND)
     places = [n for n, c in enumerate(subject.source.columns) if c in subject.source.key]

@@ -1,7 +1,6 @@
 """What is compared for one mapping: its query on one side, its target table on the other."""
 
-import os
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, LiteralString
 
 import psycopg
@@ -18,8 +17,6 @@ from verify.rows import Shape
 
 ROUTE_COLUMN = "splitctl_route"
 ARCHIVE_PREFIX = "archived_"
-FAULT_VARIABLE = "SPLITCTL_TEST_FAULT"
-SKIP_COLUMN = "skip-column:"
 KEY_INDEX: LiteralString = """
 SELECT ARRAY(SELECT a.attname::text FROM unnest(i.indkey::int2[]) WITH ORDINALITY k(n, o)
              JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.n ORDER BY k.o)
@@ -59,39 +56,14 @@ class Selection:
 
 @dataclass(frozen=True)
 class Subject:
-    """A mapping ready to be compared. `skipped` is only ever set by a test's fault."""
+    """A mapping ready to be compared."""
 
     name: str
     direction: str
     source: Side
     target: Side
     shape: Shape
-    skipped: tuple[str, ...]
     estimated_rows: int
-
-    def without_skipped(self) -> "Subject":
-        """The subject as the verifier compares it."""
-        if not self.skipped:
-            return self
-        kept = [c for c in self.source.columns if c.name not in self.skipped]
-        names = tuple(column.name for column in kept)
-        old = self.shape
-        identity_names = [old.names[n] for n in old.identity]
-        whole = all(name in names for name in identity_names)
-        return replace(
-            self,
-            source=replace(self.source, columns=tuple(kept)),
-            target=replace(
-                self.target,
-                columns=tuple(c for c in self.target.columns if c.name in names),
-            ),
-            shape=Shape(
-                key_kinds=old.key_kinds,
-                names=names,
-                kinds=tuple(k for k, n in zip(old.kinds, old.names, strict=True) if n in names),
-                identity=tuple(names.index(n) for n in identity_names) if whole else (),
-            ),
-        )
 
 
 def select(config: Config, domain: str | None, mappings: list[str] | None) -> list[Selection]:
@@ -175,7 +147,6 @@ def prepare(
             kinds=tuple(held[column].kind for column in names),
             identity=tuple(names.index(column) for column in identity),
         ),
-        skipped=_skipped(name, names),
         estimated_rows=int(row[0]) if row else 0,
     )
 
@@ -200,11 +171,3 @@ def _not_archived(
     ).fetchone()
     if row and row[0]:
         raise TableArchived(domain=domain, mapping=mapping, table=table, archived=archived)
-
-
-def _skipped(name: str, columns: list[str]) -> tuple[str, ...]:
-    fault = os.environ.get(FAULT_VARIABLE, "")
-    if not fault.startswith(SKIP_COLUMN):
-        return ()
-    mapping, _, column = fault.removeprefix(SKIP_COLUMN).rpartition(".")
-    return (column,) if mapping == name and column in columns else ()

@@ -16,7 +16,6 @@ from psycopg import sql
 
 from estate.config import Config, load
 from migrator import barrier, sync
-from migrator.faults import Faults
 from migrator.health import Board
 from migrator.mapping import Stream, shape, streams
 from migrator.worker import carry, run
@@ -255,7 +254,7 @@ def carrying(stream: Stream, opposite: str = "disabled") -> Iterator[None]:
     """A worker of one stream alone; `opposite` is the state in which it sees the other."""
     stop = threading.Event()
     board = Board([stream.name, stream.opposite])
-    thread = threading.Thread(target=carry, args=(stream, board, Faults(), stop))
+    thread = threading.Thread(target=carry, args=(stream, board, stop))
     board.streams[stream.opposite].turn(opposite)
     thread.start()
     try:

@@ -1,7 +1,6 @@
 """The worker as a whole: begun, killed, doubled, cut off, switched off; nothing is lost."""
 
 import json
-import os
 import random
 import signal
 import subprocess
@@ -20,8 +19,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from migrator import sync
-from migrator.faults import VARIABLE, Faults
 from migrator.health import Quantiles
+from tests.faulty import fault
 from tests.migrator.parcels import COPIED, LIVE, Post, until, working
 
 PROGRAM = """
@@ -36,11 +35,11 @@ run(load(Path(sys.argv[1])), stop)
 
 
 @contextmanager
-def process(post: Post, **environment: str) -> Iterator[subprocess.Popen[bytes]]:
+def process(post: Post) -> Iterator[subprocess.Popen[bytes]]:
     """A sync worker as a process of its own."""
     command = [sys.executable, "-c", PROGRAM, str(post.config.path)]
     root = Path(__file__).parents[2]
-    started = subprocess.Popen(command, cwd=root, env={**os.environ, **environment})
+    started = subprocess.Popen(command, cwd=root)
     try:
         yield started
     finally:
@@ -326,9 +325,9 @@ def test_any_interleaving_ends_as_the_query_says(carried: Post) -> None:
             session.close()
 
 
-@pytest.mark.parametrize("fault", ["drop-key:1", "reorder:1", "skip-delete:1"])
-def test_a_fault_made_on_purpose_is_a_difference(post: Post, fault: str) -> None:
-    with process(post, **{VARIABLE: fault}):
+@pytest.mark.parametrize("mistake", ["drop-key:1", "reorder:1", "skip-delete:1"])
+def test_a_fault_made_on_purpose_is_a_difference(post: Post, mistake: str) -> None:
+    with fault(mistake), working(post.config):
         for number in range(3):
             post.old.execute(
                 "INSERT INTO depots VALUES ('n', %s, %s, 'ann', '[]')", (number, f"name {number}")
@@ -336,16 +335,10 @@ def test_a_fault_made_on_purpose_is_a_difference(post: Post, fault: str) -> None
             post.settle(timeout_s=20)
         post.old.execute("UPDATE depots SET name = 'new ' || name")
         post.settle()
-        if fault.startswith("skip-delete"):
+        if mistake.startswith("skip-delete"):
             post.old.execute("DELETE FROM depots WHERE code = 2")
             post.settle()
     assert len(post.differences(post.forward)) == 1
-
-
-def test_without_the_variable_there_is_no_fault(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv(VARIABLE, raising=False)
-    assert not Faults.from_environment()
-    assert not Faults("skip-column:a.b.c.d")
 
 
 def test_quantiles_are_right_within_two_percent() -> None:

@@ -85,13 +85,6 @@ def test_a_program_that_falls_is_named(children: Children) -> None:
     assert programs.fallen()[0].startswith("one ended with -9")
 
 
-def test_restart_changes_the_environment(children: Children, tmp_path: Path) -> None:
-    programs = Programs(children)
-    programs.start(server("one"))
-    programs.restart("one", {"READY_AFTER": "2"})
-    assert "asks: 2" in (tmp_path / "logs" / "one.log").read_text()
-
-
 def test_a_stubborn_program_is_killed(children: Children) -> None:
     code = "import signal; signal.signal(15, signal.SIG_IGN); print('deaf', flush=True)\n"
     code += "while True: signal.pause()"

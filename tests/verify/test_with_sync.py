@@ -12,6 +12,7 @@ import pytest
 
 from migrator import backfill, ownership, sync
 from tests.conftest import ConfigWriter, FreshDatabase
+from tests.faulty import fault
 from tests.migrator import library as lending
 from tests.migrator.library import DOMAIN, Library
 from tests.migrator.parcels import working
@@ -140,11 +141,8 @@ def test_half_of_the_customers_on_each_side_and_all_of_them_writing(library: Lib
     }
 
 
-def test_a_key_that_sync_dropped_is_named(
-    library: Library, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("SPLITCTL_TEST_FAULT", "drop-key:1")
-    with carried(library):
+def test_a_key_that_sync_dropped_is_named(library: Library) -> None:
+    with fault("drop-key:1"), carried(library):
         with library.old.transaction():
             # Each mapping has something to carry: whichever key is dropped, a row stays behind.
             library.old.execute("UPDATE books SET title = 'x', tags = '[]' WHERE id = 21")

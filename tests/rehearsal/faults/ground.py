@@ -4,13 +4,13 @@ import json
 import os
 import subprocess
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import httpx
 
-from migrator.faults import VARIABLE
 from rehearsal.children import wait_until
 from rehearsal.commands import CommandAnswer, Commands
 from rehearsal.configuration import rewrite, toml
@@ -21,6 +21,7 @@ from rehearsal.recorder import FAILURES, WRITES
 from rehearsal.seed import seed
 from rehearsal.stock import STOCK
 from rehearsal.witness import look_up
+from tests.rehearsal.faults.faulty_sync import faulty_sync
 
 CARTS, RETURNS, SHOPPERS, THINK_MS = 500, 100, 8, 120
 MOST_ARRIVALS = 16
@@ -48,7 +49,9 @@ class Split:
     @classmethod
     def build(cls, directory: Path) -> "Split":
         """The estate, from nothing. Stop it with `estate.stop()` also when this raises."""
-        return cls(Estate(directory, soak_s=2, settings={**FASTEST, "shared_buffers": "32MB"}))
+        settings = {**FASTEST, "shared_buffers": "32MB"}
+        services = {"FAULT_ADMIN": "1"}
+        return cls(Estate(directory, soak_s=2, settings=settings, environment=services))
 
     @property
     def state(self) -> Path:
@@ -89,6 +92,17 @@ class Split:
         """Type a command; its exit code must be one of these."""
         return self.typist.run(*arguments, expect=expect, timeout_s=120)
 
+    def run(self, program: str, *arguments: str) -> "subprocess.CompletedProcess[str]":
+        """Type a command at a module that stands for `splitctl`, and wait for its end."""
+        environment = {
+            "SPLITCTL_CONFIG": str(self.estate.config),
+            "SPLITCTL_STATE_DIR": str(self.state),
+        }
+        return subprocess.run(
+            module(program, *arguments), capture_output=True, text=True, timeout=120,
+            env={**os.environ, **environment}, check=False,
+        )  # fmt: skip
+
     def verify(self, *arguments: str) -> dict[str, Any]:
         """`verify run`, whatever its verdict."""
         return dict(self.type("verify", "run", *arguments, expect=(0, 3, 4)).data)
@@ -122,7 +136,9 @@ class Split:
 
     def sync_anew(self, fault: str = "") -> None:
         """The sync worker again, alone with a fault or without one."""
-        self.estate.programs.restart("sync", {VARIABLE: fault})
+        self.estate.programs.stop("sync")
+        with faulty_sync(fault) if fault else nullcontext():
+            self.estate.start_sync()
 
     def failures(self) -> list[dict[str, Any]]:
         """What failed at customers so far; shoppers must have left."""

@@ -24,18 +24,19 @@ class Place:
     directory: Path
     bystanders: "list[subprocess.Popen[Any]]" = field(default_factory=list)
 
-    def rehearse(self, *more: str, **environment: str) -> "subprocess.Popen[Any]":
-        """Begin a small rehearsal; what it tells goes to `told`."""
+    def rehearse(self, *more: str, fault: str = "") -> "subprocess.Popen[Any]":
+        """Begin a small rehearsal, with a sync that errs or not; what it tells goes to `told`."""
         words = ["rehearse", *SMALL, "--least-writes", "10", "--out", str(self.directory), *more]
+        program = ("tests.rehearsal.faults.faulty_sync", fault) if fault else ("splitctl",)
         with self.log.open("wb") as log:
             return subprocess.Popen(
                 # Below a test run in the background, Ctrl-C would be ignored without this.
-                ["env", "--default-signal=INT", *module("splitctl", *words)],
+                ["env", "--default-signal=INT", *module(*program, *words)],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 # Some programs of the estate name DIR in nothing else.
-                env={**os.environ, "REHEARSED_IN": str(self.directory), **environment},
+                env={**os.environ, "REHEARSED_IN": str(self.directory)},
             )
 
     @property

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 
-from migrator.faults import VARIABLE
 from tests.rehearsal.faults.ground import end
 from tests.rehearsal.faults.place import LIMIT_S, Place
 
@@ -14,7 +13,7 @@ pytestmark = pytest.mark.faults
 
 def test_a_rehearsal_with_a_stale_row_fails(open_directory: Path) -> None:
     place = Place(open_directory / "stale")
-    running = place.rehearse(**{VARIABLE: "reorder:1"})
+    running = place.rehearse(fault="reorder:1")
     try:
         assert running.wait(timeout=LIMIT_S) == 3, place.told()[-2000:]
     finally:

@@ -1,8 +1,6 @@
 """kill -9 of `rollout advance` after each of its acts: the lease ends, and the command goes on."""
 
-import os
 import signal
-import subprocess
 import time
 from collections.abc import Iterator
 
@@ -11,7 +9,6 @@ import psycopg
 import pytest
 
 from rehearsal.children import wait_until
-from rehearsal.processes import module
 from tests.rehearsal.faults.ground import LEASE_MS, Split
 from tests.rehearsal.faults.killed import ACTS
 
@@ -43,15 +40,7 @@ def nothing_was_lost(built: Split) -> Iterator[None]:
 
 
 def kill_at(split: Split, act: str) -> None:
-    command = module("tests.rehearsal.faults.killed", act, "rollout", "advance", DOMAIN)
-    environment = {
-        "SPLITCTL_CONFIG": str(split.estate.config),
-        "SPLITCTL_STATE_DIR": str(split.state),
-    }
-    ended = subprocess.run(
-        command, capture_output=True, text=True, timeout=60, env={**os.environ, **environment},
-        check=False,
-    )  # fmt: skip
+    ended = split.run("tests.rehearsal.faults.killed", act, "rollout", "advance", DOMAIN)
     assert ended.returncode == -signal.SIGKILL, (ended.stdout, ended.stderr)
 
 

@@ -1,23 +1,27 @@
-"""A verifier told to skip a column: the self-check finds it, and says which."""
+"""A verifier that skips a column: the self-check finds it, and says which."""
 
-import pytest
+import json
+from typing import Any
 
-from migrator.faults import VARIABLE
 from tests.rehearsal.faults.ground import Split
 
 MAPPING = "return.forward.return_requests"
 
 
-def test_a_verifier_that_skips_a_column_is_found_out(
-    split: Split, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv(VARIABLE, f"skip-column:{MAPPING}.status")
-    answer = split.type("verify", "run", "--domain", "return", expect=(4,))
-    assert answer.data["verdict"] == "inconclusive"
-    check = answer.data["self_check"]
+def judged(split: Split, *command: str) -> dict[str, Any]:
+    """What a command answers whose verifier skips a column; it must end inconclusive."""
+    fault = f"skip-column:{MAPPING}.status"
+    ended = split.run("tests.faulty", fault, *command, "-o", "json")
+    assert ended.returncode == 4, (ended.stdout, ended.stderr)
+    answer = dict(json.loads(ended.stdout))
+    assert answer["verdict"] == "inconclusive"
+    return answer
+
+
+def test_a_verifier_that_skips_a_column_is_found_out(split: Split) -> None:
+    check = judged(split, "verify", "run", "--domain", "return")["self_check"]
     assert check["result"] == "fail"
     assert {missed["mapping"] for missed in check["missed_cases"]} == {MAPPING}
     assert any("status" in case for missed in check["missed_cases"] for case in missed["not_found"])
     # Such a verdict lets nobody advance.
-    held = split.type("rollout", "advance", "return", expect=(4,))
-    assert held.data["verdict"] == "inconclusive"
+    judged(split, "rollout", "advance", "return")
