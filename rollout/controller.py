@@ -28,6 +28,7 @@ __all__ = ["Held", "Plan", "Started", "advance", "plan", "start", "watch"]
 
 STEP = "step"
 START = "start"
+LAST = 100  # acts among which the latest step is looked for
 BOOKKEEPING = (START, ADOPT, ROLLBACK)
 
 
@@ -182,7 +183,7 @@ def advance(
             need_sync(domain, looked.streams)
             # Whatever the gates ask: no step without a verification of what it moves.
             need_verdict(config, domain, row, ledger)
-            chosen = _plan(config, row, seen, decision.phase)
+            chosen = _plan(config, row, seen, decision.phase, ledger)
             return _step(config, chosen, ledger, tools, world, soak)
     finally:
         world.close()
@@ -217,12 +218,17 @@ def _settle(
     return result
 
 
-def _plan(config: Config, row: Rollout, seen: Survey, phase: int) -> StepPlan:
+def _plan(config: Config, row: Rollout, seen: Survey, phase: int, ledger: Ledger) -> StepPlan:
+    # Above every step that was ever begun, too: gateways whose lease ended without an answer have
+    # given its epoch up for good.
+    begun = [
+        int(act.intent["epoch"]) for act in ledger.history(row.domain, LAST) if act.kind == STEP
+    ]
     return StepPlan(
         domain=row.domain,
         from_percentage=row.percentage,
         to_percentage=config.domain(row.domain).phases[phase].percentage,
-        epoch=1 + max(seen.highest_epoch, row.epoch),
+        epoch=1 + max([seen.highest_epoch, row.epoch, *begun]),
         holder=f"{operator()}@{socket.gethostname()}",
     )
 
@@ -279,6 +285,9 @@ def plan(config: Config, domain: str, *, tools: Tools | None = None) -> Plan:
                 for act in ledger.unfinished(domain)
             ]
             held = ledger.lock_holder()
+            chosen = None
+            if following is not None:
+                chosen = _plan(config, row, seen, following, ledger)
     finally:
         world.close()
     if held is not None:
@@ -292,6 +301,6 @@ def plan(config: Config, domain: str, *, tools: Tools | None = None) -> Plan:
     except Refused as error:
         blockers.append(str(error))
     to = config.domain(domain).phases[following].percentage if following is not None else None
-    steps = _plan(config, row, seen, following).acts() if following is not None else []
+    steps = chosen.acts() if chosen is not None else []
     next_command = f"splitctl rollout advance {domain}" if not blockers else "splitctl status"
     return Plan(domain, row.percentage, to, steps, blockers, results, next_command)

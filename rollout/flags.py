@@ -15,6 +15,8 @@ from estate.config import Config
 from rollout import parallel
 
 T = TypeVar("T")
+# What is sent: the same to every gateway, or made for each address; None: nothing.
+Body = Mapping[str, Any] | Callable[[str], Mapping[str, Any]] | None
 ANSWER_S = 3.0
 # Whoever is held waits for the slowest gateway: no answer may take much of the fence's budget.
 SHARE_OF_BUDGET = 0.5
@@ -177,7 +179,11 @@ class GatewayAdmin:
     ) -> list[Answer[Fence]]:
         """POST /admin/fences/{domain}."""
         body = {"epoch": epoch, "low": low, "high": high, "lease_ms": lease_ms, "holder": holder}
-        return self._each("POST", f"/admin/fences/{domain}", _fence, body=body)
+
+        def beside(url: str) -> Mapping[str, Any]:
+            return {**body, "peers": [peer for peer in self._urls if peer != url]}
+
+        return self._each("POST", f"/admin/fences/{domain}", _fence, body=beside)
 
     def fences(self, domain: str) -> list[Answer[Fence]]:
         """GET /admin/fences/{domain}."""
@@ -221,13 +227,13 @@ class GatewayAdmin:
         path: str,
         read: Callable[[str, Any], T],
         *,
-        body: Mapping[str, Any] | None = None,
+        body: Body = None,
         only: Collection[str] | None = None,
     ) -> list[Answer[T]]:
         urls = [url for url in self._urls if only is None or url in only]
 
         def ask(url: str) -> Answer[T]:
-            return self._ask(verb, url, path, read, body)
+            return self._ask(verb, url, path, read, body(url) if callable(body) else body)
 
         outcomes = parallel.gather({url: partial(ask, url) for url in urls}, self._latest_s)
         return [

@@ -16,8 +16,9 @@ from starlette.responses import JSONResponse
 from starlette.routing import Route
 
 from services.gateway.buckets import BUCKETS
-from services.gateway.fence import Door, Ended, FenceMissing, FenceRefused, FenceView
+from services.gateway.fence import Door
 from services.gateway.flags import DomainFlags
+from services.gateway.leases import Ended, FenceMissing, FenceRefused, FenceView
 
 LARGEST_BODY = 64 * 1024
 LONGEST_LEASE_MS = 60_000
@@ -77,6 +78,15 @@ class Fields:
             raise Unfit(422, f"{name}: a text")
         return value
 
+    def addresses(self, name: str) -> tuple[str, ...]:
+        """A list of HTTP addresses, empty where it is not given."""
+        value = self._values.get(name, [])
+        if not isinstance(value, list) or not all(
+            isinstance(item, str) and item.startswith(("http://", "https://")) for item in value
+        ):
+            raise Unfit(422, f"{name}: a list of addresses")
+        return tuple(item.rstrip("/") for item in value)
+
     def epoch(self) -> int:
         """The epoch."""
         return self.number("epoch", 0, HIGHEST_EPOCH)
@@ -108,6 +118,7 @@ class Admin:
             ("/admin/fences/{domain}", "DELETE", self.release),
             ("/admin/fences/{domain}/confirm", "POST", self.confirm),
             ("/admin/fences/{domain}/switch", "POST", self.switch),
+            ("/admin/fences/{domain}/settle", "POST", self.settle),
             ("/admin/rollback/{domain}", "POST", self.rollback),
         ]
         return Starlette(
@@ -171,7 +182,8 @@ class Admin:
         if low >= high:
             raise Unfit(422, "low: below high")
         fields.text("holder")
-        return self._fence(door.fence(fields.epoch(), low, high, fields.lease()))
+        peers = fields.addresses("peers")
+        return self._fence(door.fence(fields.epoch(), low, high, fields.lease(), peers))
 
     async def view(self, request: Request) -> JSONResponse:
         """GET: the fence that stands."""
@@ -189,6 +201,11 @@ class Admin:
         wanted = (await Fields.of(request)).flags()
         ended = door.switch(wanted)
         return JSONResponse({**asdict(wanted), **self._cost(ended)})
+
+    async def settle(self, request: Request) -> JSONResponse:
+        """POST: a peer asks what is served here; an epoch that is not served is given up."""
+        door = self._door(request)
+        return JSONResponse(asdict(door.settle((await Fields.of(request)).epoch())))
 
     async def release(self, request: Request) -> JSONResponse:
         """DELETE: the held requests go on under the flags as they are."""

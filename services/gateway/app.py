@@ -18,9 +18,11 @@ from starlette.types import Receive, Scope, Send
 from services.gateway import merge, proxy
 from services.gateway.admin import Admin
 from services.gateway.buckets import IdentityMissing, bucket, merge_routes, route_of
-from services.gateway.fence import Cancellable, Clock, Door, Timer, Visit
+from services.gateway.fence import Door, Visit
 from services.gateway.flags import DomainFlags, Side
+from services.gateway.leases import Cancellable, Clock, Timer
 from services.gateway.metrics import Metrics
+from services.gateway.peers import Peers
 from services.gateway.proxy import Answer, Header, Upstream, UpstreamDown, UpstreamSlow
 
 LARGEST_BODY = 1024 * 1024
@@ -63,8 +65,10 @@ class Gateway:
         self, settings: Settings, *, clock: Clock = time.monotonic, timer: Timer = loop_timer
     ) -> None:
         self.settings = settings
+        peers = Peers(lambda: self._session, settings.token)
         self.doors = {
-            domain: Door(domain, flags, clock, timer) for domain, flags in settings.flags.items()
+            domain: Door(domain, flags, clock, timer, peers.ask)
+            for domain, flags in settings.flags.items()
         }
         self.metrics = Metrics(self.doors)
         self._admin = Admin(settings.instance, settings.token, self.doors).app()

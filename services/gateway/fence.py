@@ -8,79 +8,35 @@ A fence is a lease. While it stands, new requests of its buckets wait at `enter`
   released    the waiting go on under the flags as they were,
   expired     nobody renewed the lease: like released, and its switch is refused from then on,
   broken      a rollback or an unfenced change of flags came between: like expired.
+A lease that nobody ends may belong to a command that died between two gateways. So shortly before
+its end a gateway asks its peers. One that has switched says so, and the asker follows. Any other
+promises to take no switch to this epoch any more, as the asker does itself, and asks in its turn
+when its own lease ends. So either somebody has switched and all follow, or nobody ever will.
 The hold of a rollback is the same thing the other way round: the flags are changed already, and
 the buckets that come back wait, never longer than `LONGEST_ROLLBACK_HOLD`.
 """
 
-import asyncio
 import math
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
 from itertools import count
-from typing import Literal, Protocol
 
 from services.gateway.flags import DomainFlags, Side
+from services.gateway.leases import (
+    Clock,
+    Ended,
+    Ending,
+    FenceMissing,
+    FenceRefused,
+    FenceView,
+    Lease,
+    Timer,
+)
 
 LONGEST_ROLLBACK_HOLD = 1.0
-Ending = Literal["switched", "released", "expired", "broken"]
-
-
-class FenceRefused(Exception):
-    """What was asked does not fit the epoch or the fence that stands."""
-
-
-class FenceMissing(Exception):
-    """There is no fence of this domain and epoch."""
-
-
-class Cancellable(Protocol):
-    """What a timer gives back."""
-
-    def cancel(self) -> None:
-        """Do not call."""
-
-
-Clock = Callable[[], float]
-Timer = Callable[[float, Callable[[], None]], Cancellable]
-
-
-@dataclass(frozen=True, slots=True)
-class FenceView:
-    """A fence as seen at one moment. Durations in milliseconds."""
-
-    epoch: int
-    low: int
-    high: int
-    state: Literal["holding", "released"]
-    in_flight: int
-    held: int
-    expires_in_ms: int
-
-
-@dataclass(frozen=True, slots=True)
-class Ended:
-    """What a fence had cost when it ended. `held_ms_max` is rounded up."""
-
-    epoch: int
-    how: Ending
-    held_requests: int
-    held_ms_max: int
-
-
-@dataclass(slots=True)
-class _Fence:
-    """One fence. `returning` marks the hold of a rollback, which cannot be renewed or switched."""
-
-    epoch: int
-    low: int
-    high: int
-    expires_at: float
-    returning: bool
-    released: asyncio.Event = field(default_factory=asyncio.Event)
-    waiting: dict[int, float] = field(default_factory=dict)  # ticket -> since, oldest first
-    held_requests: int = 0
-    longest: float = 0.0
-    alarm: Cancellable | None = None
+# How long before its end a lease's fence asks the peers: a share of the lease, and the longest (s).
+ASKING_SHARE, LONGEST_ASKING = 0.2, 1.0
+# Ask the peers of this epoch what they decided, within so many seconds; then call `conclude`.
+Ask = Callable[["Door", int, Sequence[str], float], None]
 
 
 class Visit:
@@ -116,14 +72,23 @@ class Visit:
 class Door:
     """One domain's door. Not for use from several threads."""
 
-    def __init__(self, domain: str, flags: DomainFlags, clock: Clock, timer: Timer) -> None:
+    def __init__(
+        self,
+        domain: str,
+        flags: DomainFlags,
+        clock: Clock,
+        timer: Timer,
+        ask: Ask = lambda *_: None,
+    ) -> None:
         self.domain = domain
+        self._ask = ask
+        self._closed_to = -1  # no switch to an epoch up to this one
         self.flags = flags
         self.held_total = 0
         self.longest_hold = 0.0
         self._clock = clock
         self._timer = timer
-        self._fence: _Fence | None = None
+        self._fence: Lease | None = None
         self._ended: Ended | None = None
         self._closed = False
         self._tickets = count()
@@ -168,7 +133,7 @@ class Door:
             if began is not None:
                 self.longest_hold = max(self.longest_hold, self._clock() - began)
 
-    def _over(self, buckets: tuple[int, ...]) -> _Fence | None:
+    def _over(self, buckets: tuple[int, ...]) -> Lease | None:
         fence = self._standing()
         if fence is not None and any(fence.low <= bucket < fence.high for bucket in buckets):
             return fence
@@ -198,26 +163,32 @@ class Door:
 
     # Fences
 
-    def fence(self, epoch: int, low: int, high: int, lease: float) -> FenceView:
+    def fence(
+        self, epoch: int, low: int, high: int, lease: float, peers: Sequence[str] = ()
+    ) -> FenceView:
         """Hold new requests of buckets low <= b < high for `lease` seconds.
 
-        The same fence again renews the lease. Raises FenceRefused.
+        `peers` are the gateways that get the same fence. The same fence again renews the lease.
+        Raises FenceRefused.
         """
         if self._closed:
             raise FenceRefused("this gateway is shutting down")
         standing = self._standing()
         if standing is not None:
             same = (standing.epoch, standing.low, standing.high) == (epoch, low, high)
-            if standing.returning or not same:
+            if standing.returning or not same or epoch <= self._closed_to:
                 raise FenceRefused(
                     f"a fence of epoch {standing.epoch} over buckets"
                     f" {standing.low}..{standing.high} stands"
                 )
-            self._arm(standing, self._clock() + lease)
+            self._renew(standing, lease)
             return self._view(standing)
         if epoch <= self.flags.epoch:
             raise FenceRefused(f"epoch {epoch} is not above the served epoch {self.flags.epoch}")
-        return self._view(self._set(epoch, low, high, lease, returning=False))
+        if epoch <= self._closed_to:
+            raise FenceRefused(f"epoch {epoch} was given up")
+        fence = Lease(epoch, low, high, self._clock() + lease, returning=False, peers=peers)
+        return self._view(self._set(fence))
 
     def view(self) -> FenceView:
         """The fence or rollback hold that stands. Raises FenceMissing."""
@@ -229,7 +200,7 @@ class Door:
     def confirm(self, epoch: int, lease: float) -> FenceView:
         """Renew the lease; says that nobody of this epoch has passed. Raises FenceRefused."""
         fence = self._of_step(epoch)
-        self._arm(fence, self._clock() + lease)
+        self._renew(fence, lease)
         return self._view(fence)
 
     def switch(self, flags: DomainFlags) -> Ended:
@@ -266,6 +237,34 @@ class Door:
     def ended(self, epoch: int) -> Ended | None:
         """How the fence of this epoch ended, if it was the last one."""
         return self._ended if self._ended is not None and self._ended.epoch == epoch else None
+
+    # What becomes of an epoch whose command has died
+
+    def settle(self, epoch: int) -> DomainFlags:
+        """A peer's question: the flags served here. From now on no switch to the epoch is taken."""
+        self._closed_to = max(self._closed_to, epoch)
+        return self.flags
+
+    def conclude(self, epoch: int, answers: Sequence[DomainFlags]) -> None:
+        """The peers' answers: follow one that has switched, else let the held go on unswitched.
+
+        A peer that did not answer has most likely died, and then serves nobody.
+        """
+        newest = max(answers, key=lambda flags: flags.epoch, default=self.flags)
+        if newest.epoch >= epoch and newest.epoch > self.flags.epoch:
+            fence = self._standing()
+            self.flags = newest
+            if fence is not None:
+                self._end(fence, "switched" if fence.epoch == newest.epoch else "broken")
+            return
+        fence = self._standing()
+        if fence is not None and fence.epoch == epoch and not fence.returning:
+            self._end(fence, "expired")
+
+    def _put_question(self, fence: Lease) -> None:
+        if self._fence is fence:
+            self._closed_to = max(self._closed_to, fence.epoch)
+            self._ask(self, fence.epoch, fence.peers, fence.expires_at - self._clock())
 
     # Flags without a fence
 
@@ -313,7 +312,8 @@ class Door:
         hold = min(hold, LONGEST_ROLLBACK_HOLD)
         if self._closed or low >= high or hold <= 0:
             return FenceView(epoch, low, high, "released", self._in_range(low, high), 0, 0)
-        return self._view(self._set(epoch, low, high, hold, returning=True))
+        fence = Lease(epoch, low, high, self._clock() + hold, returning=True)
+        return self._view(self._set(fence))
 
     def close(self) -> None:
         """Release what is held and accept no further fence: the gateway is going down."""
@@ -323,7 +323,7 @@ class Door:
 
     # Inside
 
-    def _standing(self) -> _Fence | None:
+    def _standing(self) -> Lease | None:
         # The timer may be late when the loop was busy; the lease is over all the same.
         fence = self._fence
         if fence is not None and self._clock() >= fence.expires_at:
@@ -331,33 +331,42 @@ class Door:
             return None
         return fence
 
-    def _of_step(self, epoch: int) -> _Fence:
+    def _of_step(self, epoch: int) -> Lease:
         fence = self._standing()
         if fence is None or fence.epoch != epoch or fence.returning:
             last = self.ended(epoch)
             what = last.how if last is not None else "unknown"
             raise FenceRefused(f"the fence of epoch {epoch} does not stand: {what}")
+        if epoch <= self._closed_to:
+            raise FenceRefused(
+                f"the lease of epoch {epoch} ends: its gateways agree without a step"
+            )
         return fence
 
-    def _set(self, epoch: int, low: int, high: int, lease: float, *, returning: bool) -> _Fence:
-        fence = _Fence(epoch, low, high, self._clock() + lease, returning)
+    def _set(self, fence: Lease) -> Lease:
         self._fence = fence
-        self._arm(fence, fence.expires_at)
+        self._arm(fence)
         return fence
 
-    def _arm(self, fence: _Fence, expires_at: float) -> None:
-        fence.expires_at = expires_at
-        if fence.alarm is not None:
-            fence.alarm.cancel()
-        fence.alarm = self._timer(expires_at - self._clock(), lambda: self._rang(fence))
+    def _renew(self, fence: Lease, lease: float) -> None:
+        fence.expires_at = self._clock() + lease
+        self._arm(fence)
 
-    def _rang(self, fence: _Fence) -> None:
+    def _arm(self, fence: Lease) -> None:
+        """Set the timers of a lease: its end, and before that the question to the peers."""
+        fence.silence()
+        left = fence.expires_at - self._clock()
+        fence.alarm = self._timer(left, lambda: self._rang(fence))
+        if fence.peers:
+            before = min(left * ASKING_SHARE, LONGEST_ASKING)
+            fence.question = self._timer(left - before, lambda: self._put_question(fence))
+
+    def _rang(self, fence: Lease) -> None:
         if self._fence is fence:
             self._end(fence, "expired")
 
-    def _end(self, fence: _Fence, how: Ending) -> Ended:
-        if fence.alarm is not None:
-            fence.alarm.cancel()
+    def _end(self, fence: Lease, how: Ending) -> Ended:
+        fence.silence()
         if fence.waiting:
             oldest = next(iter(fence.waiting.values()))
             fence.longest = max(fence.longest, self._clock() - oldest)
@@ -367,7 +376,7 @@ class Door:
         fence.released.set()
         return self._ended
 
-    def _view(self, fence: _Fence) -> FenceView:
+    def _view(self, fence: Lease) -> FenceView:
         left = max(0, round((fence.expires_at - self._clock()) * 1000))
         under_way = self._in_range(fence.low, fence.high)
         return FenceView(

@@ -1,13 +1,14 @@
 """The fence without a network: clock and timer are played by hand."""
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 import pytest
 
-from services.gateway.fence import Door, FenceMissing, FenceRefused, Visit
+from services.gateway.fence import Door, Visit
 from services.gateway.flags import DomainFlags
+from services.gateway.leases import FenceMissing, FenceRefused
 
 TEN = DomainFlags(True, 10, 3)
 FIFTY = DomainFlags(True, 50, 4)
@@ -30,7 +31,14 @@ class Stage:
         self.now = 100.0
         self.late = False
         self.alarms: list[Alarm] = []
-        self.door = Door("shop", flags, lambda: self.now, self.timer)
+        self.questions: list[tuple[int, Sequence[str], float]] = []
+        self.door = Door(
+            "shop",
+            flags,
+            lambda: self.now,
+            self.timer,
+            lambda _, *asked: self.questions.append(asked),
+        )
         self.visits: dict[str, Visit] = {}
         self.tasks: list[asyncio.Task[None]] = []
 
@@ -69,6 +77,66 @@ def play(act: Callable[[Stage], Coroutine[Any, Any, None]], flags: DomainFlags =
             task.cancel()
 
     asyncio.run(scene())
+
+
+def test_a_gateway_asks_its_peers_before_the_lease_ends_and_takes_no_switch_meanwhile() -> None:
+    async def act(s: Stage) -> None:
+        s.door.fence(4, 1000, 5000, 5.0, ["http://peer"])
+        await s.arrive("held", 4999)
+        await s.wait(3.9)
+        assert s.questions == []
+        await s.wait(0.2)
+        ((epoch, peers, seconds),) = s.questions
+        assert (epoch, peers, round(seconds, 1)) == (4, ["http://peer"], 0.9)
+        for refused in (lambda: s.door.switch(FIFTY), lambda: s.door.confirm(4, 5.0)):
+            with pytest.raises(FenceRefused):
+                refused()
+        s.door.conclude(4, [TEN])
+        await s.settle()
+        assert s.visits["held"].sides == ("old",)
+        with pytest.raises(FenceRefused, match="given up"):
+            s.door.fence(4, 1000, 5000, 5.0)
+
+    play(act)
+
+
+def test_a_gateway_follows_a_peer_that_has_switched() -> None:
+    async def act(s: Stage) -> None:
+        s.door.fence(4, 1000, 5000, 5.0, ["http://one", "http://two"])
+        await s.arrive("held", 4999)
+        await s.wait(4.1)
+        s.door.conclude(4, [TEN, FIFTY])
+        await s.settle()
+        assert (s.visits["held"].sides, s.door.flags) == (("new",), FIFTY)
+
+    play(act)
+
+
+def test_a_gateway_that_was_asked_takes_no_switch_any_more_and_holds_on() -> None:
+    async def act(s: Stage) -> None:
+        s.door.fence(4, 1000, 5000, 5.0, ["http://peer"])
+        await s.arrive("held", 4999)
+        assert s.door.settle(4) == TEN
+        with pytest.raises(FenceRefused):
+            s.door.switch(FIFTY)
+        await s.settle()
+        assert "held" not in s.visits  # it asks in its turn, when its own lease ends
+        await s.wait(4.1)
+        assert len(s.questions) == 1
+
+    play(act)
+
+
+def test_the_lease_is_the_end_also_when_no_peer_answers() -> None:
+    async def act(s: Stage) -> None:
+        s.door.fence(4, 1000, 5000, 5.0, ["http://dead"])
+        await s.arrive("held", 4999)
+        await s.wait(5.0)
+        assert s.visits["held"].sides == ("old",)
+        s.door.conclude(4, [])
+        assert s.door.flags == TEN
+
+    play(act)
 
 
 def test_only_the_range_is_held_and_the_switch_sends_it_to_the_new_side() -> None:

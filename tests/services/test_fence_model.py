@@ -9,8 +9,9 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from services.gateway.fence import Door, FenceMissing, FenceRefused, Visit
+from services.gateway.fence import Door, Visit
 from services.gateway.flags import DomainFlags
+from services.gateway.leases import FenceMissing, FenceRefused
 
 BUCKETS = st.sampled_from([0, 999, 1000, 4999, 5000, 9999])
 PERCENTAGES = st.sampled_from([0, 10, 50, 100])

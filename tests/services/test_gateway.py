@@ -445,6 +445,23 @@ def test_the_lease_ends_by_itself_when_its_holder_died() -> None:
     play(act)
 
 
+def test_when_the_command_dies_between_two_gateways_the_second_follows_the_first() -> None:
+    async def act(e: Estate) -> None:
+        for number, url in enumerate(e.urls):
+            peers = [peer for peer in e.urls if peer != url]
+            body = {"epoch": 4, "low": 1000, "high": 5000, "lease_ms": 1500, "holder": "test"}
+            path = "/fences/checkout"
+            assert (await e.admin("POST", path, {**body, "peers": peers}, gateway=number))[0] == 200
+        wanted = {"epoch": 4, "enabled": True, "percentage": 50}
+        assert (await e.admin("POST", "/fences/checkout/switch", wanted, gateway=0))[0] == 200
+        # Here it dies. Who is held at the other gateway must not go to the other side.
+        answer = await e.ask("POST", "/carts", guest=GUEST_4999, gateway=1)
+        assert answer == (201, "checkout/new/50", {"side": "new"})
+        assert not e.old.seen
+
+    play(act, gateways=2)
+
+
 def test_released_unswitched() -> None:
     async def act(e: Estate) -> None:
         await e.fence()
