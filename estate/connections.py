@@ -46,14 +46,19 @@ class ConnectionBudgetExceeded(SplitctlError):
     exit_code = ExitCode.PRECONDITION
 
 
-def _conninfo(database: DatabaseConfig, purpose: str, **extra: str) -> str:
-    options = " ".join(f"-c {name}={_escape(value)}" for name, value in SETTINGS.items())
+def parameters(database: DatabaseConfig) -> dict[str, Any]:
+    """What the connection string says, part by part. Raises DatabaseUnreachable, SecretMissing."""
     try:
-        given = conninfo_to_dict(database.dsn.reveal())
+        return dict(conninfo_to_dict(database.dsn.reveal()))
     except psycopg.ProgrammingError:
         # The parser's own message may repeat parts of the string, and so a password.
         reason = f"{database.dsn} does not hold a connection string"
         raise DatabaseUnreachable(database=database.name, reason=reason) from None
+
+
+def _conninfo(database: DatabaseConfig, purpose: str, **extra: str) -> str:
+    options = " ".join(f"-c {name}={_escape(value)}" for name, value in SETTINGS.items())
+    given = parameters(database)
     parts: dict[str, Any] = {
         "connect_timeout": str(CONNECT_TIMEOUT_S),
         "keepalives_idle": "10",

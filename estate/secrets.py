@@ -31,7 +31,7 @@ class SecretRef:
     def reveal(self) -> str:
         """The secret's value. Raises SecretMissing, which names the place and never the value."""
         if self.scheme == "env":
-            value = os.environ.get(self.place)
+            value = os.environ.get(self.place, "").strip()
             if not value:
                 raise self._missing("the variable is not set")
             return value
@@ -43,6 +43,13 @@ class SecretRef:
             raise self._missing(f"{path}: {reason}") from error
         if not value:
             raise self._missing(f"{path} is empty")
+        return value
+
+    def token(self) -> str:
+        """The value, fit for a header; one that is not would be told by whoever refuses it."""
+        value = self.reveal()
+        if not (value.isascii() and value.isprintable()) or " " in value:
+            raise self._missing("it holds a space, or a letter that no token has")
         return value
 
     def _missing(self, reason: str) -> SecretMissing:

@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 
 from psycopg import sql
-from psycopg.conninfo import conninfo_to_dict
 
 from estate.config import Config, DatabaseConfig
+from estate.connections import parameters
 from estate.errors import ExitCode, SplitctlError
 
 GRANT = """\
@@ -100,7 +100,7 @@ def revoke_script(config: Config, database: str) -> str:
 
 
 def _names(database: DatabaseConfig) -> _Names:
-    parts = conninfo_to_dict(database.dsn.reveal())
+    parts = parameters(database)
     found = {"user": str(parts.get("user") or ""), "dbname": str(parts.get("dbname") or "")}
     for part, value in found.items():
         if not value:

@@ -16,6 +16,8 @@ from prometheus_client import CollectorRegistry, Histogram, generate_latest
 from prometheus_client import Counter as PrometheusCounter
 from prometheus_client import Gauge as PrometheusGauge
 
+from estate.errors import ExitCode, SplitctlError
+
 log = logging.getLogger(__name__)
 # A heartbeat goes round every second; without one for this long a stream is not ready.
 HEARTBEAT_LIMIT_S = 10.0
@@ -23,6 +25,14 @@ HEARTBEAT_LIMIT_S = 10.0
 GROWTH = 1.02
 SMALLEST_S = 1e-6
 DELAYS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+
+
+class AddressTaken(SplitctlError):
+    """The health pages cannot be served at {listen} ({reason}): another sync worker may run here.
+    Nothing was carried."""
+
+    hint = "splitctl sync status  (is a worker alive?), or change sync.listen"
+    exit_code = ExitCode.PRECONDITION
 
 
 class Quantiles:
@@ -234,9 +244,12 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 def serve(listen: str, board: Board) -> ThreadingHTTPServer:
-    """Serve the board on `host:port` in a thread. Raises OSError when the address is taken."""
+    """Serve the board on `host:port` in a thread. Raises AddressTaken."""
     host, _, port = listen.rpartition(":")
-    server = _Server((host, int(port)), _Handler)
+    try:
+        server = _Server((host, int(port)), _Handler)
+    except OSError as error:
+        raise AddressTaken(listen=listen, reason=error.strerror or error) from error
     server.board = board
     threading.Thread(target=server.serve_forever, name="health", daemon=True).start()
     return server

@@ -3,6 +3,7 @@
 import logging
 import random
 import threading
+from dataclasses import dataclass
 
 import psycopg
 
@@ -21,11 +22,22 @@ LONGEST_PAUSE_S = 10.0
 END_S = 5.0
 
 
-def run(config: Config, stop: threading.Event) -> None:
+@dataclass(frozen=True)
+class Ended:
+    """How each stream stood when the worker was ended."""
+
+    streams: dict[str, str]
+
+    @property
+    def next_command(self) -> str:
+        """Somebody has to carry."""
+        return "splitctl sync run  (meanwhile, what changes waits in the source's log)"
+
+
+def run(config: Config, stop: threading.Event) -> Ended:
     """Carry every stream of the estate until `stop` is set; then finish the batches under way.
 
-    Streams that are not enabled are looked for twice a second. Raises OSError when the address of
-    the health pages is taken.
+    Streams that are not enabled are looked for twice a second. Raises AddressTaken.
     """
     found = streams(config)
     board = Board([stream.name for stream in found])
@@ -43,6 +55,7 @@ def run(config: Config, stop: threading.Event) -> None:
     finally:
         server.shutdown()
         server.server_close()
+    return Ended({name: health.state for name, health in board.streams.items()})
 
 
 def carry(stream: Stream, board: Board, stop: threading.Event) -> None:

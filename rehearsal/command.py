@@ -36,7 +36,7 @@ def register(app: typer.Typer, answer: Answer, duration: Callable[[str], timedel
             Literal["text", "json"], typer.Option("--output", "-o", help="How to answer.")
         ] = "text",
     ) -> None:
-        """A whole split on this machine, under live load, to a certificate and a report."""
+        """A whole split on this machine, under live load. Ends with a certificate and a report."""
 
         def work() -> Any:
             from rehearsal.run import Options, run

@@ -98,7 +98,8 @@ def plan(
     blockers += [f"{url} does not answer" for url in sorted({u for n in names for u in
                                                              glances[n].silent})]  # fmt: skip
     if not moving:
-        return RollbackPlan([], [f"nothing: everybody is at {TARGET} %"], blockers)
+        steps = [f"nothing: everybody is at {TARGET} %"]
+        return RollbackPlan([], steps, blockers, "splitctl status")
     steps = [
         f"set {', '.join(moving)} to {TARGET} % on every gateway at once, and meanwhile move the "
         "owner in the new side's database if it answers",

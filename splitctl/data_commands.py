@@ -17,6 +17,7 @@ from splitctl.session import (
     answer,
     command_group,
     confirmed,
+    log_to_stderr,
     progress,
 )
 
@@ -65,7 +66,7 @@ def schema_status(
 def sync_enable(
     domain: DomainName, config: ConfigPath = None, output: OutputFormat = Output.TEXT
 ) -> None:
-    """Switch dual-write on: control schema, owners, publications, slots, both directions."""
+    """Switch dual-write on, in both directions. What is there already stays."""
 
     def work(c: Any) -> Any:
         from migrator import sync as room
@@ -91,14 +92,20 @@ def sync_disable(
 
 @sync.command("run")
 def sync_run(config: ConfigPath = None, output: OutputFormat = Output.TEXT) -> None:
-    """The worker: carries changed keys in both directions until it is ended (SIGTERM)."""
+    """The worker that carries changed keys, both ways. Until it is ended (SIGTERM)."""
 
     def work(c: Any) -> Any:
         from migrator import worker
 
         stop = threading.Event()
+
+        def end(*_: Any) -> None:
+            progress("sync ends; the batches under way are finished first")
+            stop.set()
+
         for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: stop.set())
+            signal.signal(number, end)
+        log_to_stderr("migrator")
         progress(f"sync runs; health and metrics at http://{c.sync.listen}")
         return worker.run(c, stop)
 
@@ -126,7 +133,7 @@ def sync_teardown(
     config: ConfigPath = None,
     output: OutputFormat = Output.TEXT,
 ) -> None:
-    """Remove every slot, publication and schema of ours, also of a split given up half-way."""
+    """Remove all slots, publications and schemas of ours. Also of a split given up half-way."""
 
     def work(c: Any) -> Any:
         from migrator import teardown as room
@@ -145,7 +152,7 @@ def sync_grants(
     ] = False,
     config: ConfigPath = None,
 ) -> None:
-    """Print the SQL with which a DBA makes the tool's role: no superuser, no extension."""
+    """Print the SQL that makes the tool's role, for a DBA. No superuser, no extension."""
 
     def work(c: Any) -> Any:
         from migrator import grants
@@ -199,7 +206,7 @@ def verify_run(
     config: ConfigPath = None,
     output: OutputFormat = Output.TEXT,
 ) -> None:
-    """Compare both sides in both directions: equal, different (with samples) or inconclusive."""
+    """Compare both sides, in both directions. Equal, different (with samples) or inconclusive."""
 
     def work(c: Any) -> Any:
         from rollout import verification
@@ -211,7 +218,7 @@ def verify_run(
 
 @verify.command("self-check")
 def verify_self_check(config: ConfigPath = None, output: OutputFormat = Output.TEXT) -> None:
-    """Seed known differences in scratch tables; the verifier must find each, and no other."""
+    """Try the verifier on known differences in scratch tables. It must find each, and no other."""
 
     def work(c: Any) -> Any:
         from verify import selfcheck

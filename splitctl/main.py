@@ -4,6 +4,7 @@ Each command loads its room only when it runs: start-up time is part of the prod
 """
 
 import io
+import os
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -85,7 +86,7 @@ def init(
     directory: Annotated[Path, typer.Argument(help="Where to write it.")] = Path(),
     output: OutputFormat = Output.TEXT,
 ) -> None:
-    """Write a commented config.toml, its mappings and migrations, to adapt to your databases."""
+    """Write a commented config.toml to start from. Its mappings and migrations come along."""
 
     def work() -> Any:
         from splitctl import starter
@@ -97,7 +98,7 @@ def init(
 
 @app.command()
 def doctor(config: ConfigPath = None, output: OutputFormat = Output.TEXT) -> None:
-    """Check, without changing anything, what a split needs; each lack with its fix."""
+    """What a split needs and lacks, each with its fix. Changes nothing."""
 
     def work(c: Any) -> Any:
         from splitctl import doctor as room
@@ -109,7 +110,7 @@ def doctor(config: ConfigPath = None, output: OutputFormat = Output.TEXT) -> Non
 
 @app.command()
 def status(config: ConfigPath = None, output: OutputFormat = Output.TEXT) -> None:
-    """What is asked, owned, served and measured, what disagrees, and the next command."""
+    """Where everything is, what disagrees, and what comes next. Changes nothing."""
 
     def work(c: Any) -> Any:
         from rollout import status as room
@@ -121,7 +122,7 @@ def status(config: ConfigPath = None, output: OutputFormat = Output.TEXT) -> Non
 
 @app.command()
 def plan(domain: DomainName, config: ConfigPath = None, output: OutputFormat = Output.TEXT) -> None:
-    """The ordered steps of the domain's next move, and what stands in its way."""
+    """The steps of a domain's next move, and what is in the way. Changes nothing."""
 
     def work(c: Any) -> Any:
         from rollout import controller
@@ -144,7 +145,10 @@ def history(
         from estate.ledger import open_ledger
 
         with open_ledger(c) as ledger:
-            return Listing(ledger.history(domain, limit), "splitctl status")
+            found = ledger.history(domain, limit)
+        if domain and not found:
+            c.domain(domain)  # a name that neither the books nor the configuration know
+        return Listing(found, "splitctl status")
 
     answer(work, config, output)
 
@@ -169,8 +173,11 @@ def rollback(
 
 def main() -> None:
     """Run the program; the exit code says how it ended."""
-    for stream in (sys.stdout, sys.stderr):
-        # What a terminal cannot show is written escaped: no answer fails for a letter.
-        if isinstance(stream, io.TextIOWrapper):
+    # Closed streams (`2>&-`) and letters that a terminal lacks must not stop a command half-way.
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_WRONLY), "w"))
+        elif isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     app()

@@ -1,19 +1,18 @@
-"""Stdout as a person sees it: so wide, and on a terminal wrapped between words."""
+"""A stream as a person sees it: so wide, and on a terminal wrapped between words."""
 
 import shutil
-import sys
 import textwrap
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 if TYPE_CHECKING:
     from rich.table import Table
 
 
 class Page:
-    """Where an answer is written, line by line. Off a terminal no line is wrapped."""
+    """Where text is written, line by line. Off a terminal no line is wrapped."""
 
-    def __init__(self) -> None:
-        self._terminal = sys.stdout.isatty()
+    def __init__(self, stream: TextIO) -> None:
+        self._stream, self._terminal = stream, stream.isatty()
         self._width = shutil.get_terminal_size().columns
 
     def line(self, text: str = "", indent: int | None = None) -> None:
@@ -28,7 +27,7 @@ class Page:
                 break_long_words=False,
                 break_on_hyphens=False,
             )
-        sys.stdout.write(text + "\n")
+        self._stream.write(text + "\n")
 
     def table(self, table: "Table") -> bool:
         """A table, if each of its rows fits into a line; else nothing, and False."""
@@ -42,5 +41,5 @@ class Page:
             console.print(table)
         # Written here and not by rich, which would end the program when the reader goes away.
         for row in drawn.get().splitlines():
-            sys.stdout.write(row.rstrip() + "\n")
+            self._stream.write(row.rstrip() + "\n")
         return True

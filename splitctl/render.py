@@ -50,7 +50,7 @@ def result(value: Any, environment: str | None, form: str) -> None:
     elif isinstance(value, Script):
         sys.stdout.write(value.text.rstrip("\n") + "\n")
     elif value is not None:
-        _text(Page(), value, environment)
+        _text(Page(sys.stdout), value, environment)
     sys.stdout.flush()
 
 
@@ -74,22 +74,25 @@ def _text(page: Page, value: Any, environment: str | None) -> None:
 def _object(page: Page, data: dict[str, Any]) -> None:
     hidden = ("next_command", "exit_code")
     simple = {k: v for k, v in data.items() if not _nested(v) and k not in hidden}
-    width = max((len(key) for key in simple), default=0)
-    for key, item in simple.items():
-        page.line(f"{_title(key):<{width}}  {_cell(item)}", indent=width + 2)
+    _pairs(page, simple)
     nested = {key: item for key, item in data.items() if _nested(item) and item}
     for number, (key, item) in enumerate(nested.items()):
         if simple or number:
             page.line()
         page.line(_title(key))
-        _list(page, item if isinstance(item, list) else _rows(item))
+        if isinstance(item, list):
+            _list(page, item)
+        elif all(isinstance(value, dict) for value in item.values()):
+            _list(page, [{"": name, **value} for name, value in item.items()])
+        else:
+            _pairs(page, item, "  ")
 
 
-def _rows(data: dict[str, Any]) -> list[Any]:
-    return [
-        {"": key, **item} if isinstance(item, dict) else {"": key, "value": item}
-        for key, item in data.items()
-    ]
+def _pairs(page: Page, data: dict[str, Any], margin: str = "") -> None:
+    width = max((len(key) for key in data), default=0)
+    for key, item in data.items():
+        line = f"{margin}{_title(key):<{width}}  {_cell(item)}"
+        page.line(line, indent=len(margin) + width + 2)
 
 
 def _list(page: Page, rows: Sequence[Any]) -> None:
@@ -102,21 +105,41 @@ def _list(page: Page, rows: Sequence[Any]) -> None:
             page.line(f"  {_cell(row)}", indent=4)
         return
     names = list(dict.fromkeys(name for row in rows for name in row))
-    first, *others = [name for name in names if any(_told(row.get(name)) for row in rows)]
-    long = [name for name in others if any(len(_cell(row.get(name))) > LONG for row in rows)]
-    short = [name for name in others if name not in long]
-    tabled = bool(short) and page.table(_table(rows, [first, *short]))
+    shown = [name for name in names if any(_told(row.get(name)) for row in rows)]
+    long = [name for name in shown[1:] if any(len(_cell(row.get(name))) > LONG for row in rows)]
+    short = [name for name in shown if name not in long]
+    titles = _titles(rows, short)
+    others = [name for name in short if name not in titles]
+    if len(short) > 1 and page.table(_table(rows, short)):
+        if long:
+            page.line()
+        for row in rows:
+            for fact in _facts(row, long, ": "):
+                page.line(f"{_title_of(row, titles)}: {fact}", indent=4)
+        return
     for row in rows:
-        title = _cell(row.get(first))
-        if not tabled:
-            page.line(title)
-            told = [f"{_title(name)} {_cell(row[name])}" for name in short if _told(row.get(name))]
-            if told:
-                page.line(f"  {', '.join(told)}", indent=2)
-        for name in long:
-            if _told(row.get(name)):
-                place = f"{title}: " if tabled else "  "
-                page.line(f"{place}{_title(name)}: {_cell(row[name])}", indent=4)
+        page.line(_title_of(row, titles))
+        for fact in [", ".join(_facts(row, others)), *_facts(row, long, ": ")]:
+            if fact:
+                page.line(f"  {fact}", indent=4)
+
+
+def _titles(rows: Sequence[dict[str, Any]], names: list[str]) -> list[str]:
+    """The first columns that together tell every row from every other."""
+    for number in range(1, len(names)):
+        if len({_title_of(row, names[:number]) for row in rows}) == len(rows):
+            return names[:number]
+    return names[:1]
+
+
+def _title_of(row: dict[str, Any], names: Sequence[str]) -> str:
+    return " ".join(_cell(row.get(name)) for name in names)
+
+
+def _facts(row: dict[str, Any], names: Sequence[str], between: str = " ") -> list[str]:
+    """Name and value of what this row tells in these columns."""
+    told = [name for name in names if _told(row.get(name))]
+    return [f"{_title(name)}{between}{_cell(row[name])}" for name in told]
 
 
 def _table(rows: Sequence[dict[str, Any]], names: Sequence[str]) -> Any:
@@ -132,7 +155,7 @@ def _table(rows: Sequence[dict[str, Any]], names: Sequence[str]) -> Any:
 
 
 def _told(value: Any) -> bool:
-    return value not in (None, [], {})
+    return value not in (None, "", [], {})
 
 
 def _is_number(value: Any) -> bool:

@@ -27,7 +27,7 @@ decommission = command_group("The end that is earned: rampdown, archive, and its
 def rollout_start(
     domain: DomainName, config: ConfigPath = None, output: OutputFormat = Output.TEXT
 ) -> None:
-    """Begin a domain's rollout: needs live sync and a fresh verdict `equal`."""
+    """Let a domain's rollout begin. Needs live sync and a fresh verdict `equal`."""
 
     def work(c: Any) -> Any:
         from rollout import controller
@@ -44,7 +44,7 @@ def rollout_advance(
     output: OutputFormat = Output.TEXT,
     dry_run: DryRun = False,
 ) -> None:
-    """Ask the present phase's gates, then move to the next percentage in one fenced step."""
+    """Move to the next percentage, if the gates pass. One fenced step."""
 
     def work(c: Any) -> Any:
         from rollout import controller
@@ -108,7 +108,7 @@ def rollout_status(config: ConfigPath = None, output: OutputFormat = Output.TEXT
 def decommission_rampdown(
     domain: DomainName, config: ConfigPath = None, output: OutputFormat = Output.TEXT
 ) -> None:
-    """After the last soak: no more steps; rollback stays possible until `complete`."""
+    """End the last phase, once it has soaked. Rollback stays possible until `complete`."""
 
     def work(c: Any) -> Any:
         from rollout import decommission as room
@@ -140,7 +140,7 @@ def decommission_archive(
 def decommission_undo(
     domain: DomainName, config: ConfigPath = None, output: OutputFormat = Output.TEXT
 ) -> None:
-    """Take the archive back: old names, and the changes since are carried over."""
+    """Take the archive back. Old names again; the changes since are carried over."""
 
     def work(c: Any) -> Any:
         from rollout import decommission as room

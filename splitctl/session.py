@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import StrEnum
@@ -14,6 +15,7 @@ import typer
 
 from estate.errors import ExitCode, SplitctlError
 from splitctl.answers import Listing
+from splitctl.page import Page
 
 if TYPE_CHECKING:
     from datetime import timedelta
@@ -84,19 +86,31 @@ def _log_to_file() -> Path | None:
     path = state_directory() / "splitctl.log"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handler = logging.FileHandler(path, encoding="utf-8")
+        handler = logging.FileHandler(path, encoding="utf-8", errors="backslashreplace")
     except OSError:
         return None  # a command must work where nothing can be written
-    form = "%(asctime)sZ %(process)d %(levelname)s %(name)s: %(message)s"
-    formatter = logging.Formatter(form, datefmt="%Y-%m-%dT%H:%M:%S")
-    formatter.converter = __import__("time").gmtime
-    handler.setFormatter(formatter)
+    _write_as(handler, "%(asctime)sZ %(process)d %(levelname)s %(name)s: %(message)s")
     root = logging.getLogger()
     root.addHandler(handler)
     root.setLevel(logging.INFO)
     for name in ("httpx", "alembic"):
         logging.getLogger(name).setLevel(logging.WARNING)
     return path
+
+
+def log_to_stderr(room: str) -> None:
+    """A room's log on stderr too: for a command that runs as a service."""
+    handler = logging.StreamHandler()
+    _write_as(handler, "%(asctime)sZ %(levelname)s %(message)s")
+    logger = logging.getLogger(room)
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+
+
+def _write_as(handler: logging.Handler, form: str) -> None:
+    formatter = logging.Formatter(form, datefmt="%Y-%m-%dT%H:%M:%S")
+    formatter.converter = time.gmtime
+    handler.setFormatter(formatter)
 
 
 def answer(work: "Callable[[Config], Any]", config_path: Path | None, output: Output) -> NoReturn:
@@ -132,6 +146,8 @@ def _finish(work: Callable[[], Any], output: Output) -> NoReturn:
         _tell(output, type(error).__name__, str(error), error.next_command)
         code = int(error.exit_code)
     except (KeyboardInterrupt, typer.Abort):
+        if sys.stderr.isatty():
+            sys.stderr.write("\n")  # below the ^C
         message = "Interrupted. What was begun is in the ledger, and can be typed again."
         _tell(output, "Interrupted", message, "splitctl status")
         code = int(ExitCode.INTERRUPTED)
@@ -161,7 +177,11 @@ def _tell(output: Output, kind: str, message: str, next_command: str) -> None:
             sys.stdout.write(json.dumps(error, ensure_ascii=False) + "\n")
             sys.stdout.flush()
     with reader_may_leave(sys.stderr):
-        sys.stderr.write(f"{message}\nNext: {next_command}\n")
+        page = Page(sys.stderr)
+        for line in message.splitlines():
+            page.line(line)
+        # Not wrapped: a command is there to be copied.
+        sys.stderr.write(f"Next: {next_command}\n")
 
 
 @contextmanager

@@ -65,6 +65,12 @@ class MappingVerdict:
             return "different"
         return "inconclusive" if self.inconclusive else "equal"
 
+    def told(self) -> str:
+        """The counts for a person; what is not there is not told."""
+        kinds = ("mismatched", "missing", "extra", "inconclusive")
+        found = [f"{count:,} {kind}" for kind in kinds if (count := getattr(self, kind))]
+        return ", ".join([f"{self.rows_compared:,} rows", *(found or ["no difference found"])])
+
 
 @dataclass
 class Verdict:
@@ -115,19 +121,15 @@ class Verdict:
         }
 
     def to_text(self) -> str:
-        """A table for a person: the verdict first, then a line per mapping, then samples."""
+        """For a person: the verdict first, then a line per mapping, then samples."""
         seconds = (self.finished_at - self.started_at).total_seconds()
         rows = self.totals()["rows_compared"]
         lines = [f"{self.verdict.upper()}: {rows:,} rows compared in {seconds:.1f} s"]
         lines += [f"  {reason}" for reason in self.reasons]
         for stream, positions in self.barriers.items():
             lines.append(f"  {stream}: between {positions['b0']} and {positions['b1'] or '?'}")
-        width = max((len(m.mapping) for m in self.mappings), default=7)
-        heads = ("rows", "mismatched", "missing", "extra", "inconclusive")
-        lines += ["", f"{'mapping':<{width}}" + "".join(f"{head:>14}" for head in heads)]
-        for m in self.mappings:
-            counts = (m.rows_compared, m.mismatched, m.missing, m.extra, m.inconclusive)
-            lines.append(f"{m.mapping:<{width}}" + "".join(f"{n:>14,}" for n in counts))
+        width = max((len(m.mapping) for m in self.mappings), default=0)
+        lines += ["", *(f"{m.mapping:<{width}}  {m.told()}" for m in self.mappings)]
         for m in self.mappings:
             if m.columns:
                 counted = ", ".join(f"{name} {n:,}" for name, n in sorted(m.columns.items()))

@@ -11,6 +11,7 @@ IDENTIFIER = re.compile(r"[a-z_][a-z0-9_]{0,62}")
 DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)")
 HTTP_URL = re.compile(r"https?://[^\s/]+\S*")
 HOST_PORT = re.compile(r"[^\s:]+:\d{1,5}")
+LAST_PORT = 65_535
 UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 
@@ -39,7 +40,7 @@ def _http_url(value: str) -> str:
 
 
 def _host_port(value: str) -> str:
-    if not HOST_PORT.fullmatch(value):
+    if not HOST_PORT.fullmatch(value) or int(value.rpartition(":")[2]) > LAST_PORT:
         raise ValueError("a host and a port are expected, like '127.0.0.1:9187'")
     return value
 

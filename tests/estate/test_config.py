@@ -204,3 +204,14 @@ def test_durations_read_as_written(number: float, unit: str) -> None:
     assert parse_duration(text).total_seconds() == pytest.approx(
         float(f"{number:.3f}") * scale, abs=1e-5
     )
+
+
+def test_a_token_that_no_header_can_carry_is_refused_and_not_repeated(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("TOKEN", "hunter2\n")
+    assert SecretRef("env:TOKEN").token() == "hunter2"
+    monkeypatch.setenv("TOKEN", "hunter2\nmore")
+    with pytest.raises(SecretMissing, match="no token") as caught:
+        SecretRef("env:TOKEN").token()
+    assert "hunter2" not in str(caught.value)

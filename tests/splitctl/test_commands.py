@@ -2,8 +2,12 @@
 
 import json
 import os
+import signal
+import socket
 import subprocess
 import sys
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,17 +15,25 @@ import pytest
 from estate.config import load
 from estate.errors import ExitCode
 
+SPLITCTL = [sys.executable, "-m", "splitctl"]
+DSNS = ("ORDER_DB_DSN", "CHECKOUT_DB_DSN", "RETURN_DB_DSN", "SPLITCTL_LEDGER_DSN")
+
+
+def surroundings(directory: Path, dsn: str | None = None) -> dict[str, str]:
+    """An environment with a state directory of its own; with a DSN all secrets are set."""
+    inherited = {k: v for k, v in os.environ.items() if not k.startswith("SPLITCTL_")}
+    secrets = {**dict.fromkeys(DSNS, dsn), "GATEWAY_ADMIN_TOKEN": "t0ken"} if dsn else {}
+    return {**inherited, "SPLITCTL_STATE_DIR": str(directory / "state"), **secrets}
+
 
 def splitctl(
-    *arguments: str, directory: Path, environment: dict[str, str] | None = None
+    *arguments: str, directory: Path, dsn: str | None = None
 ) -> subprocess.CompletedProcess[str]:
-    """Run the program as a process, with a state directory of its own and no terminal."""
-    inherited = {k: v for k, v in os.environ.items() if not k.startswith("SPLITCTL_")}
-    state = {"SPLITCTL_STATE_DIR": str(directory / "state")}
+    """Run the program as a process, without a terminal."""
     return subprocess.run(
-        [sys.executable, "-m", "splitctl", *arguments],
+        [*SPLITCTL, *arguments],
         cwd=directory,
-        env={**inherited, **state, **(environment or {})},
+        env=surroundings(directory, dsn),
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
@@ -106,6 +118,7 @@ def test_without_a_configuration_every_command_says_so(
     assert "Traceback" not in found.stderr
 
 
+AWAY = "postgresql://nobody:hunter2@127.0.0.1:9/none"
 # The worker waits for its databases to come back, so it is no command that ends.
 ENDING = [arguments for arguments in EVERY_COMMAND if arguments != ["sync", "run"]]
 # Who only looks has no answer (law L6); who prints a script needs nobody; the rest cannot begin.
@@ -119,10 +132,7 @@ ENDS_WITH = {
 
 @pytest.mark.parametrize("arguments", ENDING, ids=" ".join)
 def test_with_everything_away_no_command_breaks(arguments: list[str], started: Path) -> None:
-    dead = "postgresql://nobody:hunter2@127.0.0.1:9/none"
-    names = ("ORDER_DB_DSN", "CHECKOUT_DB_DSN", "RETURN_DB_DSN", "SPLITCTL_LEDGER_DSN")
-    environment = {**dict.fromkeys(names, dead), "GATEWAY_ADMIN_TOKEN": "t0ken"}
-    found = splitctl(*arguments, directory=started, environment=environment)
+    found = splitctl(*arguments, directory=started, dsn=AWAY)
     told = found.stdout + found.stderr
     assert found.returncode == ENDS_WITH.get(tuple(arguments), ExitCode.PRECONDITION), told
     assert "Traceback" not in told
@@ -149,8 +159,78 @@ def test_a_severe_act_wants_the_name_typed(started: Path) -> None:
 
 
 def test_an_unknown_domain_is_named_with_those_there_are(started: Path) -> None:
-    names = ("ORDER_DB_DSN", "CHECKOUT_DB_DSN", "RETURN_DB_DSN", "SPLITCTL_LEDGER_DSN")
-    environment = {**dict.fromkeys(names, "host=127.0.0.1 port=9"), "GATEWAY_ADMIN_TOKEN": "x"}
-    found = splitctl("sync", "enable", "nothing", directory=started, environment=environment)
+    found = splitctl("sync", "enable", "nothing", directory=started, dsn=AWAY)
     assert found.returncode == ExitCode.USAGE
     assert "checkout, return" in found.stderr
+
+
+@pytest.mark.parametrize("arguments", [["sync", "grants", "order"], ["doctor"]], ids=" ".join)
+def test_a_secret_that_is_no_connection_string_is_not_repeated(
+    arguments: list[str], started: Path
+) -> None:
+    found = splitctl(*arguments, directory=started, dsn="hunter2 and more")
+    log = (started / "state" / "splitctl.log").read_text()
+    assert found.returncode == ExitCode.PRECONDITION
+    assert "env:ORDER_DB_DSN does not hold a connection string" in found.stdout + found.stderr
+    assert "hunter2" not in found.stdout + found.stderr + log
+
+
+def test_doctor_tells_each_secret_that_is_missing_and_how_to_set_it(started: Path) -> None:
+    found = splitctl("doctor", directory=started)
+    assert found.returncode == ExitCode.PRECONDITION
+    for name in (*DSNS, "GATEWAY_ADMIN_TOKEN"):
+        assert f"export {name}=VALUE" in found.stdout
+
+
+@pytest.fixture
+def silent() -> Iterator[str]:
+    """The DSN of a server that takes connections and never says anything."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        yield f"postgresql://nobody@127.0.0.1:{listening.getsockname()[1]}/none"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["schema", "status"], ["status"], ["rollout", "advance", "checkout"]],
+    ids=" ".join,
+)
+def test_ctrl_c_ends_a_wait_for_a_silent_database(
+    arguments: list[str], started: Path, silent: str
+) -> None:
+    running = subprocess.Popen(
+        [*SPLITCTL, *arguments],
+        cwd=started,
+        env=surroundings(started, silent),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    log = started / "state" / "splitctl.log"
+    while not (log.exists() and "example: " in log.read_text()):
+        time.sleep(0.05)
+    time.sleep(1)
+    running.send_signal(signal.SIGINT)
+    began = time.monotonic()
+    told = running.communicate(timeout=60)[1]
+    assert running.returncode == ExitCode.INTERRUPTED, told
+    assert time.monotonic() - began < 4
+    assert "Interrupted." in told
+    assert "Traceback" not in told
+
+
+@pytest.mark.parametrize(
+    "end", ["| head -1", "2>&1 | head -1", "2>&-", ">&- 2>&-"], ids=["head", "both", "err", "none"]
+)
+def test_a_reader_that_goes_away_changes_no_answer(end: str, started: Path) -> None:
+    command = f"set -o pipefail; '{sys.executable}' -m splitctl sync status {end}"
+    found = subprocess.run(
+        ["bash", "-c", command],
+        cwd=started,
+        env=surroundings(started, AWAY),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert found.returncode == ExitCode.INCONCLUSIVE, found.stderr
+    assert "Error" not in found.stderr

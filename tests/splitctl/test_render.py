@@ -47,6 +47,7 @@ def test_rows_that_fit_are_a_table_with_long_words_below(
         "stream            alive  lag ms  states",
         "checkout.forward  yes      12.5  carts=live",
         "b                 -           -  -",
+        "",
         f"b: problem: {PROBLEM}",
     ]
 
