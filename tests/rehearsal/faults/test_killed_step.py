@@ -69,7 +69,8 @@ def test_a_step_killed_after(split: Split, act: str) -> None:
     kill_at(split, act)
     if act in LEFT_ALONE:
         assert wait_until(lambda: not split.fences(DOMAIN), LEASE_MS / 1000 + LATE_S)
-        time.sleep(1.0)  # customers go on, where they were
+        time.sleep(1.0)  # customers go on, all of them on one side
+        assert len(set(truth(split)[0])) == 1
     # Status tells what is true.
     stands = split.domain(DOMAIN)
     served, owned = truth(split)
