@@ -51,8 +51,8 @@ class Strays:
             again |= ways
         log.warning("%s: %d stray(s), the first %s %s", self._stream.name, len(names), *names[0])
         position = None if lsn is None else lsn_text(lsn)
-        columns = [[name for name, _ in names], [json.dumps(key) for _, key in names]]
         versions = [held[name][0] for name in names]
+        columns = s.name_arguments(names)
         arguments = (self._stream.name, epoch, position, *columns, given, versions, asked)
         self._target.execute(s.STRAY, arguments)
         if again:
