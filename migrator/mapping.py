@@ -24,6 +24,11 @@ Row = tuple[str | None, ...]
 ROUTE = "splitctl_route"
 
 
+def other(side: Side) -> Side:
+    """The side that this one is not."""
+    return "new" if side == "old" else "old"
+
+
 class MappingMismatch(SplitctlError):
     """Mapping '{mapping}' does not fit its tables: {reason}. Nothing was changed."""
 
@@ -78,6 +83,12 @@ class Stream:
     def opposite(self) -> str:
         """The name of the domain's stream in the other direction."""
         return f"{self.domain.name}.{'reverse' if self.direction == 'forward' else 'forward'}"
+
+    @property
+    def returning(self) -> tuple[MappingConfig, ...]:
+        """The mappings of that other direction, as they are configured."""
+        forward = self.direction == "forward"
+        return tuple(self.domain.reverse if forward else self.domain.forward)
 
     @property
     def source_side(self) -> Side:
