@@ -37,3 +37,8 @@ class SplitctlError(Exception):
     def next_command(self) -> str:
         """The hint, filled with the same facts as the message."""
         return self.hint.format(**self.facts)
+
+
+def in_one_line(error: object) -> str:
+    """What an error says, for a line of a screen or a log; its kind when it says nothing."""
+    return " ".join(str(error).split()) or type(error).__name__

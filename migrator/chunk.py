@@ -5,15 +5,16 @@ The target's transaction is the caller's: what is written here commits with the 
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, LiteralString
+from typing import Any
 
 import psycopg
 from psycopg import sql
-from psycopg.types.json import Jsonb
 
 from estate import catalog
 from estate.errors import ExitCode, SplitctlError
-from migrator.mapping import Key, Shape, key_arguments, rows_by_keys, typed
+from migrator import fragments as f
+from migrator.mapping import Key, Shape, key_arguments, route, rows_by_keys
+from migrator.statements import SPOOL, name_arguments
 
 Connection = psycopg.Connection[Any]
 STAGE = sql.Identifier("pg_temp", "splitctl_stage")
@@ -44,14 +45,6 @@ INSERT = sql.SQL(
 LEFT_OUT = sql.SQL(
     "SELECT DISTINCT {key} FROM {stage} s WHERE NOT EXISTS (SELECT FROM {table} t WHERE {same})"
 )
-# In the order of the keys, as every writer does it, so that two never wait for each other.
-SPOOL: LiteralString = """
-INSERT INTO splitctl_sync.spool (stream, mapping, key)
-SELECT %s, %s, k.key FROM unnest(%s::jsonb[]) AS k(key) ORDER BY k.key
-ON CONFLICT (stream, mapping, key) DO UPDATE SET gen = splitctl_sync.spool.gen + 1
-"""
-
-
 # Only keys that the source owns: the other side's rows are not ours to read again.
 STANDING = sql.SQL("""
 INSERT INTO splitctl_sync.spool (stream, mapping, key)
@@ -111,27 +104,26 @@ def next_keys(
     own = [sql.Identifier("b", column) for column in base.columns]
     conditions = [sql.SQL("{} IS NOT NULL").format(column) for column in own]
     if last:
-        values = [sql.SQL("{}::{}").format(sql.Placeholder(), typed(kind)) for kind in base.types]
-        after = sql.SQL("({}) > ({})")
-        conditions.append(after.format(sql.SQL(", ").join(own), sql.SQL(", ").join(values)))
+        values = [
+            sql.SQL("{}::{}").format(sql.Placeholder(), f.verbatim(kind)) for kind in base.types
+        ]
+        conditions.append(sql.SQL("({}) > ({})").format(f.listed(own), f.listed(values)))
     for other in before:
         if other.types == base.types:
             conditions.append(_not_in(other, own))
     query = sql.SQL("SELECT DISTINCT {} FROM {} AS b WHERE {} ORDER BY {} LIMIT {}").format(
-        sql.SQL(", ").join(own),
-        sql.Identifier("public", base.table),
-        sql.SQL(" AND ").join(conditions),
-        sql.SQL(", ").join(own),
+        f.listed(own),
+        f.table(base.table),
+        f.together(conditions),
+        f.listed(own),
         sql.Literal(size),
     )
-    as_base = [sql.SQL("{}::text").format(sql.Identifier("k", column)) for column in base.columns]
-    as_key = [
-        sql.SQL("{}::{}::text").format(sql.Identifier("k", column), typed(shape.cast(part)))
-        for column, part in zip(base.columns, shape.mapping.key, strict=True)
-    ]
-    names = [sql.Identifier("k", column) for column in base.columns]
-    outer = sql.SQL("SELECT {} FROM ({}) AS k ORDER BY {}").format(
-        sql.SQL(", ").join(as_base + as_key), query, sql.SQL(", ").join(names)
+    casts = [shape.cast(part) for part in shape.mapping.key]
+    outer = sql.SQL("SELECT {}, {} FROM ({}) AS k ORDER BY {}").format(
+        f.texts("k", base.columns),
+        f.texts_of("k", base.columns, casts),
+        query,
+        f.columns("k", base.columns),
     )
     rows = source.execute(outer, tuple(last)).fetchall()
     width = len(base.columns)
@@ -140,12 +132,12 @@ def next_keys(
 
 
 def _not_in(other: Base, own: list[sql.Identifier]) -> sql.Composed:
-    match = sql.SQL(" AND ").join(
+    match = f.together(
         sql.SQL("o.{} = {}").format(sql.Identifier(theirs), ours)
         for theirs, ours in zip(other.columns, own, strict=True)
     )
-    table = sql.Identifier("public", other.table)
-    return sql.SQL("NOT EXISTS (SELECT FROM {} AS o WHERE {})").format(table, match)
+    statement = sql.SQL("NOT EXISTS (SELECT FROM {} AS o WHERE {})")
+    return statement.format(f.table(other.table), match)
 
 
 def spool_standing(target: Connection, shape: Shape, stream: str, new_below: int) -> int:
@@ -154,11 +146,8 @@ def spool_standing(target: Connection, shape: Shape, stream: str, new_below: int
     They are from an earlier sync, or of unknown origin: a chunk does not overwrite them, and would
     not see that their source row is gone.
     """
-    key = sql.SQL(", ").join(
-        sql.SQL("t.{}::text").format(sql.Identifier(part)) for part in shape.mapping.key
-    )
-    route = sql.SQL(shape.mapping.config.route.replace("%", "%%"))
-    statement = STANDING.format(key=key, table=_table(shape), route=route)
+    key = f.texts("t", shape.mapping.key)
+    statement = STANDING.format(key=key, table=_table(shape), route=route(shape.mapping))
     return target.execute(statement, (stream, shape.mapping.name, new_below)).rowcount
 
 
@@ -200,8 +189,8 @@ def carry(
     ).rowcount
     homeless.update(_left_out(target, shape))
     if homeless:
-        found = [Jsonb(list(key)) for key in homeless]
-        target.execute(SPOOL, (stream, shape.mapping.name, found))
+        found = name_arguments((shape.mapping.name, key) for key in homeless)
+        target.execute(SPOOL, (stream, *found))
     return written
 
 
@@ -214,10 +203,10 @@ def _homeless(target: Connection, shape: Shape) -> Iterator[Key]:
             if not set(foreign.columns) <= set(shape.columns):
                 continue
             pairs = list(zip(foreign.columns, foreign.referenced_columns, strict=True))
-            given = sql.SQL(" AND ").join(
+            given = f.together(
                 sql.SQL("s.{} IS NOT NULL").format(sql.Identifier(column)) for column, _ in pairs
             )
-            match = sql.SQL(" AND ").join(
+            match = f.together(
                 sql.SQL("p.{} = s.{}").format(sql.Identifier(theirs), sql.Identifier(ours))
                 for ours, theirs in pairs
             )
@@ -226,7 +215,7 @@ def _homeless(target: Connection, shape: Shape) -> Iterator[Key]:
                 HOMELESS.format(
                     stage=STAGE,
                     given=given,
-                    parent=sql.Identifier("public", foreign.referenced_table),
+                    parent=f.table(foreign.referenced_table),
                     match=match,
                     own=AMONG_US.format(stage=STAGE, match=match) if itself else sql.SQL(""),
                     key=_key(shape),
@@ -239,7 +228,7 @@ def _homeless(target: Connection, shape: Shape) -> Iterator[Key]:
 
 def _left_out(target: Connection, shape: Shape) -> Iterator[Key]:
     """Keys of rows that met another row's unique value: apply settles them, or reports them."""
-    same = sql.SQL(" AND ").join(
+    same = f.together(
         sql.SQL("t.{0} = s.{0}").format(sql.Identifier(column))
         for column in shape.table.primary_key
     )
@@ -250,16 +239,12 @@ def _left_out(target: Connection, shape: Shape) -> Iterator[Key]:
 
 
 def _key(shape: Shape) -> sql.Composed:
-    parts = (
-        sql.SQL("s.{}::{}::text").format(sql.Identifier(part), typed(shape.cast(part)))
-        for part in shape.mapping.key
-    )
-    return sql.SQL(", ").join(parts)
+    return f.texts_of("s", shape.mapping.key, [shape.cast(part) for part in shape.mapping.key])
 
 
 def _columns(shape: Shape) -> sql.Composed:
-    return sql.SQL(", ").join(map(sql.Identifier, shape.columns))
+    return f.listed(map(sql.Identifier, shape.columns))
 
 
 def _table(shape: Shape) -> sql.Identifier:
-    return sql.Identifier("public", shape.table.name)
+    return f.table(shape.table.name)

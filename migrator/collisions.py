@@ -13,8 +13,9 @@ import psycopg
 from psycopg import sql
 
 from estate.catalog import Column
+from migrator import fragments as f
 from migrator.changes import MappingKey
-from migrator.mapping import Key, Shape, target_type, typed
+from migrator.mapping import Key, Shape, target_types
 from migrator.plan import Plan, Values, pick
 from migrator.reading import Prepared
 
@@ -121,12 +122,12 @@ class Collisions:
         asked = [list(column) for column in zip(*values, strict=True)]
         primary, key = shape.table.primary_key, shape.mapping.key
         query = HOLDERS.format(
-            primary=_texts(primary),
-            key=_texts(key),
-            table=sql.Identifier("public", shape.table.name),
-            arrays=_arrays(len(positions)),
-            names=_names(len(positions)),
-            condition=_equal(shape, place.columns),
+            primary=f.texts("t", primary),
+            key=f.texts("t", key),
+            table=f.table(shape.table.name),
+            arrays=f.arrays(len(positions)),
+            names=f.names(len(positions)),
+            condition=f.equal("t", place.columns, target_types(shape, place.columns)),
         )
         found = self._target.execute(query, asked).fetchall()
         width = len(primary)
@@ -146,12 +147,12 @@ class Collisions:
 def _stand_in(shape: Shape, place: Place) -> sql.Composed:
     primary = shape.table.primary_key
     return STAND_IN.format(
-        table=sql.Identifier("public", shape.table.name),
+        table=f.table(shape.table.name),
         column=sql.Identifier(place.column.name),
         value=_value(place.column),
-        arrays=_arrays(len(primary)),
-        names=_names(len(primary)),
-        condition=_equal(shape, primary),
+        arrays=f.arrays(len(primary)),
+        names=f.names(len(primary)),
+        condition=f.equal("t", primary, target_types(shape, primary)),
     )
 
 
@@ -168,26 +169,3 @@ def _value(column: Column) -> sql.Composable | None:
     if length < SHORTEST_TEXT:
         return None
     return sql.SQL(STAND_INS[kind]).format(length=sql.Literal(length))
-
-
-def _texts(names: tuple[str, ...]) -> sql.Composed:
-    return sql.SQL(", ").join(sql.SQL("{}::text").format(sql.Identifier("t", n)) for n in names)
-
-
-def _arrays(count: int) -> sql.Composed:
-    return sql.SQL(", ").join([sql.SQL("%s::text[]")] * count)
-
-
-def _names(count: int) -> sql.Composed:
-    return sql.SQL(", ").join(sql.Identifier(f"u{n}") for n in range(count))
-
-
-def _equal(shape: Shape, names: tuple[str, ...]) -> sql.Composed:
-    return sql.SQL(" AND ").join(
-        sql.SQL("{} = {}::{}").format(
-            sql.Identifier("t", name),
-            sql.Identifier("u", f"u{n}"),
-            typed(target_type(shape.table, name)),
-        )
-        for n, name in enumerate(names)
-    )

@@ -10,7 +10,7 @@ import psycopg
 from psycopg.types.json import Jsonb
 
 from estate import catalog
-from estate.errors import ExitCode, SplitctlError
+from estate.errors import ExitCode, SplitctlError, in_one_line
 from migrator import chunk, control, slots
 from migrator.mapping import Key, Mapping, Shape, Stream, shape
 
@@ -193,7 +193,7 @@ class Copying:
         return chunk.RowNotCarried(
             mapping=shape.mapping.name,
             key=where,
-            reason=" ".join((error.diag.message_primary or str(error)).split()),
+            reason=in_one_line(error.diag.message_primary or error),
             query=shape.mapping.config.query,
             domain=self.stream.domain.name,
         )

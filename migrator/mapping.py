@@ -15,12 +15,18 @@ from psycopg import sql
 from estate import catalog
 from estate.config import Config, DatabaseConfig, DomainConfig, MappingConfig
 from estate.errors import ExitCode, SplitctlError
+from migrator import fragments as f
 
 Direction = Literal["forward", "reverse"]
 Side = Literal["old", "new"]
 Key = tuple[str, ...]
 Row = tuple[str | None, ...]
 ROUTE = "splitctl_route"
+
+
+def other(side: Side) -> Side:
+    """The side that this one is not."""
+    return "new" if side == "old" else "old"
 
 
 class MappingMismatch(SplitctlError):
@@ -77,6 +83,12 @@ class Stream:
     def opposite(self) -> str:
         """The name of the domain's stream in the other direction."""
         return f"{self.domain.name}.{'reverse' if self.direction == 'forward' else 'forward'}"
+
+    @property
+    def returning(self) -> tuple[MappingConfig, ...]:
+        """The mappings of that other direction, as they are configured."""
+        forward = self.direction == "forward"
+        return tuple(self.domain.reverse if forward else self.domain.forward)
 
     @property
     def source_side(self) -> Side:
@@ -168,7 +180,12 @@ TYPE_NAMES: LiteralString = (
 
 def query(mapping: Mapping) -> sql.Composable:
     """The mapping's query as a subquery's body, for statements executed with parameters."""
-    return sql.SQL(mapping.config.sql.replace("%", "%%"))
+    return f.verbatim(mapping.config.sql)
+
+
+def route(mapping: Mapping) -> sql.Composable:
+    """The expression that gives a target row's stable id; the row is called t."""
+    return f.verbatim(mapping.config.route)
 
 
 def described(source: psycopg.Connection[Any], mapping: Mapping) -> dict[str, int]:
@@ -262,19 +279,6 @@ def plain(name: str) -> str:
     return f"bit varying{array}" if name.startswith("bit") else name
 
 
-def typed(name: str) -> sql.Composable:
-    """A type's name as format_type wrote it: already quoted where it has to be."""
-    return sql.SQL(name.replace("%", "%%"))
-
-
-def as_text(shape: Shape, alias: str = "q") -> sql.Composable:
-    """The mapped columns of the source, each in the target type's text form, comma-separated."""
-    return sql.SQL(", ").join(
-        sql.SQL("{}::{}::text").format(sql.Identifier(alias, name), typed(cast_type))
-        for name, cast_type in zip(shape.columns, shape.casts, strict=True)
-    )
-
-
 # Each part of the key bounds by itself, so that it reaches an index below a GROUP BY too; the last
 # condition makes it exact when the key has more than one column.
 ROWS = sql.SQL("SELECT {columns}, q.splitctl_route::text FROM (\n{query}\n) q WHERE {condition}")
@@ -289,7 +293,7 @@ def rows_by_keys(shape: Shape) -> sql.Composed:
     Parameters: `key_arguments`. One array of texts per key column, twice when the key is composite.
     """
     return ROWS.format(
-        columns=as_text(shape),
+        columns=f.texts_of("q", shape.columns, shape.casts),
         query=query(shape.mapping),
         condition=keys_condition(shape, "q", source=True),
     )
@@ -298,22 +302,19 @@ def rows_by_keys(shape: Shape) -> sql.Composed:
 def keys_condition(shape: Shape, alias: str, *, source: bool = False) -> sql.Composable:
     """`alias`'s driving key is among the given keys. Parameters: `key_arguments`."""
     key = shape.mapping.key
-    own = shape.key_types if source else tuple(target_type(shape.table, name) for name in key)
-    types = [typed(name) for name in own]
+    own = shape.key_types if source else target_types(shape, key)
+    types = [f.verbatim(name) for name in own]
     fields = [sql.Identifier(alias, name) for name in key]
-    each = [ANY_OF.format(column=f, type=t) for f, t in zip(fields, types, strict=True)]
+    each = [ANY_OF.format(column=c, type=t) for c, t in zip(fields, types, strict=True)]
     if len(key) == 1:
         return each[0]
-    names = [sql.Identifier(f"k{n}") for n in range(len(key))]
     exact = PAIRS.format(
-        columns=sql.SQL(", ").join(fields),
-        casts=sql.SQL(", ").join(
-            sql.SQL("u.{}::{}").format(n, t) for n, t in zip(names, types, strict=True)
-        ),
-        arrays=sql.SQL(", ").join([sql.SQL("%s::text[]")] * len(key)),
-        names=sql.SQL(", ").join(names),
+        columns=f.listed(fields),
+        casts=f.listed(sql.SQL("{}::{}").format(f.value(n), t) for n, t in enumerate(types)),
+        arrays=f.arrays(len(key)),
+        names=f.names(len(key)),
     )
-    return sql.SQL(" AND ").join([*each, exact])
+    return f.together([*each, exact])
 
 
 def key_arguments(keys: list[Key]) -> list[list[str]]:
@@ -322,8 +323,7 @@ def key_arguments(keys: list[Key]) -> list[list[str]]:
     return parts if len(parts) == 1 else parts + parts
 
 
-def target_type(table: catalog.Table, name: str) -> str:
-    """The travelling type of a target's column."""
-    column = table.column(name)
-    assert column is not None
-    return travel_type(column)
+def target_types(shape: Shape, names: tuple[str, ...]) -> tuple[str, ...]:
+    """The travelling types of the target's columns."""
+    columns = {column.name: column for column in shape.table.columns}
+    return tuple(travel_type(columns[name]) for name in names)

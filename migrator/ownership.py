@@ -9,7 +9,7 @@ import psycopg
 from estate.config import BUCKETS, Config, DatabaseConfig
 from estate.connections import connect
 from estate.errors import ExitCode, SplitctlError
-from migrator.mapping import Side
+from migrator.mapping import Side, other
 
 UTF8 = "utf-8"
 
@@ -100,20 +100,25 @@ def switch(
         database = connection.info.dbname
         if row is None:
             raise OwnerMissing(database=database, domain=domain)
-        current = Ownership(int(row[0]), int(row[1]))
-        if current == wanted:
-            return wanted
-        if epoch <= current.epoch:
-            raise EpochConflict(
-                domain=domain,
-                database=database,
-                current=current.epoch,
-                current_below=current.new_below,
-                epoch=epoch,
-                new_below=new_below,
-            )
-        connection.execute(WRITE, (new_below, epoch, domain))
+        if turns(Ownership(int(row[0]), int(row[1])), wanted, domain, database):
+            connection.execute(WRITE, (new_below, epoch, domain))
     return wanted
+
+
+def turns(current: Ownership, wanted: Ownership, domain: str, database: str) -> bool:
+    """Whether a database that says `current` has to be switched. Raises EpochConflict."""
+    if current == wanted:
+        return False
+    if wanted.epoch <= current.epoch:
+        raise EpochConflict(
+            domain=domain,
+            database=database,
+            current=current.epoch,
+            current_below=current.new_below,
+            epoch=wanted.epoch,
+            new_below=wanted.new_below,
+        )
+    return True
 
 
 def sides(config: Config, domain: str) -> dict[Side, DatabaseConfig]:
@@ -129,8 +134,7 @@ def switch_both(config: Config, domain: str, new_below: int, epoch: int, first: 
     second half fails, the same call again finishes it.
     """
     databases = sides(config, domain)
-    second: Side = "new" if first == "old" else "old"
-    for side in (first, second):
+    for side in (first, other(first)):
         with connect(databases[side], "ownership") as connection:
             switch(connection, domain, new_below, epoch)
     return Ownership(new_below, epoch)

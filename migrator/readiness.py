@@ -11,7 +11,7 @@ from psycopg import sql
 from estate import catalog
 from estate.config import Config, DatabaseConfig, MappingConfig, Problem
 from estate.connections import connect
-from estate.errors import ExitCode, SplitctlError
+from estate.errors import ExitCode, SplitctlError, in_one_line
 from migrator import slots
 from migrator.mapping import ROUTE, Stream, streams
 
@@ -336,4 +336,4 @@ class _MappingCheck:
 
 
 def _line(error: psycopg.Error) -> str:
-    return " ".join((error.diag.message_primary or str(error)).split())
+    return in_one_line(error.diag.message_primary or error)

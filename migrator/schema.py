@@ -8,20 +8,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import sqlalchemy
-from alembic.config import Config as AlembicConfig
-from alembic.runtime.environment import EnvironmentContext
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from alembic.script.revision import RevisionError
 from alembic.util import CommandError
 from psycopg import sql
 
+from estate import revisions
 from estate.config import Config, DatabaseConfig
 from estate.connections import connect
-from estate.errors import ExitCode, SplitctlError
+from estate.errors import ExitCode, SplitctlError, in_one_line
 
 
 class MigrationsUnknown(SplitctlError):
@@ -79,21 +77,9 @@ def apply(config: Config, database: str) -> SchemaApplied:
     settings = config.database(database)
     script = _script(settings)
     before = _status(settings, script)
-    alembic = AlembicConfig()
-    alembic.set_main_option("script_location", str(script.dir).replace("%", "%%"))
-
-    def upgrade(revision: Any, context: MigrationContext) -> Any:
-        del context
-        return script._upgrade_revs("head", revision)
-
     try:
-        with (
-            _engine(settings) as connection,
-            EnvironmentContext(alembic, script, fn=upgrade) as environment,
-        ):
-            environment.configure(connection=connection, transactional_ddl=True)
-            with environment.begin_transaction():
-                environment.run_migrations()
+        with _engine(settings) as connection:
+            revisions.upgrade(connection, Path(script.dir))
     except (sqlalchemy.exc.SQLAlchemyError, CommandError) as error:
         raise MigrationFailed(database=database, reason=_reason(error)) from error
     after = _status(settings, script)
@@ -171,5 +157,4 @@ def _readable(database: DatabaseConfig) -> Iterator[None]:
 
 
 def _reason(error: Exception) -> str:
-    cause = getattr(error, "orig", None) or error
-    return " ".join(str(cause).split())
+    return in_one_line(getattr(error, "orig", None) or error)

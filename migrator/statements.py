@@ -1,12 +1,16 @@
 """The statements with which a stream reads its source and writes its target, made per mapping."""
 
+import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import LiteralString
 
 from psycopg import sql
 
 from estate.catalog import Column, ForeignKey
+from migrator import fragments as f
 from migrator import mapping as m
+from migrator.changes import MappingKey
 from migrator.mapping import Shape
 
 BEGIN: LiteralString = "BEGIN"
@@ -42,9 +46,11 @@ STATES: LiteralString = (
 STATES_SEEN: LiteralString = (
     "SELECT mapping, state FROM splitctl_sync.mapping_state WHERE stream = %s"
 )
+# In the order of the keys, as every writer does it, so that two never wait for each other.
 SPOOL: LiteralString = """
 INSERT INTO splitctl_sync.spool AS s (stream, mapping, key)
 SELECT %s, u.mapping, u.key::jsonb FROM unnest(%s::text[], %s::text[]) AS u(mapping, key)
+ ORDER BY u.mapping, u.key::jsonb
 ON CONFLICT (stream, mapping, key) DO UPDATE SET gen = s.gen + 1
 """
 SPOOLED: LiteralString = """
@@ -151,7 +157,7 @@ class Statements:
 
 def make(shape: Shape) -> Statements:
     """Compose the statements of a mapping."""
-    table = sql.Identifier("public", shape.table.name)
+    table = f.table(shape.table.name)
     key, primary = shape.mapping.key, shape.table.primary_key
     condition = m.keys_condition(shape, "t")
     references = tuple(
@@ -163,24 +169,24 @@ def make(shape: Shape) -> Statements:
         rows=m.rows_by_keys(shape),
         canonical=_canonical(shape),
         standing=STANDING.format(
-            primary=_texts("t", primary),
-            key=_texts("t", key),
-            route=sql.SQL(shape.mapping.config.route.replace("%", "%%")),
+            primary=f.texts("t", primary),
+            key=f.texts("t", key),
+            route=m.route(shape.mapping),
             table=table,
             condition=condition,
         ),
         versions=VERSIONS.format(
-            primary=_fields("t", primary),
-            key=_texts("t", key),
-            columns=_texts("t", shape.columns),
+            primary=f.columns("t", primary),
+            key=f.texts("t", key),
+            columns=f.texts("t", shape.columns),
             table=table,
             condition=condition,
         ),
         delete=DELETE.format(
             table=table,
-            arrays=_arrays(len(primary)),
-            names=_names(len(primary)),
-            condition=_equal("t", primary, _types(shape, primary)),
+            arrays=f.arrays(len(primary)),
+            names=f.names(len(primary)),
+            condition=f.equal("t", primary, m.target_types(shape, primary)),
         ),
         upsert=_upsert(shape, table),
         parents=tuple(_parents(shape, reference) for reference in references),
@@ -192,11 +198,11 @@ def _canonical(shape: Shape) -> sql.Composed:
     """The text that a key has in the target, from its text in the log."""
     casts = [shape.cast(name) for name in shape.mapping.key]
     columns = [
-        sql.SQL("{}::{}::{}::text").format(_name(n), m.typed(own), m.typed(wanted))
+        sql.SQL("{}::{}::{}::text").format(f.value(n), f.verbatim(own), f.verbatim(wanted))
         for n, (own, wanted) in enumerate(zip(shape.key_types, casts, strict=True))
     ]
     return CANONICAL.format(
-        columns=sql.SQL(", ").join(columns), arrays=_arrays(len(casts)), names=_names(len(casts))
+        columns=f.listed(columns), arrays=f.arrays(len(casts)), names=f.names(len(casts))
     )
 
 
@@ -204,10 +210,12 @@ def _parents(shape: Shape, reference: ForeignKey) -> sql.Composed:
     """Which of these referenced values stand in the parent table."""
     count = len(reference.columns)
     return PARENTS.format(
-        names=_names(count),
-        arrays=_arrays(count),
-        table=sql.Identifier("public", reference.referenced_table),
-        condition=_equal("p", reference.referenced_columns, _types(shape, reference.columns)),
+        names=f.names(count),
+        arrays=f.arrays(count),
+        table=f.table(reference.referenced_table),
+        condition=f.equal(
+            "p", reference.referenced_columns, m.target_types(shape, reference.columns)
+        ),
     )
 
 
@@ -219,16 +227,16 @@ def _upsert(shape: Shape, table: sql.Identifier) -> sql.Composed:
     if others:
         pairs = [sql.SQL("{0} = excluded.{0}").format(sql.Identifier(c.name)) for c in others]
         action = UPDATE.format(
-            changes=sql.SQL(", ").join(pairs),
-            before=sql.SQL(", ").join(_comparable("t", column) for column in others),
-            after=sql.SQL(", ").join(_comparable("excluded", column) for column in others),
+            changes=f.listed(pairs),
+            before=f.listed(_comparable("t", column) for column in others),
+            after=f.listed(_comparable("excluded", column) for column in others),
         )
     return UPSERT.format(
         table=table,
-        columns=sql.SQL(", ").join(sql.Identifier(column.name) for column in columns),
-        values=sql.SQL(", ").join(_assigned(n, column) for n, column in enumerate(columns)),
-        record=sql.SQL(", ").join(sql.SQL("{} text").format(_name(n)) for n in range(len(columns))),
-        primary=sql.SQL(", ").join(map(sql.Identifier, primary)),
+        columns=f.listed(sql.Identifier(column.name) for column in columns),
+        values=f.listed(_assigned(n, column) for n, column in enumerate(columns)),
+        record=f.record(len(columns)),
+        primary=f.listed(map(sql.Identifier, primary)),
         action=action,
     )
 
@@ -237,8 +245,8 @@ def _assigned(number: int, column: Column) -> sql.Composable:
     """A text on its way into a column. Plain text is left to the assignment, which does not cut."""
     kind = m.travel_type(column)
     if kind == "text":
-        return _name(number)
-    return sql.SQL("{}::{}").format(_name(number), m.typed(kind))
+        return f.value(number)
+    return sql.SQL("{}::{}").format(f.value(number), f.verbatim(kind))
 
 
 def _comparable(alias: str, column: Column) -> sql.Composable:
@@ -248,34 +256,7 @@ def _comparable(alias: str, column: Column) -> sql.Composable:
     return sql.SQL('{}::text COLLATE "C"').format(field)
 
 
-def _types(shape: Shape, names: tuple[str, ...]) -> tuple[str, ...]:
-    return tuple(m.target_type(shape.table, name) for name in names)
-
-
-def _equal(alias: str, names: tuple[str, ...], types: tuple[str, ...]) -> sql.Composed:
-    return sql.SQL(" AND ").join(
-        sql.SQL("{} = {}::{}").format(sql.Identifier(alias, name), _name(n), m.typed(kind))
-        for n, (name, kind) in enumerate(zip(names, types, strict=True))
-    )
-
-
-def _texts(alias: str, names: tuple[str, ...]) -> sql.Composed:
-    return sql.SQL(", ").join(
-        sql.SQL("{}::text").format(sql.Identifier(alias, name)) for name in names
-    )
-
-
-def _fields(alias: str, names: tuple[str, ...]) -> sql.Composed:
-    return sql.SQL(", ").join(sql.Identifier(alias, name) for name in names)
-
-
-def _arrays(count: int) -> sql.Composed:
-    return sql.SQL(", ").join([sql.SQL("%s::text[]")] * count)
-
-
-def _names(count: int) -> sql.Composed:
-    return sql.SQL(", ").join(_name(n) for n in range(count))
-
-
-def _name(number: int) -> sql.Identifier:
-    return sql.Identifier(f"u{number}")
+def name_arguments(names: Iterable[MappingKey]) -> tuple[list[str], list[str]]:
+    """Parameters that name keys: their mappings, and themselves as JSON arrays."""
+    pairs = list(names)
+    return [name for name, _ in pairs], [json.dumps(key) for _, key in pairs]

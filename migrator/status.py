@@ -8,7 +8,7 @@ import psycopg
 
 from estate.config import Config, DatabaseConfig
 from estate.connections import connect
-from estate.errors import ExitCode, SplitctlError
+from estate.errors import ExitCode, SplitctlError, in_one_line
 from migrator import control, slots, states
 from migrator.mapping import Stream, streams
 
@@ -109,7 +109,7 @@ def _status(stream: Stream, desk: _Desk) -> StreamStatus:
         if lsn is not None:
             _from_source(desk.connection(stream.source), stream, lsn, facts)
     except (SplitctlError, psycopg.Error) as error:
-        facts["problem"] = " ".join(str(error).split())
+        facts["problem"] = in_one_line(error)
     return StreamStatus(stream.name, **facts)
 
 

@@ -25,7 +25,6 @@ class Strays:
 
     def __init__(self, stream: Stream, target: Connection) -> None:
         self._stream, self._target = stream, target
-        self._back = "reverse" if stream.direction == "forward" else "forward"
 
     def park(
         self,
@@ -51,13 +50,12 @@ class Strays:
             again |= ways
         log.warning("%s: %d stray(s), the first %s %s", self._stream.name, len(names), *names[0])
         position = None if lsn is None else lsn_text(lsn)
-        columns = [[name for name, _ in names], [json.dumps(key) for _, key in names]]
         versions = [held[name][0] for name in names]
+        columns = s.name_arguments(names)
         arguments = (self._stream.name, epoch, position, *columns, given, versions, asked)
         self._target.execute(s.STRAY, arguments)
         if again:
-            stream = f"{self._stream.domain.name}.{self._back}"
-            content = json.dumps({"stream": stream, "keys": sorted(again)})
+            content = json.dumps({"stream": self._stream.opposite, "keys": sorted(again)})
             self._target.execute(ASK_AGAIN, (AGAIN, content))
 
     def _held(
@@ -76,9 +74,7 @@ class Strays:
 
     def _ways_back(self, shape: Shape, rows: Iterable[Values]) -> Iterable[tuple[str, Key]]:
         """The opposite stream's keys to which these rows of the target's table lead."""
-        domain = self._stream.domain
-        configs = domain.reverse if self._back == "reverse" else domain.forward
-        for config in configs:
+        for config in self._stream.returning:
             leads = config.sources.get(shape.table.name)
             if leads is None or not set(leads.values()) <= set(shape.columns):
                 continue
@@ -86,4 +82,4 @@ class Strays:
             for row in rows:
                 key = tuple(value for n in positions if (value := row[n]) is not None)
                 if len(key) == len(positions):
-                    yield f"{domain.name}.{self._back}.{config.target}", key
+                    yield f"{self._stream.opposite}.{config.target}", key

@@ -138,7 +138,7 @@ def _patiently(connection: Connection, here: list[Stream]) -> list[str]:
 
 def _one_database(connection: Connection, here: list[Stream], removed: list[str]) -> None:
     """`here` are the streams whose source this database is; the others of its domains end here."""
-    names = [f"{stream.domain.name}.{way}" for stream in here for way in ("forward", "reverse")]
+    names = [name for stream in here for name in (stream.name, stream.opposite)]
     there = control.installed(connection)
     if there:
         with connection.transaction():

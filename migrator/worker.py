@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import psycopg
 
 from estate.config import Config
-from estate.errors import SplitctlError
+from estate.errors import SplitctlError, in_one_line
 from migrator.apply import Superseded
 from migrator.changes import StreamStopped
 from migrator.health import Board, StreamHealth, serve
@@ -80,7 +80,7 @@ def carry(stream: Stream, board: Board, stop: threading.Event) -> None:
             health.turn("stopped", str(error))
             _until_disabled(stream, health, stop)
         except (SplitctlError, psycopg.Error, OSError) as error:
-            pause = _retry(health, " ".join(str(error).split()), pause, stop)
+            pause = _retry(health, in_one_line(error), pause, stop)
         except Exception as error:
             log.exception("%s: unexpected", stream.name)
             pause = _retry(health, f"{type(error).__name__}: {error}", pause, stop)

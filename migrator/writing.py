@@ -240,14 +240,14 @@ class Writer:
         """Bookkeeping in the part's own transaction: spool, parked keys, drained keys."""
         stream = self._stream.name
         if part.spool:
-            self._target.execute(s.SPOOL, (stream, *_columns(part.spool)))
+            self._target.execute(s.SPOOL, (stream, *s.name_arguments(part.spool)))
         known = [name for name in settled if name in self.waiting]
         if known:
-            self._target.execute(s.WAIT_NO_MORE, (*_columns(known), stream))
+            self._target.execute(s.WAIT_NO_MORE, (*s.name_arguments(known), stream))
         if waits:
             lsn = lsn_text(part.position.lsn) if part.position else None
             reasons = [list(column) for column in zip(*waits.values(), strict=True)]
-            self._target.execute(s.WAIT, (stream, lsn, *_columns(waits), *reasons))
+            self._target.execute(s.WAIT, (stream, lsn, *s.name_arguments(waits), *reasons))
         if part.generations is not None:
             drained = [name for name in part.carry if name[1] in part.generations]
             keys = [json.dumps(key) for _, key in drained]
@@ -304,12 +304,6 @@ def _raw_names(readings: dict[str, Reading]) -> dict[MappingKey, list[MappingKey
         for raw, canonical in reading.canonical.items():
             names.setdefault((mapping, canonical), []).append((mapping, raw))
     return names
-
-
-def _columns(names: Iterable[MappingKey]) -> tuple[list[str], list[str]]:
-    """Mapping names, and keys as JSON arrays."""
-    pairs = list(names)
-    return [name for name, _ in pairs], [json.dumps(key) for _, key in pairs]
 
 
 def _records(rows: list[Values]) -> str:

@@ -259,22 +259,13 @@ class Estate:
 
 def apply_migrations(folder: Path, dsn: str) -> None:
     """Run the alembic migrations of a folder to the newest, as the role of the connection."""
-    from alembic.config import Config
-    from alembic.runtime.environment import EnvironmentContext
-    from alembic.script import ScriptDirectory
     from sqlalchemy import create_engine
     from sqlalchemy.pool import NullPool
 
-    alembic = Config()
-    alembic.set_main_option("script_location", str(folder).replace("%", "%%"))
-    script = ScriptDirectory.from_config(alembic)
+    from estate import revisions
+
     engine = create_engine(
         "postgresql+psycopg://", creator=lambda: psycopg.connect(dsn), poolclass=NullPool
     )
     with engine.begin() as connection:
-        context = EnvironmentContext(
-            alembic, script, fn=lambda revision, _: script._upgrade_revs("head", revision)
-        )
-        with context:
-            context.configure(connection=connection)
-            context.run_migrations()
+        revisions.upgrade(connection, folder)

@@ -7,7 +7,7 @@ Files in DIR: `writes.jsonl`, `failures.jsonl`, `requests.jsonl` (a line per sec
 import json
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
@@ -17,6 +17,15 @@ from rehearsal.children import write_whole
 WRITES, FAILURES, REQUESTS = "writes.jsonl", "failures.jsonl", "requests.jsonl"
 STATUS, STAGE = "shoppers.json", "stage.json"
 SHARE_WINDOW = 5
+
+
+def read_lines(path: Path) -> Iterator[dict[str, Any]]:
+    """What was written down in one of these files; nothing where it was never begun."""
+    if not path.is_file():
+        return
+    with path.open(encoding="utf-8") as file:
+        for line in file:
+            yield json.loads(line)
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from rehearsal.commands import CommandFailed, Commands
 from rehearsal.estate import Estate
 from rehearsal.monitor import Monitor
 from rehearsal.plots import Mark
-from rehearsal.recorder import FAILURES, REQUESTS, STAGE, STATUS, WRITES
+from rehearsal.recorder import FAILURES, REQUESTS, STAGE, STATUS, WRITES, read_lines
 from rehearsal.scene import Scene
 from rehearsal.seed import seed
 from rehearsal.series import load_series
@@ -190,7 +190,7 @@ class _Run:
         with self.scene.lock:
             status = json.loads((self.directory / STATUS).read_text(encoding="utf-8"))
         evidence.requests, evidence.failed_requests = status["requests"], status["failed"]
-        evidence.failures = _lines(self.directory / FAILURES)
+        evidence.failures = list(read_lines(self.directory / FAILURES))
         evidence.problems += [f"ended unasked: {line}" for line in self.estate.programs.fallen()]
         shares = {name: percentage for name, (_, percentage) in self.stages.items()}
         evidence.witness = look_up(
@@ -250,12 +250,6 @@ def clear(directory: Path) -> None:
         (directory / name).unlink(missing_ok=True)
     for name in OUR_FOLDERS:
         shutil.rmtree(directory / name, ignore_errors=True)
-
-
-def _lines(path: Path) -> list[dict[str, Any]]:
-    if not path.is_file():
-        return []
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
 @contextmanager

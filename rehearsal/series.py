@@ -1,9 +1,9 @@
 """The plots of a run: shoppers' figures by second, and what the monitor saw."""
 
-import json
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
+from rehearsal.recorder import read_lines
 from rehearsal.report import Plot
 
 Series = dict[str, list[tuple[float, float | None]]]
@@ -20,8 +20,7 @@ def load_series(
     share: Series = {}
     rate: Series = {"requests/s": [], "acknowledged writes/s": []}
     before: tuple[float, int, int] | None = None
-    for line in requests.read_text(encoding="utf-8").splitlines() if requests.is_file() else []:
-        second = json.loads(line)
+    for second in read_lines(requests):
         at = round(second["at"] - wall, 2)
         counts: dict[str, dict[str, int]] = {}
         for item in second["sides"]:

@@ -5,7 +5,6 @@ customer whose bucket lies below the percentage belongs to the new side.
 """
 
 import hashlib
-import json
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,7 +15,7 @@ from typing import Any, LiteralString
 import psycopg
 
 from rehearsal import witness_sql
-from rehearsal.recorder import FAILURES, WRITES
+from rehearsal.recorder import FAILURES, WRITES, read_lines
 
 BATCH = 2000
 SAMPLES = 20
@@ -145,7 +144,7 @@ def _read_writes(path: Path) -> tuple[int, dict[tuple[str, str], Entity]]:
     acknowledged = 0
     entities: dict[tuple[str, str], Entity] = {}
     last: dict[tuple[str, str], int] = {}
-    for write in _lines(path):
+    for write in read_lines(path):
         key = (write["kind"], write["id"])
         entity = entities.setdefault(key, Entity(*key, write["route"]))
         if not write.get("implied"):
@@ -161,7 +160,7 @@ def _read_writes(path: Path) -> tuple[int, dict[tuple[str, str], Entity]]:
 
 
 def _mark_uncertain(path: Path, entities: Mapping[tuple[str, str], Entity]) -> None:
-    for failure in _lines(path):
+    for failure in read_lines(path):
         # What was acknowledged is certain even when the answer looked wrong.
         if failure.get("method") == "GET" or failure.get("acknowledged"):
             continue
@@ -169,14 +168,6 @@ def _mark_uncertain(path: Path, entities: Mapping[tuple[str, str], Entity]) -> N
             entity = entities.get((kind, entity_id))
             if entity is not None:
                 entity.uncertain = True
-
-
-def _lines(path: Path) -> Iterator[dict[str, Any]]:
-    if not path.is_file():
-        return
-    with path.open(encoding="utf-8") as file:
-        for line in file:
-            yield json.loads(line)
 
 
 def _fetch(

@@ -12,6 +12,7 @@ from typing import Any, Generic, Protocol, TypeVar
 import httpx
 
 from estate.config import Config
+from estate.errors import in_one_line
 from rollout import parallel
 
 T = TypeVar("T")
@@ -255,7 +256,7 @@ class GatewayAdmin:
             if answer.is_success:
                 return Answer(url, value=read(url, data))
         except httpx.HTTPError as error:
-            return Answer(url, problem=" ".join(str(error).split()) or type(error).__name__)
+            return Answer(url, problem=in_one_line(error))
         except (ValueError, KeyError, TypeError, AttributeError):
             return Answer(url, problem="its answer is not that of a gateway's admin endpoint")
         told = data.get("error") if isinstance(data, dict) else None

@@ -5,8 +5,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
 
 from rollout.flags import Answer, Cost, DomainFlags, Fence, GatewayFlags
-
-PER_PERCENT = 100
+from rollout.phases import PER_PERCENT
 
 
 @dataclass

@@ -9,6 +9,7 @@ from typing import Protocol
 import httpx
 
 from estate.config import Config
+from estate.errors import in_one_line
 from rollout import parallel
 from rollout.counters import SIDES, Count, Counts, Side, Snapshot
 
@@ -61,8 +62,7 @@ class ScrapeMetrics:
             if outcome.value is not None:
                 gateways[url] = outcome.value
             else:
-                told = " ".join(str(outcome.error).split())
-                problems[url] = told or type(outcome.error).__name__
+                problems[url] = in_one_line(outcome.error)
         if not self._urls:
             problems["metrics"] = "no page is configured"
         return Snapshot(gateways, problems)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from estate import journal
 from estate.config import Config
-from estate.errors import SplitctlError
+from estate.errors import SplitctlError, in_one_line
 from migrator.barrier import Marker
 from migrator.mapping import Side
 from migrator.ownership import EpochConflict
@@ -327,7 +327,7 @@ def _keep_books(config: Config, results: Sequence[RolledBack], tools: Tools) -> 
             book.append(_entry(item, now))
     except OSError as error:
         return [f"neither the ledger nor the local journal could be written: {error}"]
-    told = " ".join(str(outcome.error).split())
+    told = in_one_line(outcome.error)
     return [f"The ledger is away ({told}); the local journal keeps it: {book.path}"]
 
 

@@ -6,6 +6,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from estate.config import Config
+from estate.errors import in_one_line
 from migrator.mapping import Side
 from migrator.ownership import OwnerMissing, Ownership
 from migrator.status import StreamStatus
@@ -69,23 +70,21 @@ def look(config: Config, tools: Tools) -> Seen:
         streams=found["sync"].value,
         snapshot=found["metrics"].value,
     )
-    seen.away = {part: _why(item.error) for part, item in found.items() if item.error is not None}
+    seen.away = {
+        part: in_one_line(item.error) for part, item in found.items() if item.error is not None
+    }
     for name, answers in fences.wait(ANSWER_S).items():
         for answer in answers.value or []:
             if answer.value is not None and answer.value.holding:
                 seen.held[name, answer.url] = answer.value.held
     for pair, owner in owners.wait(ANSWER_S).items():
         if owner.error is not None:
-            seen.owner_problems[pair] = _why(owner.error)
+            seen.owner_problems[pair] = in_one_line(owner.error)
         elif owner.value is not None:
             seen.owners[pair] = owner.value
     seen.away |= {g.url: g.problem or "no answer" for g in seen.gateways if not g.reachable}
     seen.away |= {item.stream: item.problem for item in seen.streams or [] if item.problem}
     return seen
-
-
-def _why(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
 
 
 def _read_books(names: list[str], tools: Tools) -> Books:

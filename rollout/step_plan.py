@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from estate.errors import ExitCode, SplitctlError
-from migrator.mapping import Direction, Side
+from migrator.mapping import Direction, Side, other
 from rollout.flags import DomainFlags
 from rollout.phases import PER_PERCENT
 
@@ -83,7 +83,7 @@ class StepPlan:
     @property
     def winning(self) -> Side:
         """The side they come to."""
-        return "new" if self.losing == "old" else "old"
+        return other(self.losing)
 
     @property
     def direction(self) -> Direction:

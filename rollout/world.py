@@ -16,10 +16,10 @@ from psycopg import sql
 
 from estate.config import Config, WriterConfig
 from estate.connections import DatabaseUnreachable, connect
-from estate.errors import ExitCode, SplitctlError
+from estate.errors import ExitCode, SplitctlError, in_one_line
 from migrator import archive, barrier, ownership
 from migrator.barrier import Marker
-from migrator.mapping import Direction, Side, Stream, streams
+from migrator.mapping import Direction, Side, Stream, other, streams
 from migrator.ownership import Ownership
 
 Connection = psycopg.Connection[Any]
@@ -138,8 +138,7 @@ class DatabaseWorld:
         except (psycopg.Error, DatabaseUnreachable) as error:
             self._drop(side)
             reason = error.facts["reason"] if isinstance(error, SplitctlError) else error
-            told = " ".join(str(reason).split())
-            raise SideAway(database=database.name, side=side, reason=told) from error
+            raise SideAway(database=database.name, side=side, reason=in_one_line(reason)) from error
 
     def owner(self, side: Side) -> Ownership:
         """What a side's database says."""
@@ -168,7 +167,7 @@ class DatabaseWorld:
         """Mark on the source, wait at the target."""
         started = time.monotonic()
         stream = self._streams[direction]
-        source, target = stream.source_side, _other(stream.source_side)
+        source, target = stream.source_side, other(stream.source_side)
         with self._on(target) as at_target:
             with self._on(source) as at_source:
                 marker = barrier.mark(at_source, stream.name)
@@ -224,10 +223,6 @@ def _statement(stream: Stream, last: Any) -> dict[str, Any]:
     }
 
 
-def _other(side: Side) -> Side:
-    return "new" if side == "old" else "old"
-
-
 class Writers(Protocol):
     """Programs that write beside the gateway and can be paused."""
 
@@ -266,7 +261,7 @@ def _post(url: str) -> str | None:
     try:
         answer = httpx.post(url, timeout=2.0, trust_env=False)
     except httpx.HTTPError as error:
-        return " ".join(str(error).split()) or type(error).__name__
+        return in_one_line(error)
     return None if answer.is_success else f"it answers {answer.status_code}"
 
 
@@ -312,19 +307,9 @@ class InMemoryWorld:
         """The same rules as in a database."""
         del timeout_s
         self._act(f"own {side}", side)
-        current, wanted = self.owners[side], Ownership(new_below, epoch)
-        if current == wanted:
-            return
-        if epoch <= current.epoch:
-            raise ownership.EpochConflict(
-                domain="d",
-                database=side,
-                current=current.epoch,
-                current_below=current.new_below,
-                epoch=epoch,
-                new_below=new_below,
-            )
-        self.owners[side] = wanted
+        wanted = Ownership(new_below, epoch)
+        if ownership.turns(self.owners[side], wanted, "d", side):
+            self.owners[side] = wanted
 
     def left_behind(self, marker: Marker | None, epoch: int, timeout_s: float) -> list[Any]:
         """What was set."""

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TextIO
 
 import typer
 
-from estate.errors import ExitCode, SplitctlError
+from estate.errors import ExitCode, SplitctlError, in_one_line
 from splitctl.answers import Listing
 from splitctl.page import Page
 
@@ -154,8 +154,7 @@ def _finish(work: Callable[[], Any], output: Output) -> NoReturn:
     except Exception as error:
         log.exception("unexpected")
         where = f"The details are in {log_path}." if log_path else ""
-        reason = " ".join(str(error).split()) or type(error).__name__
-        message = f"Unexpected: {type(error).__name__}: {reason}. {where}"
+        message = f"Unexpected: {type(error).__name__}: {in_one_line(error)}. {where}"
         _tell(output, "Unexpected", message.strip(), "splitctl status")
         code = int(ExitCode.UNEXPECTED)
     log.info("exit %d", code)

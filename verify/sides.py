@@ -11,7 +11,7 @@ from psycopg.pq import TransactionStatus
 
 from estate.config import DatabaseConfig
 from estate.connections import connect
-from estate.errors import ExitCode, SplitctlError
+from estate.errors import ExitCode, SplitctlError, in_one_line
 from verify.checksum import Hashing, Side
 
 T = TypeVar("T")
@@ -87,7 +87,7 @@ class Both:
         try:
             yield
         except psycopg.Error as error:
-            reason = " ".join(str(error).split()) or type(error).__name__
+            reason = in_one_line(error)
             lost = [connection for connection in connections if connection.closed]
             names = "' or '".join(self.names[id(c)] for c in lost or connections)
             kind = ConnectionLost if lost else ComparisonFailed

@@ -9,14 +9,13 @@ from psycopg import sql
 from estate import catalog
 from estate.config import Config, MappingConfig
 from estate.errors import ExitCode, SplitctlError
-from migrator.mapping import Stream, streams
+from migrator import archive
+from migrator.mapping import ROUTE, Stream, streams
 from verify import pgtypes
 from verify.checksum import Column, Side
 from verify.pgtypes import PgType
 from verify.rows import Shape
 
-ROUTE_COLUMN = "splitctl_route"
-ARCHIVE_PREFIX = "archived_"
 KEY_INDEX: LiteralString = """
 SELECT ARRAY(SELECT a.attname::text FROM unnest(i.indkey::int2[]) WITH ORDINALITY k(n, o)
              JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.n ORDER BY k.o)
@@ -111,7 +110,7 @@ def prepare(
     given = _described(source, query, name, stream.source.name)
     relation = sql.Identifier("public", mapping.target)
     held = _described(target, sql.SQL("TABLE {}").format(relation), name, stream.target.name)
-    names = [column for column in given if column != ROUTE_COLUMN]
+    names = [column for column in given if column != ROUTE]
     strangers = [column for column in names if column not in held]
     if strangers:
         reason = f"the query gives columns that '{mapping.target}' has not: {', '.join(strangers)}"
@@ -164,7 +163,7 @@ def _described(
 def _not_archived(
     connection: psycopg.Connection[Any], domain: str, mapping: str, table: str
 ) -> None:
-    archived = f"{ARCHIVE_PREFIX}{table}"
+    archived = f"{archive.PREFIX}{table}"
     row = connection.execute(
         "SELECT to_regclass(quote_ident(%s)) IS NULL AND to_regclass(quote_ident(%s)) IS NOT NULL",
         (table, archived),

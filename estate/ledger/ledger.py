@@ -17,7 +17,7 @@ from sqlalchemy.orm import Session
 from estate import journal
 from estate.config import Config, DatabaseConfig
 from estate.connections import DatabaseUnreachable, connect, operator
-from estate.errors import ExitCode, SplitctlError
+from estate.errors import ExitCode, SplitctlError, in_one_line
 from estate.ledger import lock, merging, migrate
 from estate.ledger.models import ActRow, RolloutRow, SampleRow, VerdictRow
 from estate.ledger.records import (
@@ -91,7 +91,7 @@ def _reachable() -> Iterator[None]:
         raise LedgerUnreachable(reason=error.facts.get("reason", str(error))) from error
     except (sqlalchemy.exc.DBAPIError, psycopg.Error) as error:
         cause = getattr(error, "orig", None) or error
-        raise LedgerUnreachable(reason=" ".join(str(cause).split())) from error
+        raise LedgerUnreachable(reason=in_one_line(cause)) from error
 
 
 class Ledger:

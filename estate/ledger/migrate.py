@@ -1,7 +1,7 @@
 """Brings the ledger's own schema up to date, at first use and after an upgrade of the tool."""
 
 from pathlib import Path
-from typing import Any, LiteralString
+from typing import LiteralString
 
 import sqlalchemy
 from sqlalchemy import text
@@ -29,30 +29,15 @@ def current(connection: sqlalchemy.Connection) -> str | None:
 
 def upgrade(connection: sqlalchemy.Connection) -> None:
     """Run what is missing, in the transaction of this connection. Two at once wait in line."""
-    from alembic.config import Config
-    from alembic.runtime.environment import EnvironmentContext
-    from alembic.script import ScriptDirectory
+    from estate import revisions
 
     connection.execute(text(LOCK))
     # Asked first: CREATE ... IF NOT EXISTS wants the right to create even where it is there.
     if not connection.execute(text("SELECT to_regnamespace('splitctl') IS NOT NULL")).scalar():
         connection.execute(text(CREATE_SCHEMA))
-    settings = Config()
-    settings.set_main_option("script_location", str(DIRECTORY).replace("%", "%%"))
-    script = ScriptDirectory(str(DIRECTORY))
-
-    def revisions(revision: Any, context: Any) -> Any:
-        del context
-        return script._upgrade_revs("head", revision)
-
-    with EnvironmentContext(settings, script, fn=revisions) as environment:
-        environment.configure(
-            connection=connection,
-            version_table=VERSION_TABLE,
-            version_table_schema=SCHEMA,
-            transactional_ddl=True,
-        )
-        environment.run_migrations()
+    revisions.upgrade(
+        connection, DIRECTORY, version_table=VERSION_TABLE, version_table_schema=SCHEMA
+    )
 
 
 def known(revision: str) -> bool:

@@ -11,6 +11,8 @@ from tests.rehearsal.faults.place import LIMIT_S, Place
 pytestmark = pytest.mark.faults
 
 
+# Without its fault it comes to its end only after minutes: it must fail by what it says.
+@pytest.mark.timeout(900)
 def test_a_rehearsal_with_a_stale_row_fails(open_directory: Path) -> None:
     place = Place(open_directory / "stale")
     running = place.rehearse(fault="reorder:1")
