@@ -74,12 +74,12 @@ def _forward(domain: str, intent: Intent, tools: Tools, world: World) -> StepRes
             result.held_requests += answer.value.held_requests
             result.held_ms_max = max(result.held_ms_max, answer.value.held_ms_max)
         elif answer.refused:
-            # Its fence is gone, so its customers went on unswitched: bring it along now.
+            # It asks its peers just now, or could not and its customers went on unswitched.
             followed = tools.flags.put(domain, flags, [answer.url])
             if any(put.refused for put in followed):
                 raise StepOvertaken(domain=domain, reason=f"{answer.url} serves a newer epoch")
             result.warnings.append(
-                f"{answer.url} had let its held requests go before the switch: look at the strays"
+                f"{answer.url} refused the switch and follows without a fence: look at the strays"
             )
     result.warnings += tools.writers.resume()
     wrong = not_serving(tools.flags, domain, flags)

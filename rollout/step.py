@@ -212,8 +212,8 @@ class Step:
                 break
             refused = {answer.url for answer in answers if answer.refused}
             if served and refused:
-                # Somebody is served by the new side, so there is only forward. These gateways let
-                # their customers go when the lease ended: bring them along.
+                # Somebody is served by the new side, so there is only forward. These gateways ask
+                # their peers just now, or could not and let their customers go: bring them along.
                 missing = self._bring_along(missing, refused)
                 if not missing:
                     break
@@ -249,7 +249,7 @@ class Step:
             raise StepOvertaken(domain=self.plan.domain, reason=told)
         done = {answer.url for answer in answers if answer.ok}
         self.result.warnings += [
-            f"{url} had let its held requests go before the switch: look at the strays"
+            f"{url} refused the switch and follows without a fence: look at the strays"
             for url in sorted(done)
         ]
         return [url for url in missing if url not in done]

@@ -65,9 +65,9 @@ class Gateway:
         self, settings: Settings, *, clock: Clock = time.monotonic, timer: Timer = loop_timer
     ) -> None:
         self.settings = settings
-        peers = Peers(lambda: self._session, settings.token)
+        self._peers = Peers(settings.token)
         self.doors = {
-            domain: Door(domain, flags, clock, timer, peers.ask)
+            domain: Door(domain, flags, clock, timer, self._peers.ask)
             for domain, flags in settings.flags.items()
         }
         self.metrics = Metrics(self.doors)
@@ -102,6 +102,7 @@ class Gateway:
     async def stop(self) -> None:
         """Let upstream calls end that nobody waits for, then close the pools."""
         self._release()
+        await self._peers.close()
         await self._patience.drain(DRAIN_SECONDS)
         if self._session is not None:
             await self._session.close()

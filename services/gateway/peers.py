@@ -1,20 +1,24 @@
 """Asks a gateway's peers what became of an epoch, when its lease ends and nobody has ended it."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Sequence
 
 import aiohttp
 
+from services.gateway.admin import Fields, Unfit
 from services.gateway.fence import Door
 from services.gateway.flags import DomainFlags
 
+AGAIN_SECONDS = 0.05
+
 
 class Peers:
-    """The question as HTTP. `session` gives the pool, which opens when the gateway starts."""
+    """The question as HTTP, with the token that all gateways of an estate share."""
 
-    def __init__(self, session: Callable[[], aiohttp.ClientSession | None], token: str) -> None:
-        self._session = session
+    def __init__(self, token: str) -> None:
         self._headers = {"Authorization": f"Bearer {token}"}
+        self._session: aiohttp.ClientSession | None = None
         self._asking: set[asyncio.Task[None]] = set()
 
     def ask(self, door: Door, epoch: int, peers: Sequence[str], seconds: float) -> None:
@@ -23,28 +27,40 @@ class Peers:
         self._asking.add(task)
         task.add_done_callback(self._asking.discard)
 
+    async def close(self) -> None:
+        """Ask no more."""
+        for task in self._asking:
+            task.cancel()
+        if self._session is not None:
+            await self._session.close()
+
     async def _conclude(self, door: Door, epoch: int, peers: Sequence[str], seconds: float) -> None:
-        answers = await asyncio.gather(
-            *(self._one(peer, door.domain, epoch, seconds) for peer in peers)
-        )
+        limit = time.monotonic() + seconds
+        urls = [f"{peer}/admin/fences/{door.domain}/settle" for peer in peers]
+        answers = await asyncio.gather(*(self._one(url, epoch, limit) for url in urls))
         door.conclude(epoch, [flags for flags in answers if flags is not None])
 
-    async def _one(self, peer: str, domain: str, epoch: int, seconds: float) -> DomainFlags | None:
-        session = self._session()
-        if session is None:
-            return None
+    async def _one(self, url: str, epoch: int, limit: float) -> DomainFlags | None:
+        """What one peer serves; asked again until the limit, None when it never answers."""
+        while (left := limit - time.monotonic()) > 0:
+            flags = await self._question(url, epoch, left)
+            if flags is not None:
+                return flags
+            await asyncio.sleep(min(AGAIN_SECONDS, left))
+        return None
+
+    async def _question(self, url: str, epoch: int, seconds: float) -> DomainFlags | None:
+        timeout = aiohttp.ClientTimeout(total=seconds)
         try:
-            async with session.post(
-                f"{peer}/admin/fences/{domain}/settle",
-                json={"epoch": epoch},
-                headers=self._headers,
-                timeout=aiohttp.ClientTimeout(total=seconds),
+            async with self._open().post(
+                url, json={"epoch": epoch}, headers=self._headers, timeout=timeout
             ) as answer:
-                if answer.status != 200:
-                    return None
-                found = await answer.json()
-                return DomainFlags(
-                    bool(found["enabled"]), int(found["percentage"]), int(found["epoch"])
-                )
-        except (aiohttp.ClientError, TimeoutError, OSError, ValueError, KeyError, TypeError):
+                return Fields(await answer.json()).flags() if answer.status == 200 else None
+        except (aiohttp.ClientError, TimeoutError, OSError, ValueError, AttributeError, Unfit):
             return None
+
+    def _open(self) -> aiohttp.ClientSession:
+        # A pool of its own: customers' requests may have taken all connections of theirs.
+        if self._session is None:
+            self._session = aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar())
+        return self._session
