@@ -10,7 +10,7 @@ from services.gateway.admin import Fields, Unfit
 from services.gateway.fence import Door
 from services.gateway.flags import DomainFlags
 
-AGAIN_SECONDS = 0.05
+ANSWER_SECONDS, AGAIN_SECONDS = 0.4, 0.05
 
 
 class Peers:
@@ -37,17 +37,17 @@ class Peers:
     async def _conclude(self, door: Door, epoch: int, peers: Sequence[str], seconds: float) -> None:
         limit = time.monotonic() + seconds
         urls = [f"{peer}/admin/fences/{door.domain}/settle" for peer in peers]
-        answers = await asyncio.gather(*(self._one(url, epoch, limit) for url in urls))
-        door.conclude(epoch, [flags for flags in answers if flags is not None])
-
-    async def _one(self, url: str, epoch: int, limit: float) -> DomainFlags | None:
-        """What one peer serves; asked again until the limit, None when it never answers."""
+        answers: list[DomainFlags] = []
         while (left := limit - time.monotonic()) > 0:
-            flags = await self._question(url, epoch, left)
-            if flags is not None:
-                return flags
+            # Never longer than this for one: a silent peer must not hide what another says.
+            patience = min(ANSWER_SECONDS, left)
+            found = await asyncio.gather(*(self._question(url, epoch, patience) for url in urls))
+            answers = [flags for flags in found if flags is not None]
+            if len(answers) == len(urls) or any(flags.epoch >= epoch for flags in answers):
+                break
+            # While one is silent, the others are asked again: they may follow it meanwhile.
             await asyncio.sleep(min(AGAIN_SECONDS, left))
-        return None
+        door.conclude(epoch, answers)
 
     async def _question(self, url: str, epoch: int, seconds: float) -> DomainFlags | None:
         timeout = aiohttp.ClientTimeout(total=seconds)

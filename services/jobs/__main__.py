@@ -1,7 +1,9 @@
 """`python -m services.jobs --side old|new [--database order|checkout|return]`.
 
 Environment: DATABASE_URL, JOBS (cleanup,outbox,compensation), INTERVAL_S (5), CLEANUP_IDLE_S
-(3600), PARTNERS_URL (the warehouse that is told of released goods; none: nobody is told),
+(3600), JOB_UNCARRIED (what to do where nothing is carried between the sides, before sync began or
+after it was torn down: work or wait; by itself the old side works and the new side waits),
+PARTNERS_URL (the warehouse that is told of released goods; none: nobody is told),
 PORT (health and metrics; none: not served), HOST. Without --database the tables tell.
 SIGTERM ends it after the batch under way.
 """
@@ -20,6 +22,8 @@ from services.jobs.loop import JOBS, Rounds, Settings
 from services.jobs.report import Report, serve
 from services.jobs.work import no_warehouse, warehouse
 
+UNCARRIED = {"": None, "work": True, "wait": False}
+
 
 class SettingsInvalid(Exception):
     """Something in the environment is missing or cannot be read."""
@@ -36,6 +40,9 @@ def settings(arguments: argparse.Namespace, environment: Mapping[str, str]) -> S
         raise SettingsInvalid(
             f"JOBS: there is no {', '.join(unknown)}; there are {', '.join(JOBS)}"
         )
+    word = environment.get("JOB_UNCARRIED", "").strip()
+    if word not in UNCARRIED:
+        raise SettingsInvalid(f"JOB_UNCARRIED is {word}: say work or wait")
     partners = environment.get("PARTNERS_URL", "").strip()
     return Settings(
         side=arguments.side,
@@ -45,6 +52,7 @@ def settings(arguments: argparse.Namespace, environment: Mapping[str, str]) -> S
         idle=timedelta(seconds=_seconds(environment, "CLEANUP_IDLE_S", 3600.0)),
         release=warehouse(partners) if partners else no_warehouse,
         shape=arguments.database,
+        alone=UNCARRIED[word],
     )
 
 

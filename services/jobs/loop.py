@@ -28,7 +28,10 @@ EXISTS = "SELECT to_regclass(%s) IS NOT NULL"
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What the jobs need to know. `shape` None: found out from the tables that are there."""
+    """What the jobs need to know. `shape` None: found out from the tables that are there.
+
+    alone: whether this side owns everything where nothing is carried; None: the old side does.
+    """
 
     side: Side
     database_url: str
@@ -37,6 +40,7 @@ class Settings:
     idle: timedelta
     release: Callable[[str], None]
     shape: Shape | None = None
+    alone: bool | None = None
 
 
 class Rounds:
@@ -118,8 +122,8 @@ class Rounds:
         if name == "outbox" or tables is None:
             return Relay()
         if name == "cleanup":
-            return Cleanup(settings.side, tables, settings.idle)
-        return Compensation(settings.side, tables, settings.release)
+            return Cleanup(settings.side, tables, settings.idle, settings.alone)
+        return Compensation(settings.side, tables, settings.release, settings.alone)
 
 
 def _exists(connection: Connection, table: str) -> bool:

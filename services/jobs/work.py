@@ -93,6 +93,7 @@ class Cleanup:
     side: Side
     tables: CartTables
     idle: timedelta
+    alone: bool | None = None
     _sweep: Sweep = field(init=False)
     _set_aside: sql.Composed = field(init=False)
 
@@ -107,7 +108,7 @@ class Cleanup:
         done = 0
         for cart, route in self._sweep.next(connection, **idle):
             with connection.transaction():
-                if not owns(connection, DOMAIN, route, self.side):
+                if not owns(connection, DOMAIN, route, self.side, self.alone):
                     continue
                 row = connection.execute(self._set_aside, {"id": cart, **idle}).fetchone()
                 if row is None:
@@ -132,6 +133,7 @@ class Compensation:
     side: Side
     tables: CartTables
     release: Callable[[str], None]
+    alone: bool | None = None
     _sweep: Sweep = field(init=False)
     _reservations: sql.Composed = field(init=False)
     _free: sql.Composed = field(init=False)
@@ -147,13 +149,13 @@ class Compensation:
         done = 0
         for cart, route in self._sweep.next(connection):
             with connection.transaction():
-                if not owns(connection, DOMAIN, route, self.side):
+                if not owns(connection, DOMAIN, route, self.side, self.alone):
                     continue
             rows = connection.execute(self._reservations, {"id": cart}).fetchall()
             for _, reservation in rows:
                 self.release(reservation)
             with connection.transaction():
-                if owns(connection, DOMAIN, route, self.side):
+                if owns(connection, DOMAIN, route, self.side, self.alone):
                     values = {"id": cart, "items": [row[0] for row in rows]}
                     done += connection.execute(self._free, values).rowcount
         return done

@@ -160,6 +160,38 @@ def test_without_sync_the_old_side_owns_all_and_the_new_nothing(place: Place) ->
     assert place.state(cart)[0] == ("abandoned" if place.shape == "order" else "active")
 
 
+@pytest.mark.parametrize("alone", [True, False])
+def test_a_job_that_was_told_works_or_waits_where_nothing_is_carried(
+    place: Place, alone: bool
+) -> None:
+    """As after the end of a split, when sync is torn down and the new side is all there is."""
+    cart = place.cart(LOW, reservation="r-1")
+    place.rounds(2, alone=alone)
+    assert place.state(cart)[0] == ("abandoned" if alone else "active")
+    assert place.reservations() == [None if alone else "r-1"]
+
+
+def test_what_a_job_was_told_means_nothing_while_sync_carries(carried: Place) -> None:
+    """Told too early it must not write what the other side owns, also before a step."""
+    carried.owned_by_new_below(1000)
+    low, high = carried.cart(LOW), carried.cart(HIGH)
+    carried.rounds(alone=True)
+    mine, others = (high, low) if carried.shape == "order" else (low, high)
+    assert carried.state(mine)[0] == "abandoned"
+    assert carried.state(others)[0] == "active"
+
+
+def test_a_job_on_the_new_side_works_on_after_teardown(place: Place) -> None:
+    place.connection.execute(CONTROL.encode())
+    place.owned_by_new_below(10_000 if place.shape == "checkout" else 0)
+    first = place.cart(LOW)
+    place.rounds(alone=True)
+    place.connection.execute("DROP SCHEMA splitctl_sync CASCADE")
+    second = place.cart(LOW)
+    place.rounds(alone=True)
+    assert place.state(first)[0] == place.state(second)[0] == "abandoned"
+
+
 def test_each_side_leaves_the_others_buckets_alone(carried: Place) -> None:
     carried.owned_by_new_below(1000)
     low, high = carried.cart(LOW, reservation="r-low"), carried.cart(HIGH, reservation="r-high")
@@ -337,6 +369,7 @@ def test_health_and_metrics_of_the_jobs() -> None:
         ({}, "DATABASE_URL"),
         ({"DATABASE_URL": "x", "JOBS": "cleanup,sweep"}, "sweep"),
         ({"DATABASE_URL": "x", "INTERVAL_S": "often"}, "INTERVAL_S"),
+        ({"DATABASE_URL": "x", "JOB_UNCARRIED": "maybe"}, "JOB_UNCARRIED"),
     ],
 )
 def test_the_process_says_what_is_wrong(environment: dict[str, str], said: str) -> None:
