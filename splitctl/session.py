@@ -165,8 +165,9 @@ def _tell_next(result: Any, output: Output) -> None:
     """The next command on stderr, unless it stands in the data already."""
     next_command = getattr(result, "next_command", None)
     if next_command and (output is Output.TEXT or isinstance(result, Listing)):
+        gap = "\n" if output is Output.TEXT else ""
         with reader_may_leave(sys.stderr):
-            sys.stderr.write(f"\nNext: {next_command}\n")
+            sys.stderr.write(f"{gap}Next: {next_command}\n")
 
 
 def _tell(output: Output, kind: str, message: str, next_command: str) -> None:

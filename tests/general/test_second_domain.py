@@ -223,7 +223,10 @@ def test_lending_moves_from_configuration_alone(town: Town) -> None:
 def _dual_write(town: Town) -> None:
     for name in OWNERS:
         town.script(name)
+    (lack,) = town.type("doctor", expect=(5,)).data["problems"]
+    assert lack["remedy"].startswith("Type: splitctl schema apply ")
     assert town.type("schema", "apply").data[0]["applied"] == ["m1", "m2"]
+    assert town.type("doctor").data["next_command"] == "splitctl status"
     town.gather(0)
     town.type("sync", "enable", DOMAIN)
     town.start_sync()

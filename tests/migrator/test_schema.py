@@ -6,7 +6,7 @@ import pytest
 
 from estate.config import Config, load
 from migrator import schema
-from migrator.schema import MigrationFailed, MigrationsUnknown
+from migrator.schema import MigrationFailed, MigrationsUnknown, SchemaUnreadable
 from tests.migrator.library import OWNER, Library, value
 
 REVISION = '''
@@ -83,6 +83,17 @@ def test_databases_without_migrations_are_told_apart(library: Library, tmp_path:
     (tmp_path / "50% schema" / "versions").rename(tmp_path / "50% schema" / "old")
     with pytest.raises(MigrationsUnknown, match="versions"):
         schema.apply(config, "branch")
+
+
+def test_a_role_that_is_not_granted_is_told_with_the_remedy(
+    library: Library, tmp_path: Path
+) -> None:
+    with_migrations(library, tmp_path, "SELECT 1")
+    text = library.path.read_text()
+    library.path.write_text(text.replace(f'owner_role = "{OWNER}"', 'owner_role = "nobody_here"'))
+    with pytest.raises(SchemaUnreadable, match="nobody_here") as caught:
+        schema.status(load(library.path))
+    assert "splitctl sync grants branch" in caught.value.next_command
 
 
 def test_a_database_at_a_revision_nobody_knows_is_not_touched(

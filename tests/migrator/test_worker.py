@@ -19,7 +19,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from migrator import sync
-from migrator.health import Quantiles
+from migrator.health import AddressTaken, Board, Quantiles, serve
 from tests.faulty import fault
 from tests.migrator.parcels import COPIED, LIVE, Post, until, working
 
@@ -349,3 +349,14 @@ def test_quantiles_are_right_within_two_percent() -> None:
     for share, exact in ((0.5, 0.5), (0.95, 0.95), (0.99, 0.99), (1.0, 1.0)):
         found = sketch.at(share)
         assert found is not None and exact <= found <= exact * 1.021
+
+
+def test_a_second_worker_on_one_address_is_told_so() -> None:
+    server = serve("127.0.0.1:0", Board([]))
+    try:
+        with pytest.raises(AddressTaken, match="another sync worker") as caught:
+            serve(f"127.0.0.1:{server.server_port}", Board([]))
+        assert "splitctl sync status" in caught.value.next_command
+    finally:
+        server.shutdown()
+        server.server_close()

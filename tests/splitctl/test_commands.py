@@ -58,6 +58,14 @@ def test_alone_it_shows_help_with_examples(tmp_path: Path) -> None:
         assert group in found.stdout
 
 
+def test_it_starts_without_what_only_commands_need(tmp_path: Path) -> None:
+    heavy = {"psycopg", "sqlalchemy", "alembic", "httpx", "rich", "jinja2", "matplotlib"}
+    program = f"import sys, splitctl.main; print(sorted({heavy!r} & set(sys.modules)))"
+    command = [sys.executable, "-c", program]
+    told = subprocess.check_output(command, env=surroundings(tmp_path), text=True)
+    assert told.strip() == "[]"
+
+
 @pytest.mark.parametrize(
     "arguments", [["nonsense"], ["rollout", "watch", "--soak", "soon"], ["history", "--limit", "0"]]
 )
