@@ -54,9 +54,8 @@ def subject(both: Both, source: list[Any], target: list[Any], *, indexed: bool) 
     left = side(both.old, source, indexed=indexed)
     right = side(both.new, target, indexed=indexed)
     kinds = tuple(column.target.kind for column in left.columns)
-    return Subject(
-        "a.forward.b", "forward", left, right, Shape(kinds, ("w", "n"), kinds, ()), (), len(target)
-    )
+    shape = Shape(kinds, ("w", "n"), kinds, ())
+    return Subject("a.forward.b", "forward", left, right, shape, len(target))
 
 
 def count(both: Both, one: Side, within: Range) -> int:
