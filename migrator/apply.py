@@ -70,6 +70,16 @@ class Applier:
         """The parked keys."""
         return self._writer.waiting
 
+    @property
+    def undecided(self) -> bool:
+        """Whether changes that were read are neither carried nor kept as strays yet.
+
+        They are in the spool, or wait for the opposite stream. What is only parked for its parent
+        or its values is left out: a person may take days to mend it.
+        """
+        contested = any(item.reason == "stray-pending" for item in self.waiting.values())
+        return contested or any(state != "live" for state in self.states.values())
+
     def load_states(self) -> None:
         """Read the states of the mappings, which backfill and archive change."""
         found = self._target.execute(s.STATES_SEEN, (self._stream.name,)).fetchall()
@@ -77,7 +87,7 @@ class Applier:
 
     def apply(self, batch: Batch) -> Outcome:
         """Write a batch and its position. Raises Superseded, or what stops the stream."""
-        position = Position(batch.lsn, batch.source_commit_at, batch.heartbeat_at, batch.horizon)
+        position = Position(batch.lsn, batch.source_commit_at, batch.heartbeat_at)
         keys, xids = tuple(batch.keys), frozenset(batch.xids)
         again = frozenset(batch.again)
         part = Part((), keys, position, xids, quiet=again, asked=again)

@@ -18,8 +18,8 @@ CREATE TABLE IF NOT EXISTS splitctl_sync.owner (
 
 -- How far a stream has come (in the target). Position and data commit together; worker_epoch lets
 -- a worker that was cut off find out that another took over. A position means nothing without the
--- system and the timeline it was read on. Every transaction of the source below horizon is carried:
--- a worker of the opposite stream elsewhere reads from it what this one has seen.
+-- system and the timeline it was read on. Every transaction of the source below horizon is decided:
+-- carried or kept as a stray. A worker of the opposite stream elsewhere reads it here.
 CREATE TABLE IF NOT EXISTS splitctl_sync.progress (
     stream           text PRIMARY KEY,
     worker_epoch     bigint NOT NULL DEFAULT 0,

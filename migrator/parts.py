@@ -9,15 +9,11 @@ from migrator.mapping import Key
 
 @dataclass(frozen=True)
 class Position:
-    """How far the source's log is carried once a part is written.
-
-    `horizon`: every transaction of the source below this 64-bit id, if it is known.
-    """
+    """How far the source's log is carried once a part is written."""
 
     lsn: int
     committed: datetime
     heartbeat: datetime | None
-    horizon: int | None = None
 
 
 @dataclass(frozen=True)

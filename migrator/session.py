@@ -95,6 +95,7 @@ class Session:
         self._health = board.streams[stream.name]
         self._opposite = board.streams[stream.opposite]
         self._horizon_elsewhere = 0
+        self._looked: int | None = None
         self._next_heartbeat = self._next_retry = 0.0
         self._stack = ExitStack()
         try:
@@ -107,14 +108,14 @@ class Session:
                 connection.prepared_max = PREPARED_STATEMENTS
             self._reader = Reader(stream.source, f"log {stream.name}")
             self._stack.callback(self._reader.close)
-            epoch, lsn = self._take_over()
+            self._epoch, lsn = self._take_over()
             self._collector = Collector(stream)
             self._decoder = Decoder(self._collector.wanted)
             self._applier = Applier(
                 stream,
                 self._source,
                 self._target,
-                epoch,
+                self._epoch,
                 horizon=self._horizon,
                 breathe=self._breathe,
             )
@@ -160,7 +161,7 @@ class Session:
         self._count(outcome, delays)
         if batch.heartbeat_at is not None:
             self._health.heartbeat_at = batch.heartbeat_at
-            self._health.horizon = batch.horizon
+            self._looked = batch.horizon
 
     def _count(self, outcome: Outcome, delays_s: list[float]) -> None:
         rows = outcome.upserted + outcome.deleted
@@ -189,12 +190,25 @@ class Session:
         self._applier.load_states()
         row = self._target.execute(s.SPOOL_COUNT, (self._stream.name,)).fetchone()
         self._health.spooled = int(row[0]) if row else 0
+        self._publish()
         self._settle()
         if self._opposite.state == "standby":
             # Another worker carries it; how far it has looked stands beside what it has written.
             seen = self._source.execute(s.HORIZON, (self._opposite.name,)).fetchone()
             self._horizon_elsewhere = int(seen[0]) if seen and seen[0] else 0
         self._health.lag_bytes = max(self._reader.wal_end - self._stored, 0)
+
+    def _publish(self) -> None:
+        """Let the opposite stream know what has been decided of its target's changes.
+
+        Not while a key waits for it in its turn: each would then take the other's silence for
+        consent, and both would write over what neither has kept.
+        """
+        health = self._health
+        if self._looked is None or self._looked == health.horizon or self._applier.undecided:
+            return
+        health.horizon = self._looked
+        self._target.execute(s.PUBLISH, (health.horizon, self._stream.name, self._epoch))
 
     def _settle(self) -> None:
         """The opposite stream's strays whose owner's version has arrived in the target by now.

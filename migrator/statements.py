@@ -23,6 +23,9 @@ SELECT pg_logical_emit_message(true, 'splitctl.heartbeat', concat_ws(
     ' ', %s::text, pg_snapshot_xmin(pg_current_snapshot()), clock_timestamp()))
 """
 HORIZON: LiteralString = "SELECT horizon::text FROM splitctl_sync.progress WHERE stream = %s"
+PUBLISH: LiteralString = """
+UPDATE splitctl_sync.progress SET horizon = %s::text::xid8 WHERE stream = %s AND worker_epoch = %s
+"""
 OWN_ID: LiteralString = "SELECT pg_current_xact_id()::text"
 # An id that no transaction had when this statement began.
 NEXT_ID: LiteralString = "SELECT pg_snapshot_xmax(pg_current_snapshot())::text"
@@ -33,7 +36,6 @@ UPDATE splitctl_sync.progress
    SET lsn = coalesce(%(lsn)s::pg_lsn, lsn),
        source_commit_at = coalesce(%(committed)s::timestamptz, source_commit_at),
        heartbeat_at = coalesce(%(heartbeat)s::timestamptz, heartbeat_at),
-       horizon = coalesce(%(horizon)s::text::xid8, horizon),
        updated_at = CASE WHEN %(lsn)s::pg_lsn IS NULL THEN updated_at ELSE clock_timestamp() END
  WHERE stream = %(stream)s AND worker_epoch = %(epoch)s
 """

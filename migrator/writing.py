@@ -84,6 +84,9 @@ class Writer:
     def park(self, part: Part, name: MappingKey, detail: str) -> Outcome:
         """Write the part without its one key, which cannot be written for this reason."""
         waits = {name: ("unwritable", detail)}
+        # Its error may have come before anybody waited for the transactions to be visible. Whoever
+        # tries it again, or drains what is spooled beside it, relies on that (law L3).
+        read(self._source, {}, part.xids)
         with self._target.transaction():
             self._target.execute(MARK, (self._stream.name,))
             self._check_claim(self._target.execute(s.CLAIM, self._claim(part.position)))
@@ -268,7 +271,6 @@ class Writer:
             "lsn": lsn_text(position.lsn) if position else None,
             "committed": position.committed if position else None,
             "heartbeat": position.heartbeat if position else None,
-            "horizon": position.horizon if position else None,
         }
 
     def _check_claim(self, cursor: psycopg.Cursor[Any]) -> None:

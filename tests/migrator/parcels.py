@@ -144,6 +144,11 @@ class Post:
                 "UPDATE splitctl_sync.owner SET new_below = %s, epoch = %s", (new_below, epoch)
             )
 
+    def own_apart(self, *, old: tuple[int, int], new: tuple[int, int]) -> None:
+        """Owner rows (threshold, epoch) as they stand between the two moves of a step."""
+        for connection, owner in ((self.old, old), (self.new, new)):
+            connection.execute("UPDATE splitctl_sync.owner SET new_below = %s, epoch = %s", owner)
+
     def settle(self, *chosen: Stream, timeout_s: float = 10.0) -> None:
         """Wait until these streams (both by default) have passed a barrier."""
         for stream in chosen or (self.forward, self.reverse):

@@ -91,6 +91,33 @@ def test_rows_arrive_in_one_transaction_whatever_the_order_of_keys(forward: Carr
     ]
 
 
+def test_what_is_spooled_beside_an_unreadable_key_waits_for_its_transaction_too(
+    forward: Carrier,
+) -> None:
+    """The key's error must not spare the look whether the transaction is visible (law L3)."""
+    post = forward.post
+    fill(post)
+    forward.everything()
+    post.old.execute("UPDATE depots SET tags = '5'")  # no list: it cannot be read
+    post.new.execute(
+        "UPDATE splitctl_sync.mapping_state SET state = 'spool' WHERE mapping = %s", (SHIPMENTS,)
+    )
+    forward.applier.load_states()
+    with psycopg.connect(post.old.info.dsn) as late:
+        late.execute("UPDATE parcels SET note = 'after' WHERE region = 'n'")
+        (xid,) = late.execute("SELECT pg_current_xact_id()::text").fetchone() or ("0",)
+        batch = forward.batch((TAGS, ("n", "1")), (SHIPMENTS, ("1",)))
+        batch.xids.add(int(xid))
+        applying = threading.Thread(target=forward.applier.apply, args=(batch,))
+        applying.start()
+        applying.join(0.5)
+        assert applying.is_alive()
+        assert rows(post, "SELECT 1 FROM splitctl_sync.spool") == []
+    applying.join(10)
+    assert not applying.is_alive()
+    assert rows(post, "SELECT mapping FROM splitctl_sync.spool") == [(SHIPMENTS,)]
+
+
 def test_a_row_that_is_the_same_is_not_written_again(forward: Carrier) -> None:
     fill(forward.post)
     forward.everything()

@@ -10,7 +10,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from migrator import barrier
+from migrator import barrier, sync
 from tests.migrator.parcels import Post, carrying, until, working
 
 EPOCH_OLD, EPOCH_NEW = 5, 6
@@ -104,6 +104,38 @@ def test_1_the_owner_waits_until_the_other_version_is_kept(carried: Post, attemp
         assert titles(carried) == ([mine], [mine])
     strays = [item for item in carried.strays(carried.reverse) if item[0].endswith("depots")]
     assert [item[2][0]["name"] for item in strays] == [f"new {number}" for number in range(5)]
+
+
+def test_1_a_swap_while_the_owners_disagree_waits_until_they_agree(carried: Post) -> None:
+    """Within a step, or after a rollback that died, each side names the other as the owner."""
+    depot(carried)
+    agree(carried)
+    carried.own_apart(old=(10_000, 2), new=(0, 1))
+    carried.old.execute("UPDATE depots SET name = 'by old'")
+    carried.new.execute("UPDATE stations SET title = 'by new'")
+    until(lambda: carried.pending(carried.forward) and carried.pending(carried.reverse))
+    carried.await_heartbeats(carried.forward, 3)
+    assert titles(carried) == (["by old"], ["by new"])
+    carried.own(10_000, 2)
+    until(lambda: titles(carried) == (["by new"], ["by new"]), 15)
+    agree(carried)
+    (stray,) = (item for item in carried.strays(carried.forward) if item[0].endswith("stations"))
+    assert (stray[2][0]["title"], stray[3][0]["title"]) == ("by old", "by new")
+
+
+def test_1_a_stray_that_lay_in_the_spool_is_kept_with_both_versions(carried: Post) -> None:
+    """Both sides change a key while sync is off; whoever is drained first must not win unseen."""
+    depot(carried)
+    agree(carried)
+    sync.disable(carried.config, "post")
+    carried.new.execute("UPDATE stations SET title = 'by new'")
+    carried.old.execute("UPDATE depots SET name = 'by old'")
+    carried.await_heartbeats(carried.forward, 3)
+    sync.enable(carried.config, "post")
+    until(lambda: titles(carried) == (["by old"], ["by old"]), 15)
+    agree(carried)
+    (stray,) = (item for item in carried.strays(carried.reverse) if item[0].endswith("depots"))
+    assert (stray[2][0]["name"], stray[3][0]["name"]) == ("by new", "by old")
 
 
 def test_1_a_race_waits_for_an_opposite_stream_in_trouble_however_long(post: Post) -> None:
