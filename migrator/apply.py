@@ -71,14 +71,14 @@ class Applier:
         return self._writer.waiting
 
     @property
-    def undecided(self) -> bool:
-        """Whether changes that were read are neither carried nor kept as strays yet.
+    def spooling(self) -> bool:
+        """Whether changes that were read may lie in the spool."""
+        return any(state != "live" for state in self.states.values())
 
-        They are in the spool, or wait for the opposite stream. What is only parked for its parent
-        or its values is left out: a person may take days to mend it.
-        """
-        contested = any(item.reason == "stray-pending" for item in self.waiting.values())
-        return contested or any(state != "live" for state in self.states.values())
+    @property
+    def contested(self) -> bool:
+        """Whether changes that were read wait for the opposite stream."""
+        return any(item.reason == "stray-pending" for item in self.waiting.values())
 
     def load_states(self) -> None:
         """Read the states of the mappings, which backfill and archive change."""

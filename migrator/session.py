@@ -8,7 +8,7 @@ from typing import LiteralString
 
 from estate.connections import connect
 from estate.errors import ExitCode, SplitctlError
-from migrator import control
+from migrator import control, ownership
 from migrator import statements as s
 from migrator.apply import Applier, Outcome
 from migrator.changes import Batch, Collector, StreamStopped
@@ -201,14 +201,23 @@ class Session:
     def _publish(self) -> None:
         """Let the opposite stream know what has been decided of its target's changes.
 
-        Not while a key waits for it in its turn: each would then take the other's silence for
-        consent, and both would write over what neither has kept.
+        Not while some lie in the spool. And not while a key waits for the opposite stream and the
+        two owner rows differ, as within a step: either stream may write it then, each would take
+        the other's silence for consent, and a version would be lost. Where they agree, the stream
+        that does not own the key keeps it as a stray, so the other one's key need hold up nothing;
+        if it did, two streams that begin anew would wait for each other for ever.
         """
         health = self._health
-        if self._looked is None or self._looked == health.horizon or self._applier.undecided:
+        if self._looked is None or self._looked == health.horizon or self._applier.spooling:
+            return
+        if self._applier.contested and not self._owners_agree():
             return
         health.horizon = self._looked
         self._target.execute(s.PUBLISH, (health.horizon, self._stream.name, self._epoch))
+
+    def _owners_agree(self) -> bool:
+        domain = self._stream.domain.name
+        return ownership.read(self._source, domain) == ownership.read(self._target, domain)
 
     def _settle(self) -> None:
         """The opposite stream's strays whose owner's version has arrived in the target by now.

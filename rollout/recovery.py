@@ -1,14 +1,16 @@
 """Brings an unfinished step to its one right end, told by what is true in the world."""
 
 from estate.ledger import ActRecord
-from migrator.ownership import EpochConflict
-from rollout.flags import DomainFlags
-from rollout.phases import PER_PERCENT, Intent, Owns, Serves, Way, way_on
+from migrator.ownership import EpochConflict, Ownership
+from rollout.phases import Intent, Owns, Serves, Way, way_on
 from rollout.step import not_serving, take_back
-from rollout.step_plan import StepOvertaken, StepResult, StepUnfinished
+from rollout.step_plan import StepOvertaken, StepPlan, StepResult, StepUnfinished
 from rollout.survey import Survey, survey
 from rollout.tools import Tools
 from rollout.world import SIDES, World
+
+OWNER_S = 2.0
+CROSSING_S = 10.0
 
 
 def intent_of(act: ActRecord) -> Intent:
@@ -63,9 +65,11 @@ def settle(domain: str, act: ActRecord, tools: Tools, world: World) -> StepResul
 
 def _forward(domain: str, intent: Intent, tools: Tools, world: World) -> StepResult:
     """Somebody is served by it already: everybody else follows."""
-    flags = DomainFlags(True, intent.to_percentage, intent.epoch)
-    for side in SIDES:
-        world.switch_owner(side, PER_PERCENT * intent.to_percentage, intent.epoch, 2.0)
+    step = StepPlan(domain, intent.from_percentage, intent.to_percentage, intent.epoch, "")
+    flags = step.flags
+    # The winning side's database comes last here too: until every gateway has followed, it takes
+    # in what customers of the others write on the losing side.
+    world.switch_owner(step.losing, step.new_below, step.epoch, OWNER_S)
     result = StepResult(
         domain, intent.from_percentage, intent.to_percentage, intent.epoch, resumed=True
     )
@@ -81,8 +85,22 @@ def _forward(domain: str, intent: Intent, tools: Tools, world: World) -> StepRes
             result.warnings.append(
                 f"{answer.url} refused the switch and follows without a fence: look at the strays"
             )
+    _follow(step, world)
     result.warnings += tools.writers.resume()
     wrong = not_serving(tools.flags, domain, flags)
     if wrong:
         raise StepUnfinished(domain=domain, reason="; ".join(wrong))
     return result
+
+
+def _follow(step: StepPlan, world: World) -> None:
+    """Everything from the losing side has crossed; then its owner's row moves on the winning side.
+
+    Raises StepUnfinished while it has not. A domain that is there already is left as it is.
+    """
+    if world.owner(step.winning) != Ownership(step.new_below, step.epoch):
+        crossing = world.cross(step.direction, CROSSING_S)
+        if not crossing.passed:
+            reason = f"sync has {crossing.pending} keys still to carry"
+            raise StepUnfinished(domain=step.domain, reason=reason)
+    world.switch_owner(step.winning, step.new_below, step.epoch, OWNER_S)

@@ -52,6 +52,10 @@ RETRY_EVERY_S = 0.25
 LONGEST_S = 60.0
 LOOK_EVERY_S = 0.01
 ATTEMPTS = 5
+STILL_WRITING = (
+    "requests or transactions were still under way on the new side when customers were let go; "
+    "what they commit now is kept as a stray"
+)
 
 
 def rollback(
@@ -146,6 +150,8 @@ def _one(name: str, glance: Glance, config: Config, tools: Tools, started: float
     if not result.barrier_passed:
         marker = crossing.marker if crossing is not None else None
         result.at_risk = _at_risk(name, tools, marker, result.epoch)
+        if crossing is not None and not crossing.ended:
+            result.at_risk.append({"mapping": "every mapping", "key": None, "why": STILL_WRITING})
     return result
 
 
@@ -200,7 +206,8 @@ def _let_cross(
         return None, moved  # a gateway answered too late: only the owners can still be moved
 
     def move(side: Side, world: World, timeout_s: float) -> None:
-        with suppress(EpochConflict):  # `_move_owners` outbids it
+        # Outbid, or waited for, by `_move_owners`: what follows must not wait for one that hangs.
+        with suppress(SplitctlError):
             world.switch_owner(side, TARGET * PER_PERCENT, epoch, timeout_s)
             moved.add(side)
 
@@ -215,7 +222,7 @@ def _let_cross(
             crossing = world.cross("reverse", left())
             move("old", world, SHORTEST_OWNER_S)
             # Who still writes on the new side writes behind the mark.
-            return replace(crossing, passed=crossing.passed and ended)
+            return replace(crossing, passed=crossing.passed and ended, ended=ended)
         finally:
             world.close()
 
@@ -315,20 +322,20 @@ def _at_risk(name: str, tools: Tools, marker: Marker | None, epoch: int) -> list
 def _keep_books(config: Config, results: Sequence[RolledBack], tools: Tools) -> list[str]:
     """Write each rollback down, in the ledger or else in the local journal."""
     moved = [item for item in results if not item.already]
+    # A step that was killed may have left them paused, and nobody else will remember.
+    notes = tools.writers.resume() if moved else []
     outcome = parallel.gather({"ledger": partial(_to_ledger, results, tools)}, BOOKS_S)["ledger"]
-    if outcome.error is None:
-        return []
-    if not moved:
-        return []
+    if outcome.error is None or not moved:
+        return notes
     book = journal.of(config)
     now = datetime.now(UTC)
     try:
         for item in moved:
             book.append(_entry(item, now))
     except OSError as error:
-        return [f"neither the ledger nor the local journal could be written: {error}"]
+        return [*notes, f"neither the ledger nor the local journal could be written: {error}"]
     told = in_one_line(outcome.error)
-    return [f"The ledger is away ({told}); the local journal keeps it: {book.path}"]
+    return [*notes, f"The ledger is away ({told}); the local journal keeps it: {book.path}"]
 
 
 def _entry(item: RolledBack, now: datetime) -> journal.Entry:

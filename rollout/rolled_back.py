@@ -75,7 +75,7 @@ class RolledBack:
         lines += [f"  {item['mapping']} {item['key'] or ''} {item['why']}" for item in self.at_risk]
         if self.at_risk:
             lines.insert(1, f"  {len(self.at_risk)} at risk; each is kept, on the new side:")
-        elif not self.already:
+        elif self.barrier_passed:
             lines.append("  every change made on the new side has crossed to the old one")
         return [*lines, *(f"  {line}" for line in [*self.problems, *self.notes])]
 

@@ -55,12 +55,16 @@ class WriterUnpaused(SplitctlError):
 
 @dataclass(frozen=True)
 class Crossing:
-    """The end of a wait at a barrier. `pending` keys had not been carried."""
+    """The end of a wait at a barrier. `pending` keys had not been carried.
+
+    `ended`: whether everybody had stopped writing on the source before the mark.
+    """
 
     passed: bool
     seconds: float
     pending: int
     marker: Marker | None = None
+    ended: bool = True
 
 
 @dataclass(frozen=True)

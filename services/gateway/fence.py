@@ -262,9 +262,10 @@ class Door:
             self._end(fence, "expired")
 
     def _put_question(self, fence: Lease) -> None:
-        if self._fence is fence:
-            self._closed_to = max(self._closed_to, fence.epoch)
-            self._ask(self, fence.epoch, fence.peers, fence.expires_at - self._clock())
+        fence.asked = True
+        self._closed_to = max(self._closed_to, fence.epoch)
+        left = max(fence.expires_at - self._clock(), 0.0)
+        self._ask(self, fence.epoch, fence.peers, left)
 
     # Flags without a fence
 
@@ -359,7 +360,11 @@ class Door:
         fence.alarm = self._timer(left, lambda: self._rang(fence))
         if fence.peers:
             before = min(left * ASKING_SHARE, LONGEST_ASKING)
-            fence.question = self._timer(left - before, lambda: self._put_question(fence))
+            fence.question = self._timer(left - before, lambda: self._due(fence))
+
+    def _due(self, fence: Lease) -> None:
+        if self._fence is fence:
+            self._put_question(fence)
 
     def _rang(self, fence: Lease) -> None:
         if self._fence is fence:
@@ -374,6 +379,9 @@ class Door:
         self._ended = Ended(fence.epoch, how, fence.held_requests, longest)
         self._fence = None
         fence.released.set()
+        if how == "expired" and fence.peers and not fence.asked:
+            # This gateway stood still over the end of its lease: better late than never.
+            self._put_question(fence)
         return self._ended
 
     def _view(self, fence: Lease) -> FenceView:

@@ -63,6 +63,7 @@ class Lease:
     expires_at: float
     returning: bool
     peers: Sequence[str] = ()
+    asked: bool = False
     released: asyncio.Event = field(default_factory=asyncio.Event)
     waiting: dict[int, float] = field(default_factory=dict)  # ticket -> since, oldest first
     held_requests: int = 0

@@ -35,7 +35,8 @@ class Peers:
             await self._session.close()
 
     async def _conclude(self, door: Door, epoch: int, peers: Sequence[str], seconds: float) -> None:
-        limit = time.monotonic() + seconds
+        # At least one round, also when this gateway stood still over the end of its lease.
+        limit = time.monotonic() + max(seconds, ANSWER_SECONDS)
         urls = [f"{peer}/admin/fences/{door.domain}/settle" for peer in peers]
         answers: list[DomainFlags] = []
         while (left := limit - time.monotonic()) > 0:

@@ -10,7 +10,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from migrator import barrier, sync
+from migrator import barrier, ownership, sync
 from tests.migrator.parcels import Post, carrying, until, working
 
 EPOCH_OLD, EPOCH_NEW = 5, 6
@@ -121,6 +121,25 @@ def test_1_a_swap_while_the_owners_disagree_waits_until_they_agree(carried: Post
     agree(carried)
     (stray,) = (item for item in carried.strays(carried.forward) if item[0].endswith("stations"))
     assert (stray[2][0]["title"], stray[3][0]["title"]) == ("by old", "by new")
+
+
+def test_1_streams_that_begin_anew_do_not_wait_for_each_other_for_ever(post: Post) -> None:
+    """After a restart neither knows what the other has seen, and each has a key of its own."""
+    holders = {
+        ownership.Ownership(5_000, 2).owner(name): name for name in ("ann", "b", "cy", "dee")
+    }
+    post.own(5_000, 2)
+    with working(post.config):
+        post.old.execute("INSERT INTO depots VALUES ('o', 1, 'A', %s, '[]')", (holders["old"],))
+        post.new.execute("INSERT INTO stations VALUES ('n', 1, 'B', %s)", (holders["new"],))
+        agree(post)
+    for name in ("once", "twice"):
+        post.old.execute("UPDATE depots SET name = %s WHERE region = 'o'", (f"old {name}",))
+        post.new.execute("UPDATE stations SET title = %s WHERE region = 'n'", (f"new {name}",))
+        with working(post.config):
+            agree(post)
+        assert titles(post) == ([f"new {name}", f"old {name}"], [f"new {name}", f"old {name}"])
+    assert post.strays(post.forward) == post.strays(post.reverse) == []
 
 
 def test_1_a_stray_that_lay_in_the_spool_is_kept_with_both_versions(carried: Post) -> None:

@@ -46,6 +46,7 @@ def test_flags_first_then_the_rest(plain_config: Config) -> None:
         "cross reverse",
         "own old",
         "release",
+        "resume",
     ]
     assert rig.is_at(0)
     (done,) = result.rollbacks
@@ -114,10 +115,20 @@ def test_a_transaction_that_still_writes_on_the_new_side_leaves_the_crossing_unp
     """What it commits lies behind the mark, however quickly the mark itself crossed."""
     rig = Rig(percentage=50, epoch=4)
     rig.world.quiet = False
-    (done,) = rollback(plain_config, tools=rig.tools(no_ledger)).rollbacks
+    result = rollback(plain_config, tools=rig.tools(no_ledger))
+    (done,) = result.rollbacks
     assert not done.barrier_passed
     assert "left behind" in rig.log
     assert rig.is_at(0)
+    assert "still under way" in done.at_risk[-1]["why"]
+    assert "every change made on the new side has crossed" not in result.to_text()
+
+
+def test_writers_that_a_killed_step_left_paused_go_on(plain_config: Config) -> None:
+    rig = Rig(percentage=10, epoch=4)
+    rig.writers.paused = True
+    rollback(plain_config, tools=rig.tools(no_ledger))
+    assert not rig.writers.paused
 
 
 def test_a_silent_gateway_leaves_the_crossing_unproven(plain_config: Config) -> None:

@@ -127,6 +127,20 @@ def test_a_gateway_that_was_asked_takes_no_switch_any_more_and_holds_on() -> Non
     play(act)
 
 
+def test_a_gateway_that_stood_still_over_the_end_of_its_lease_asks_all_the_same() -> None:
+    async def act(s: Stage) -> None:
+        s.door.fence(4, 1000, 5000, 5.0, ["http://peer"])
+        s.late = True
+        await s.wait(60)
+        await s.arrive("first", 4999)
+        ((epoch, _, seconds),) = s.questions
+        assert (epoch, seconds, s.visits["first"].sides) == (4, 0.0, ("old",))
+        s.door.conclude(4, [FIFTY])
+        assert s.door.flags == FIFTY
+
+    play(act)
+
+
 def test_the_lease_is_the_end_also_when_no_peer_answers() -> None:
     async def act(s: Stage) -> None:
         s.door.fence(4, 1000, 5000, 5.0, ["http://dead"])
