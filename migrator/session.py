@@ -255,7 +255,8 @@ class Session:
         """How far the opposite stream has looked at this target; None when it does not look.
 
         An opposite stream in trouble looks again later, however long that takes: until then a key
-        that both sides may have changed waits. Only one that a person has ended looks no more.
+        that both sides may have changed waits. One that was torn down, or has stopped until a
+        person acts, is not waited for: what it had not carried is then not guarded.
         """
         match self._opposite.state:
             case "disabled" | "stopped":

@@ -43,6 +43,31 @@ def test_typed_again_after_a_kill(at: int, later: float) -> None:
     assert rig.broken_rules == []
 
 
+def half_switched() -> tuple[Rig, object]:
+    """One gateway serves the step, the other's customers still write to the losing side."""
+    rig = Rig()
+    plan = rig.plan(10)
+    rig.gateways["gw-1"].domains[DOMAIN] = plan.flags
+    rig.world.owners["old"] = Ownership(plan.new_below, plan.epoch)
+    return rig, plan
+
+
+def test_a_step_is_finished_with_the_winning_owner_last_and_all_carried_before() -> None:
+    rig, plan = half_switched()
+    recovery.settle(DOMAIN, act(plan), rig.tools(ledger=None), rig.world)  # type: ignore[arg-type]
+    assert rig.is_at(10)
+    acts = [name for name in rig.log if name in ("put", "cross forward", "own new")]
+    assert acts == ["put", "cross forward", "own new"]
+
+
+def test_a_step_is_not_finished_while_something_has_not_crossed() -> None:
+    rig, plan = half_switched()
+    rig.world.caught_up = False
+    with pytest.raises(StepUnfinished, match="still to carry"):
+        recovery.settle(DOMAIN, act(plan), rig.tools(ledger=None), rig.world)  # type: ignore[arg-type]
+    assert rig.world.owners["new"] == Ownership(0, 1)
+
+
 def test_a_killed_step_holds_nobody_for_longer_than_one_lease() -> None:
     """Also when it was slow before: the confirmation must not begin the lease anew."""
     rig = Rig(kill_at=8)
