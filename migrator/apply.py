@@ -75,11 +75,6 @@ class Applier:
         """Whether changes that were read may lie in the spool."""
         return any(state != "live" for state in self.states.values())
 
-    @property
-    def contested(self) -> bool:
-        """Whether changes that were read wait for the opposite stream."""
-        return any(item.reason == "stray-pending" for item in self.waiting.values())
-
     def load_states(self) -> None:
         """Read the states of the mappings, which backfill and archive change."""
         found = self._target.execute(s.STATES_SEEN, (self._stream.name,)).fetchall()

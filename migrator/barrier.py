@@ -25,7 +25,9 @@ MARK: LiteralString = "SELECT pg_logical_emit_message(true, 'splitctl.marker', %
 STATE: LiteralString = """
 SELECT p.lsn > %(lsn)s::pg_lsn,
        (SELECT count(*) FROM splitctl_sync.spool s WHERE s.stream = %(stream)s)
-     + (SELECT count(*) FROM splitctl_sync.waiting w WHERE w.stream = %(stream)s)
+     + (SELECT count(*) FROM splitctl_sync.waiting w WHERE w.stream = %(stream)s),
+       (SELECT count(*) FROM splitctl_sync.waiting w
+         WHERE w.stream = %(stream)s AND w.reason = 'stray-pending')
   FROM (VALUES (1)) AS one(row) LEFT JOIN splitctl_sync.progress p ON p.stream = %(stream)s
 """
 
@@ -71,15 +73,24 @@ class Marker:
 
 @dataclass(frozen=True)
 class Passing:
-    """What the target says: whether its position is beyond the marker, and what still waits."""
+    """What the target says: whether its position is beyond the marker, and what still waits.
+
+    `contested` of the pending keys wait for what the opposite stream has of them.
+    """
 
     position_passed: bool
     pending: int
+    contested: int = 0
 
     @property
     def passed(self) -> bool:
         """Both: beyond the marker and nothing pending."""
         return self.position_passed and self.pending == 0
+
+    @property
+    def disputed(self) -> bool:
+        """Nothing is left but keys that both sides changed: only a new owner ends their wait."""
+        return self.position_passed and 0 < self.pending == self.contested
 
 
 @dataclass(frozen=True)
@@ -116,7 +127,7 @@ def look(target: psycopg.Connection[Any], marker: Marker) -> Passing:
     """How the target stands to this marker now. A stream without progress has passed nothing."""
     row = target.execute(STATE, {"lsn": marker.lsn, "stream": marker.stream}).fetchone()
     assert row is not None
-    return Passing(bool(row[0]), int(row[1]))
+    return Passing(bool(row[0]), int(row[1]), int(row[2]))
 
 
 def passed(target: psycopg.Connection[Any], marker: Marker) -> bool:

@@ -27,12 +27,14 @@ class Routed:
 class Standing:
     """A row that stands in the target now.
 
-    `fresh`: somebody else wrote it, and the opposite stream has not looked at that yet.
+    `fresh`: somebody else wrote it, and the opposite stream has not looked at that yet. `leads`:
+    the keys of the opposite stream to which it belongs.
     """
 
     primary: Values
     route: str | None
     fresh: bool = False
+    leads: tuple[MappingKey, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,10 @@ class Reference:
 
 @dataclass(frozen=True)
 class Work:
-    """The keys of one mapping, with what the source gives and what the target holds for each."""
+    """The keys of one mapping, with what the source gives and what the target holds for each.
+
+    `undecided` are those whose rows wait in the opposite stream.
+    """
 
     mapping: str
     primary_positions: tuple[int, ...]
@@ -62,6 +67,7 @@ class Work:
     rows: dict[Key, list[Routed]]
     standing: dict[Key, list[Standing]]
     references: tuple[Reference, ...] = ()
+    undecided: frozenset[Key] = frozenset()
 
 
 @dataclass
@@ -105,7 +111,7 @@ def decide(works: Sequence[Work], ownership: Ownership | None, side: Side) -> Pl
             if any(returned[pick(item.row, work.primary_positions)] > 1 for item in rows):
                 plan.ambiguous[name] = "the mapping gives two rows with the same primary key"
                 continue
-            if any(item.fresh for item in standing):
+            if key in work.undecided or any(item.fresh for item in standing):
                 # Written over now, the other side's version would be lost without a trace.
                 plan.contested[name] = "the other side changed it too, and that is carried first"
                 continue

@@ -5,7 +5,7 @@ from graphlib import CycleError, TopologicalSorter
 
 from estate.catalog import ForeignKey
 from migrator import mapping as m
-from migrator import statements
+from migrator import opposite, statements
 from migrator.mapping import Shape, Stream
 from migrator.plan import Reference, Values
 from migrator.reading import Connection, Prepared
@@ -30,7 +30,8 @@ class Mappings:
         """The mapping of this name, ready. Raises MappingMismatch or TableMissing."""
         if name not in self._prepared:
             shape = m.shape(self._source, self._target, self._stream.mapping(name))
-            self._prepared[name] = Prepared(shape, statements.make(shape))
+            ways = opposite.ways(self._stream, shape.table.name)
+            self._prepared[name] = Prepared(shape, statements.make(shape, ways))
             self.order = _parents_before_children(self._prepared)
         return self._prepared[name]
 

@@ -1,5 +1,6 @@
 """Reading a batch's rows on the source, from a snapshot that sees every transaction of it (L3)."""
 
+import json
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ import psycopg
 
 from estate.errors import ExitCode, SplitctlError
 from migrator import statements as s
-from migrator.changes import unseen
+from migrator.changes import MappingKey, unseen
 from migrator.mapping import Key, Shape, key_arguments
 from migrator.plan import Routed
 from migrator.statements import Statements
@@ -52,11 +53,21 @@ class Reading:
     rows: dict[Key, list[Routed]]
 
 
+@dataclass(frozen=True)
+class Seen:
+    """What one snapshot of the source shows: rows by mapping, and the opposite stream's parked
+    keys, which it keeps there."""
+
+    readings: dict[str, Reading]
+    waiting: frozenset[MappingKey]
+
+
 def read(
     connection: Connection,
+    opposite: str,
     wanted: Mapping[str, tuple[Prepared, list[Key]]],
     xids: Iterable[int],
-) -> dict[str, Reading]:
+) -> Seen:
     """Rows of all these keys, from one snapshot. Raises StillInvisible, or what a query raises."""
     awaited = frozenset(xids)
     pause, started = FIRST_PAUSE_S, time.monotonic()
@@ -64,6 +75,7 @@ def read(
         with connection.pipeline():
             connection.execute(s.BEGIN_READ)
             snapshot = connection.execute(s.SNAPSHOT)
+            parked = connection.execute(s.OPPOSITE_WAITING, (opposite,))
             cursors = {
                 name: _ask(connection, prepared, keys) for name, (prepared, keys) in wanted.items()
             }
@@ -72,7 +84,10 @@ def read(
         assert found is not None
         missing = unseen(awaited, str(found[0]))
         if not missing:
-            return {name: _reading(wanted[name], *cursors[name]) for name in wanted}
+            return Seen(
+                {name: _reading(wanted[name], *cursors[name]) for name in wanted},
+                frozenset((name, tuple(json.loads(key))) for name, key in parked.fetchall()),
+            )
         elapsed = time.monotonic() - started
         if elapsed > LIMIT_S:
             numbers = ", ".join(map(str, sorted(missing)[:5]))

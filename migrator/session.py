@@ -94,7 +94,8 @@ class Session:
         self._stream, self._board = stream, board
         self._health = board.streams[stream.name]
         self._opposite = board.streams[stream.opposite]
-        self._horizon_elsewhere = 0
+        self._told = 0
+        self._owner: ownership.Ownership | None = None
         self._looked: int | None = None
         self._next_heartbeat = self._next_retry = 0.0
         self._stack = ExitStack()
@@ -120,6 +121,7 @@ class Session:
                 breathe=self._breathe,
             )
             self._stored = lsn
+            self._read_horizon()
             self._reader.start(stream.slot, stream.publication, lsn)
         except BaseException:
             self._stack.close()
@@ -192,32 +194,21 @@ class Session:
         self._health.spooled = int(row[0]) if row else 0
         self._publish()
         self._settle()
-        if self._opposite.state == "standby":
-            # Another worker carries it; how far it has looked stands beside what it has written.
-            seen = self._source.execute(s.HORIZON, (self._opposite.name,)).fetchone()
-            self._horizon_elsewhere = int(seen[0]) if seen and seen[0] else 0
+        self._heed_owner()
+        self._read_horizon()
         self._health.lag_bytes = max(self._reader.wal_end - self._stored, 0)
 
     def _publish(self) -> None:
         """Let the opposite stream know what has been decided of its target's changes.
 
-        Not while some lie in the spool. And not while a key waits for the opposite stream and the
-        two owner rows differ, as within a step: either stream may write it then, each would take
-        the other's silence for consent, and a version would be lost. Where they agree, the stream
-        that does not own the key keeps it as a stray, so the other one's key need hold up nothing;
-        if it did, two streams that begin anew would wait for each other for ever.
+        Not while some lie in the spool. Parked keys hold up nothing: the opposite stream looks for
+        each of its own among them.
         """
         health = self._health
         if self._looked is None or self._looked == health.horizon or self._applier.spooling:
             return
-        if self._applier.contested and not self._owners_agree():
-            return
         health.horizon = self._looked
         self._target.execute(s.PUBLISH, (health.horizon, self._stream.name, self._epoch))
-
-    def _owners_agree(self) -> bool:
-        domain = self._stream.domain.name
-        return ownership.read(self._source, domain) == ownership.read(self._target, domain)
 
     def _settle(self) -> None:
         """The opposite stream's strays whose owner's version has arrived in the target by now.
@@ -251,21 +242,29 @@ class Session:
                 first, longest = UNWRITABLE_S if item.reason == "unwritable" else OTHERS_S
                 item.due = now + min(first * 2 ** min(item.attempts, 20), longest)
 
-    def _horizon(self) -> int | None:
-        """How far the opposite stream has looked at this target; None when it does not look.
+    def _heed_owner(self) -> None:
+        """A new owner decides keys that could not be decided before: they need not wait longer."""
+        owner = ownership.read(self._target, self._stream.domain.name)
+        if owner != self._owner:
+            self._owner = owner
+            for item in self._applier.waiting.values():
+                item.due = 0.0
 
-        An opposite stream in trouble looks again later, however long that takes: until then a key
-        that both sides may have changed waits. One that was torn down, or has stopped until a
-        person acts, is not waited for: what it had not carried is then not guarded.
+    def _read_horizon(self) -> None:
+        """How far the opposite stream was when it last told, in whatever process it ran."""
+        found = self._source.execute(s.HORIZON, (self._opposite.name,)).fetchone()
+        self._told = int(found[0]) if found and found[0] else 0
+
+    def _horizon(self) -> int | None:
+        """How far the opposite stream has decided of this target's changes; None when it does not
+        look.
+
+        One that does not go on now looks again later, however long that takes: until then a key
+        that both sides may have changed waits. Only one that was torn down is not waited for.
         """
-        match self._opposite.state:
-            case "disabled" | "stopped":
-                return None
-            case "standby":
-                return self._horizon_elsewhere
-            case _:
-                # At the beginning it is not known yet: any row may have been changed.
-                return self._opposite.horizon or 0
+        if self._opposite.state == "disabled":
+            return None
+        return max(self._opposite.horizon or 0, self._told)
 
     def _breathe(self) -> None:
         """During long work: the server must not think that nobody reads."""

@@ -12,6 +12,7 @@ from migrator import fragments as f
 from migrator import mapping as m
 from migrator.changes import MappingKey
 from migrator.mapping import Shape
+from migrator.opposite import Way
 
 BEGIN: LiteralString = "BEGIN"
 COMMIT: LiteralString = "COMMIT"
@@ -75,6 +76,9 @@ SPOOL_COUNT: LiteralString = "SELECT count(*) FROM splitctl_sync.spool WHERE str
 WAITING: LiteralString = """
 SELECT mapping, key::text, reason, attempts FROM splitctl_sync.waiting WHERE stream = %s
 """
+OPPOSITE_WAITING: LiteralString = (
+    "SELECT mapping, key::text FROM splitctl_sync.waiting WHERE stream = %s"
+)
 WAIT: LiteralString = """
 INSERT INTO splitctl_sync.waiting AS w (stream, mapping, key, reason, detail, lsn)
 SELECT %s, u.mapping, u.key::jsonb, u.reason, u.detail, %s::pg_lsn
@@ -107,7 +111,8 @@ CANONICAL = sql.SQL(
 )
 # Locked: what is looked at stays as it is until it is written.
 STANDING = sql.SQL(
-    "SELECT {primary}, {key}, t.xmin::text, ({route})::text FROM {table} AS t WHERE {condition}"
+    "SELECT {primary}, {key}, t.xmin::text, ({route})::text, {leads}"
+    " FROM {table} AS t WHERE {condition}"
     " FOR NO KEY UPDATE OF t"
 )
 VERSIONS = sql.SQL(
@@ -155,10 +160,11 @@ class Statements:
     upsert: sql.Composed
     parents: tuple[sql.Composed, ...]
     references: tuple[ForeignKey, ...]
+    ways: tuple[Way, ...]
 
 
-def make(shape: Shape) -> Statements:
-    """Compose the statements of a mapping."""
+def make(shape: Shape, ways: tuple[Way, ...]) -> Statements:
+    """Compose the statements of a mapping; `ways` lead from its target to the opposite stream."""
     table = f.table(shape.table.name)
     key, primary = shape.mapping.key, shape.table.primary_key
     condition = m.keys_condition(shape, "t")
@@ -174,6 +180,7 @@ def make(shape: Shape) -> Statements:
             primary=f.texts("t", primary),
             key=f.texts("t", key),
             route=m.route(shape.mapping),
+            leads=_leads(ways),
             table=table,
             condition=condition,
         ),
@@ -193,7 +200,14 @@ def make(shape: Shape) -> Statements:
         upsert=_upsert(shape, table),
         parents=tuple(_parents(shape, reference) for reference in references),
         references=references,
+        ways=ways,
     )
+
+
+def _leads(ways: tuple[Way, ...]) -> sql.Composed:
+    """One array for each way: the values of its columns, as the log has them."""
+    arrays = [sql.SQL("ARRAY[{}]").format(f.texts("t", way.columns)) for way in ways]
+    return sql.SQL("jsonb_build_array({})").format(f.listed(arrays))
 
 
 def _canonical(shape: Shape) -> sql.Composed:

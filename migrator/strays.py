@@ -6,12 +6,13 @@ stream reads: it carries those keys as if they had changed there, and the sides 
 
 import json
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import LiteralString
 
 from migrator import statements as s
 from migrator.changes import AGAIN, MappingKey
-from migrator.mapping import Key, Shape, Stream, key_arguments
+from migrator.mapping import Key, Stream, key_arguments
+from migrator.opposite import keys_of_rows
 from migrator.pgoutput import lsn_text
 from migrator.plan import Values
 from migrator.reading import Connection, Prepared, Reading
@@ -45,7 +46,7 @@ class Strays:
             shape = prepared[name].shape
             rows = [item.row for item in readings[name].rows.get(key, [])]
             given.append(json.dumps([dict(zip(shape.columns, row, strict=True)) for row in rows]))
-            ways = set(self._ways_back(shape, [*rows, *held[(name, key)][1]]))
+            ways = set(keys_of_rows(self._stream, shape, [*rows, *held[(name, key)][1]]))
             asked.append(bool(ways))
             again |= ways
         log.warning("%s: %d stray(s), the first %s %s", self._stream.name, len(names), *names[0])
@@ -71,15 +72,3 @@ class Strays:
                 rows = [tuple(values) for values in json.loads(texts)]
                 found[(name, tuple(key))] = (version, rows)
         return found
-
-    def _ways_back(self, shape: Shape, rows: Iterable[Values]) -> Iterable[tuple[str, Key]]:
-        """The opposite stream's keys to which these rows of the target's table lead."""
-        for config in self._stream.returning:
-            leads = config.sources.get(shape.table.name)
-            if leads is None or not set(leads.values()) <= set(shape.columns):
-                continue
-            positions = [shape.columns.index(leads[part]) for part in config.key]
-            for row in rows:
-                key = tuple(value for n in positions if (value := row[n]) is not None)
-                if len(key) == len(positions):
-                    yield f"{self._stream.opposite}.{config.target}", key

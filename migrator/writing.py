@@ -12,12 +12,13 @@ from migrator.changes import MappingKey
 from migrator.collisions import Collisions
 from migrator.control import MARK
 from migrator.mapping import Key, Stream, key_arguments
+from migrator.opposite import keys_of_rows
 from migrator.ownership import Ownership
 from migrator.parts import Outcome, Own, Part, Position, Waiting, Waits
 from migrator.pgoutput import lsn_text
 from migrator.plan import Plan, Standing, Values, Work, decide, pick
 from migrator.prepared import Mappings
-from migrator.reading import Connection, Prepared, Reading, read
+from migrator.reading import Connection, Prepared, Reading, Seen, read
 from migrator.strays import Strays
 
 
@@ -71,22 +72,22 @@ class Writer:
         for name, key in part.carry:
             wanted.setdefault(name, (self.mappings[name], []))[1].append(key)
         wanted = {name: wanted[name] for name in self.mappings.order if name in wanted}
-        readings: dict[str, Reading] = {}
+        seen = Seen({}, frozenset())
         if wanted or part.xids:
             # Keys for the spool are not read now, but whoever reads them later must see the change.
-            readings = read(self._source, wanted, part.xids)
+            seen = read(self._source, self._stream.opposite, wanted, part.xids)
         if not part.carry and not part.spool:
             return self._position_only(part)
-        works, ownership = self._look(part, wanted, readings, horizon)
+        works, ownership = self._look(part, wanted, seen, horizon)
         plan = decide(works, ownership, self._stream.source_side)
-        return self._commit(part, readings, plan, ownership)
+        return self._commit(part, seen.readings, plan, ownership)
 
     def park(self, part: Part, name: MappingKey, detail: str) -> Outcome:
         """Write the part without its one key, which cannot be written for this reason."""
         waits = {name: ("unwritable", detail)}
         # Its error may have come before anybody waited for the transactions to be visible. Whoever
         # tries it again, or drains what is spooled beside it, relies on that (law L3).
-        read(self._source, {}, part.xids)
+        read(self._source, self._stream.opposite, {}, part.xids)
         with self._target.transaction():
             self._target.execute(MARK, (self._stream.name,))
             self._check_claim(self._target.execute(s.CLAIM, self._claim(part.position)))
@@ -123,11 +124,11 @@ class Writer:
         self,
         part: Part,
         wanted: dict[str, tuple[Prepared, list[Key]]],
-        readings: dict[str, Reading],
+        seen: Seen,
         horizon: int | None,
     ) -> tuple[list[Work], Ownership | None]:
         """Begin the transaction and look at what the target holds for these keys."""
-        target, stream = self._target, self._stream
+        target, stream, readings = self._target, self._stream, seen.readings
         keys = {name: list(dict.fromkeys(readings[name].canonical.values())) for name in wanted}
         standing: dict[str, psycopg.Cursor[Any]] = {}
         parents: dict[str, list[psycopg.Cursor[Any] | None]] = {}
@@ -154,17 +155,38 @@ class Writer:
                 frozenset(tuple(found) for found in cursor.fetchall()) if cursor else frozenset()
                 for cursor in parents[name]
             ]
+            held = _standing(prepared, standing[name], self._own)
             works.append(
                 Work(
                     mapping=name,
                     primary_positions=prepared.shape.primary_positions,
                     keys=tuple(keys[name]),
                     rows=readings[name].rows,
-                    standing=_standing(prepared, standing[name], self._own),
+                    standing=held,
                     references=self.mappings.references(name, present),
+                    undecided=self._undecided(prepared, readings[name], held, seen.waiting),
                 )
             )
         return works, Ownership(int(row[0]), int(row[1])) if row else None
+
+    def _undecided(
+        self,
+        prepared: Prepared,
+        reading: Reading,
+        standing: dict[Key, list[Standing]],
+        waiting: frozenset[MappingKey],
+    ) -> frozenset[Key]:
+        """The keys whose rows lead to one that is parked in the opposite stream."""
+        if not waiting:
+            return frozenset()
+        found = set()
+        for key in reading.canonical.values():
+            rows = [item.row for item in reading.rows.get(key, [])]
+            leads = set(keys_of_rows(self._stream, prepared.shape, rows))
+            leads.update(lead for item in standing.get(key, []) for lead in item.leads)
+            if leads & waiting:
+                found.add(key)
+        return frozenset(found)
 
     def _ask_parents(
         self, prepared: Prepared, reading: Reading
@@ -291,10 +313,17 @@ def _standing(
     prepared: Prepared, cursor: psycopg.Cursor[Any], own: Own
 ) -> dict[Key, list[Standing]]:
     width = len(prepared.shape.table.primary_key)
+    ways = prepared.statements.ways
     found: dict[Key, list[Standing]] = {}
     for row in cursor.fetchall():
-        *key, xmin, route = row[width:]
-        standing = Standing(tuple(row[:width]), route, own.is_fresh(int(xmin)))
+        *key, xmin, route, values = row[width:]
+        leads = [way.key(value) for way, value in zip(ways, values, strict=True)]
+        standing = Standing(
+            tuple(row[:width]),
+            route,
+            own.is_fresh(int(xmin)),
+            tuple(lead for lead in leads if lead is not None),
+        )
         found.setdefault(tuple(key), []).append(standing)
     return found
 

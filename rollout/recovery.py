@@ -85,7 +85,7 @@ def _forward(domain: str, intent: Intent, tools: Tools, world: World) -> StepRes
             result.warnings.append(
                 f"{answer.url} refused the switch and follows without a fence: look at the strays"
             )
-    _follow(step, world)
+    result.warnings += _follow(step, world)
     result.warnings += tools.writers.resume()
     wrong = not_serving(tools.flags, domain, flags)
     if wrong:
@@ -93,14 +93,23 @@ def _forward(domain: str, intent: Intent, tools: Tools, world: World) -> StepRes
     return result
 
 
-def _follow(step: StepPlan, world: World) -> None:
+def _follow(step: StepPlan, world: World) -> list[str]:
     """Everything from the losing side has crossed; then its owner's row moves on the winning side.
 
-    Raises StepUnfinished while it has not. A domain that is there already is left as it is.
+    Keys that were changed on both sides meanwhile wait in both streams until one side owns them:
+    they end as strays, which is told in a warning. Raises StepUnfinished while anything else has
+    not crossed. A domain that is there already is left as it is.
     """
+    told: list[str] = []
     if world.owner(step.winning) != Ownership(step.new_below, step.epoch):
         crossing = world.cross(step.direction, CROSSING_S)
-        if not crossing.passed:
+        if not crossing.passed and not crossing.disputed:
             reason = f"sync has {crossing.pending} keys still to carry"
             raise StepUnfinished(domain=step.domain, reason=reason)
+        if not crossing.passed:
+            told = [
+                f"{crossing.pending} keys were changed on both sides: the {step.winning} side's"
+                " version stands, the other is kept as a stray"
+            ]
     world.switch_owner(step.winning, step.new_below, step.epoch, OWNER_S)
+    return told

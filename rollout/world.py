@@ -57,7 +57,8 @@ class WriterUnpaused(SplitctlError):
 class Crossing:
     """The end of a wait at a barrier. `pending` keys had not been carried.
 
-    `ended`: whether everybody had stopped writing on the source before the mark.
+    `ended`: whether everybody had stopped writing on the source before the mark. `disputed`: those
+    that are pending were changed on both sides, and wait until one owner is told.
     """
 
     passed: bool
@@ -65,6 +66,7 @@ class Crossing:
     pending: int
     marker: Marker | None = None
     ended: bool = True
+    disputed: bool = False
 
 
 @dataclass(frozen=True)
@@ -177,7 +179,8 @@ class DatabaseWorld:
                 marker = barrier.mark(at_source, stream.name)
             left = timeout_s - (time.monotonic() - started)
             state = barrier.wait_for(at_target, marker, left)
-        return Crossing(state.passed, time.monotonic() - started, state.pending, marker)
+        seconds = time.monotonic() - started
+        return Crossing(state.passed, seconds, state.pending, marker, disputed=state.disputed)
 
     def switch_owner(self, side: Side, new_below: int, epoch: int, timeout_s: float) -> None:
         """Move the owner; waits for transactions that asked for it, at most so long."""
@@ -281,6 +284,7 @@ class InMemoryWorld:
     away: set[Side] = field(default_factory=set)
     quiet: bool = True
     caught_up: bool = True
+    disputed: bool = False
     is_archived: bool = False
     behind: list[Any] = field(default_factory=list)
 
@@ -305,7 +309,8 @@ class InMemoryWorld:
         """As `caught_up` says."""
         del timeout_s
         self._act(f"cross {direction}", "new" if "new" in self.away else None)
-        return Crossing(self.caught_up, 0.001, 0 if self.caught_up else 7)
+        pending = 0 if self.caught_up else 7
+        return Crossing(self.caught_up, 0.001, pending, disputed=self.disputed)
 
     def switch_owner(self, side: Side, new_below: int, epoch: int, timeout_s: float) -> None:
         """The same rules as in a database."""

@@ -20,7 +20,7 @@ from migrator import writing
 from migrator.mapping import Key, Side
 from migrator.ownership import Ownership
 from migrator.plan import Plan, Routed, Values, Work, decide, pick
-from migrator.reading import Connection, Prepared, Reading, read
+from migrator.reading import Connection, Prepared, Seen, read
 from splitctl.main import main
 from verify import checksum
 from verify.checksum import Checksum, Range
@@ -112,15 +112,16 @@ def reorder(number: str) -> Wrap:
 
     def faulty(
         connection: Connection,
+        opposite: str,
         wanted: Mapping[str, tuple[Prepared, list[Key]]],
         xids: Iterable[int],
-    ) -> dict[str, Reading]:
-        readings = read(connection, wanted, xids)
-        for name, reading in readings.items():
+    ) -> Seen:
+        seen = read(connection, opposite, wanted, xids)
+        for name, reading in seen.readings.items():
             # A row that is gone stays gone: without its parent an old one could not be written.
             for key, rows in reading.rows.items():
                 reading.rows[key] = stale.version((name, key), rows)
-        return readings
+        return seen
 
     return patch.object(writing, "read", faulty)
 

@@ -193,6 +193,47 @@ def test_1_a_row_made_by_the_side_that_does_not_own_is_parked_and_taken_back(
     assert len(carried.strays(carried.reverse)) == 1
 
 
+def test_1_what_a_stopped_stream_had_not_carried_is_not_written_over(post: Post) -> None:
+    """Rolled back while the way back stands still: what it left is kept before it gives way."""
+    post.own(10_000, 2)
+    with working(post.config):
+        post.new.execute("INSERT INTO stations VALUES ('n', 1, 'A', 'ann')")
+        agree(post)
+        post.new.execute("ALTER TABLE stations ADD extra text")
+        post.new.execute("UPDATE stations SET title = 'by new'")
+        until(lambda: state(post, "post.reverse")["state"] == "stopped")
+        post.own(0, 3)
+        post.old.execute("UPDATE depots SET name = 'by old'")
+        until(lambda: post.pending(post.forward))
+        post.await_heartbeats(post.forward, 3)
+        assert titles(post) == (["by old"], ["by new"])
+    with working(post.config):
+        until(lambda: titles(post) == (["by old"], ["by old"]), 15)
+        agree(post)
+    (stray,) = (item for item in post.strays(post.reverse) if item[0].endswith("depots"))
+    assert (stray[2][0]["name"], stray[3][0]["name"]) == ("by new", "by old")
+
+
+def test_1_what_could_not_be_written_is_kept_before_another_version_takes_its_place(
+    carried: Post,
+) -> None:
+    """A key is parked, its stream has long gone on, and then the other side becomes the owner."""
+    depot(carried)
+    agree(carried)
+    carried.own(10_000, 2)
+    carried.old.execute("ALTER TABLE parcels ADD CONSTRAINT light CHECK (weight < 10)")
+    carried.new.execute("UPDATE shipments SET weight = 50, note = 'by new'")
+    until(lambda: carried.pending(carried.reverse))
+    carried.await_heartbeats(carried.reverse, 3)
+    carried.own(0, 3)
+    carried.old.execute("UPDATE parcels SET note = 'by old'")
+    agree(carried)
+    notes = carried.new.execute("SELECT note FROM shipments").fetchall()
+    assert notes == [("by old",)]
+    (stray,) = (item for item in carried.strays(carried.reverse) if item[0].endswith("parcels"))
+    assert (stray[2][0]["note"], stray[3][0]["note"]) == ("by new", "by old")
+
+
 def test_1_a_stray_is_not_settled_while_a_key_of_the_way_back_still_waits(carried: Post) -> None:
     """What waits might be what was asked for."""
     depot(carried)

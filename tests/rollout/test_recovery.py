@@ -68,6 +68,16 @@ def test_a_step_is_not_finished_while_something_has_not_crossed() -> None:
     assert rig.world.owners["new"] == Ownership(0, 1)
 
 
+def test_keys_that_both_sides_changed_do_not_keep_a_step_unfinished() -> None:
+    """Each stream waits for the other until one side owns them: only the owner's move ends that."""
+    rig, plan = half_switched()
+    rig.world.caught_up, rig.world.disputed = False, True
+    done = recovery.settle(DOMAIN, act(plan), rig.tools(ledger=None), rig.world)  # type: ignore[arg-type]
+    assert isinstance(done, StepResult)
+    assert rig.is_at(10)
+    assert "7 keys were changed on both sides" in " ".join(done.warnings)
+
+
 def test_a_killed_step_holds_nobody_for_longer_than_one_lease() -> None:
     """Also when it was slow before: the confirmation must not begin the lease anew."""
     rig = Rig(kill_at=8)
