@@ -11,11 +11,13 @@ from estate.config import Config
 
 if TYPE_CHECKING:
     from migrator.backfill import MappingBackfill
+    from migrator.parked import StrayRow, WaitingKey
     from migrator.schema import SchemaApplied, SchemaStatus
     from migrator.status import StreamStatus
 
 STATUS = "splitctl status"
 DOCTOR = "splitctl doctor"
+REFUSED = "the target refuses it"
 
 
 def after_schema_apply(config: Config, done: "Sequence[SchemaApplied]") -> str:
@@ -52,10 +54,26 @@ def after_sync_status(found: "Sequence[StreamStatus]") -> str:
         return "splitctl backfill status"
     for stream in enabled:
         if stream.strays:
-            return f"splitctl verify run --domain {_domain(stream.stream)}"
-    if any(stream.waiting for stream in enabled):
-        return "splitctl sync status  (again: keys wait)"
+            return f"splitctl sync strays {_domain(stream.stream)}"
+    for stream in enabled:
+        if stream.waiting:
+            return f"splitctl sync waiting {_domain(stream.stream)}"
     return STATUS
+
+
+def after_strays(found: "Sequence[StrayRow]") -> str:
+    """Who has looked at them says so; nothing to look at: how it stands."""
+    left = [item for item in found if item.settled_at is None]
+    if not left:
+        return STATUS
+    return f"splitctl sync settle {left[0].stray} --how '...'  (when you have looked at both)"
+
+
+def after_waiting(found: "Sequence[WaitingKey]") -> str:
+    """What waits is tried again by itself; what the target refuses needs somebody to see to it."""
+    if any(item.reason == REFUSED for item in found):
+        return "splitctl sync waiting  (again, when the target takes what it refuses now)"
+    return "splitctl sync waiting  (again: it goes on by itself)" if found else STATUS
 
 
 def after_backfill_status(config: Config, found: "Sequence[MappingBackfill]") -> str:

@@ -27,6 +27,7 @@ backfill = command_group("Copy what was there before sync began.")
 verify = command_group("Compare both sides, exactly, beside live writes.")
 
 Database = Annotated[str | None, typer.Argument(help="One database; all when left out.")]
+Limit = Annotated[int, typer.Option("--limit", min=1, help="At most so many of each stream.")]
 
 
 @schema.command("apply")
@@ -122,6 +123,60 @@ def sync_status(config: ConfigPath = None, output: OutputFormat = Output.TEXT) -
 
         found = room.status(c)
         return Listing(found, following.after_sync_status(found), room.exit_code(found))
+
+    answer(work, config, output)
+
+
+@sync.command("strays")
+def sync_strays(
+    domain: OptionalDomain = None,
+    settled: Annotated[bool, typer.Option("--all", help="Also those that are settled.")] = False,
+    limit: Limit = 100,
+    config: ConfigPath = None,
+    output: OutputFormat = Output.TEXT,
+) -> None:
+    """Changes on the side that does not own them, each with both versions."""
+
+    def work(c: Any) -> Any:
+        from migrator import following, parked
+
+        found = parked.strays(c, domain, "all" if settled else "open", limit)
+        return Listing(found, following.after_strays(found))
+
+    answer(work, config, output)
+
+
+@sync.command("waiting")
+def sync_waiting(
+    domain: OptionalDomain = None,
+    limit: Limit = 100,
+    config: ConfigPath = None,
+    output: OutputFormat = Output.TEXT,
+) -> None:
+    """Changed keys that could not be carried yet, and why."""
+
+    def work(c: Any) -> Any:
+        from migrator import following, parked
+
+        found = parked.waiting(c, domain, limit)
+        return Listing(found, following.after_waiting(found))
+
+    answer(work, config, output)
+
+
+@sync.command("settle")
+def sync_settle(
+    strays: Annotated[list[str], typer.Argument(help="Strays, as `sync strays` names them.")],
+    how: Annotated[str, typer.Option("--how", help="What was done about them; kept with them.")],
+    config: ConfigPath = None,
+    output: OutputFormat = Output.TEXT,
+) -> None:
+    """Declare strays settled, when you have looked at both versions. No data is changed."""
+
+    def work(c: Any) -> Any:
+        from migrator import parked
+
+        return parked.settle(c, strays, how)
 
     answer(work, config, output)
 

@@ -1,6 +1,7 @@
 """After each list comes the next sensible command, chosen by what the list says."""
 
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ import pytest
 from estate.config import Config, load
 from migrator import following
 from migrator.backfill import MappingBackfill
+from migrator.parked import REASONS, StrayRow, WaitingKey
 from migrator.schema import SchemaApplied, SchemaStatus
 from migrator.status import NEVER_BEGUN, StreamStatus
 
@@ -31,12 +33,27 @@ def config() -> Config:
         (replace(WELL, worker_alive=False), "splitctl sync run"),
         (replace(WELL, states={"m": "spool"}, spooled=3), "splitctl backfill status"),
         (replace(WELL, states={"m": "drain"}, spooled=3), "splitctl backfill status"),
-        (replace(WELL, strays=1), "splitctl verify run --domain checkout"),
-        (replace(WELL, waiting=1), "splitctl sync status  (again: keys wait)"),
+        (replace(WELL, strays=1), "splitctl sync strays checkout"),
+        (replace(WELL, waiting=1), "splitctl sync waiting checkout"),
     ],
 )
 def test_after_sync_status(stream: StreamStatus, command: str) -> None:
     assert following.after_sync_status([stream]) == command
+
+
+def test_after_what_was_put_aside() -> None:
+    seen = datetime(2026, 1, 1, tzinfo=UTC)
+    stray = StrayRow("checkout.reverse/7", "carts 1", seen, [], [], None, None)
+    settled = replace(stray, stray="checkout.reverse/6", settled_at=seen, settled="by hand: seen")
+    assert following.after_strays([settled]) == "splitctl status"
+    assert following.after_strays([settled, stray]).startswith(
+        "splitctl sync settle checkout.reverse/7 --how"
+    )
+    late = WaitingKey("checkout.reverse.carts", "1", REASONS["parent"], "", seen, 2)
+    refused = replace(late, reason=REASONS["unwritable"])
+    assert following.after_waiting([]) == "splitctl status"
+    assert "by itself" in following.after_waiting([late])
+    assert "refuses" in following.after_waiting([late, refused])
 
 
 def test_what_is_unknown_comes_before_what_is_wrong() -> None:

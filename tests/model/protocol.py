@@ -36,7 +36,7 @@ class Without(Enum):
     SECOND_BARRIER = auto()  # decision 0005
     STOPPED_HORIZON = auto()  # a stopped stream is taken as one that was ended
     SPOOL_IN_HORIZON = auto()  # the horizon moves past what lies in the spool
-    OPPOSITE_WAITING = auto()  # decision 0009: write over what waits in the opposite stream
+    OPPOSITE_WAITING = auto()  # decision 0010: write over what waits in the opposite stream
     CONFLICT_IN_RECOVERY = auto()  # recovery waits for keys that both streams keep waiting
 
 

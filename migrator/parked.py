@@ -1,0 +1,173 @@
+"""What the sync has put aside, row by row: strays with both versions, and keys that wait."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Literal, LiteralString
+
+import psycopg
+
+from estate.config import Config
+from estate.connections import connect
+from estate.errors import ExitCode, SplitctlError
+from migrator import control
+from migrator.following import REFUSED
+from migrator.mapping import Stream, streams
+
+Connection = psycopg.Connection[Any]
+Which = Literal["open", "all"]
+LIMIT = 100
+# The words of the control schema, for a person.
+REASONS = {
+    "parent": "its parent has not arrived",
+    "unwritable": REFUSED,
+    "stray-pending": "both sides changed it",
+}
+
+STRAYS: LiteralString = """
+SELECT id, mapping, key, seen_at, source_rows, target_rows, settled_at, settled_how
+  FROM splitctl_sync.stray
+ WHERE stream = %(stream)s AND (settled_at IS NULL OR %(which)s = 'all')
+ ORDER BY id LIMIT %(limit)s
+"""
+WAITING: LiteralString = """
+SELECT mapping, key, reason, detail, since, attempts FROM splitctl_sync.waiting
+ WHERE stream = %(stream)s ORDER BY since, mapping, key LIMIT %(limit)s
+"""
+SETTLE: LiteralString = """
+UPDATE splitctl_sync.stray SET settled_at = clock_timestamp(), settled_how = 'by hand: ' || %s
+ WHERE stream = %s AND id = %s AND settled_at IS NULL
+"""
+KNOWN: LiteralString = "SELECT 1 FROM splitctl_sync.stray WHERE stream = %s AND id = %s"
+
+
+class NoSuchStray(SplitctlError):
+    """There is no stray '{stray}'. Nothing was changed."""
+
+    hint = "splitctl sync strays --all"
+    exit_code = ExitCode.USAGE
+
+
+@dataclass(frozen=True)
+class StrayRow:
+    """A change on the side that did not own the key.
+
+    `changed` is what stood there, `owned` what the owner's side held; both as lists of rows, empty
+    where there was none. `settled`: what became of it, None while nobody decided.
+    """
+
+    stray: str
+    key: str
+    seen_at: datetime
+    changed: list[dict[str, Any]]
+    owned: list[dict[str, Any]]
+    settled_at: datetime | None
+    settled: str | None
+
+
+@dataclass(frozen=True)
+class WaitingKey:
+    """A key that was read from the log and could not be carried yet, and why."""
+
+    mapping: str
+    key: str
+    reason: str
+    detail: str
+    since: datetime
+    attempts: int
+
+
+@dataclass(frozen=True)
+class Settled:
+    """Strays that somebody declared settled now, and those that were settled before."""
+
+    now: int
+    before: int
+    next_command: str = "splitctl sync strays"
+
+
+def strays(config: Config, domain: str | None, which: Which, limit: int = LIMIT) -> list[StrayRow]:
+    """Strays of a domain, or of all, oldest first; at most `limit` of each stream.
+
+    Raises UnknownName, DatabaseUnreachable.
+    """
+    found: list[StrayRow] = []
+    for stream in streams(config, domain):
+        with _books(stream) as target:
+            if target is not None:
+                asked = {"stream": stream.name, "which": which, "limit": limit}
+                rows = target.execute(STRAYS, asked).fetchall()
+                found += [_stray(stream, *row) for row in rows]
+    return found
+
+
+def waiting(config: Config, domain: str | None, limit: int = LIMIT) -> list[WaitingKey]:
+    """Waiting keys of a domain, or of all; those that wait longest first, `limit` of each stream.
+
+    Raises UnknownName, DatabaseUnreachable.
+    """
+    found: list[WaitingKey] = []
+    for stream in streams(config, domain):
+        with _books(stream) as target:
+            if target is not None:
+                rows = target.execute(WAITING, {"stream": stream.name, "limit": limit}).fetchall()
+                found += [
+                    WaitingKey(name, _key(key), REASONS[reason], detail or "", since, attempts)
+                    for name, key, reason, detail, since, attempts in rows
+                ]
+    return found
+
+
+def settle(config: Config, names: Sequence[str], how: str) -> Settled:
+    """Declare strays settled, each named as `strays` names it. The data stays as it is.
+
+    All of them must be there, or nothing is changed. Raises NoSuchStray, DatabaseUnreachable.
+    """
+    known = {stream.name: stream for stream in streams(config)}
+    wanted: dict[str, list[int]] = {}
+    for name in names:
+        stream, _, number = name.rpartition("/")
+        if stream not in known or not (number.isascii() and number.isdigit()):
+            raise NoSuchStray(stray=name)
+        wanted.setdefault(stream, []).append(int(number))
+    for stream, numbers in wanted.items():
+        with _books(known[stream]) as target:
+            for number in numbers:
+                if target is None or not target.execute(KNOWN, (stream, number)).fetchone():
+                    raise NoSuchStray(stray=f"{stream}/{number}")
+    now = 0
+    for stream, numbers in wanted.items():
+        with connect(known[stream].target, "settle") as target, target.transaction():
+            for number in dict.fromkeys(numbers):
+                now += target.execute(SETTLE, (how, stream, number)).rowcount
+    return Settled(now, sum(len(set(numbers)) for numbers in wanted.values()) - now)
+
+
+@contextmanager
+def _books(stream: Stream) -> Iterator[Connection | None]:
+    """The target, where a stream keeps its books; None when sync was never enabled there."""
+    with connect(stream.target, "look aside") as target:
+        yield target if control.installed(target) else None
+
+
+def _stray(
+    stream: Stream,
+    number: int,
+    mapping: str,
+    key: list[str],
+    seen_at: datetime,
+    changed: list[dict[str, Any]] | None,
+    owned: list[dict[str, Any]] | None,
+    settled_at: datetime | None,
+    settled: str | None,
+) -> StrayRow:
+    table = mapping.removeprefix(f"{stream.name}.")
+    name = f"{stream.name}/{number}"
+    return StrayRow(
+        name, f"{table} {_key(key)}", seen_at, changed or [], owned or [], settled_at, settled
+    )
+
+
+def _key(parts: list[str]) -> str:
+    return ", ".join(parts)
