@@ -41,7 +41,8 @@ class CommandFailed(Exception):
 
     def __init__(self, answer: CommandAnswer) -> None:
         self.answer = answer
-        told = answer.stderr.strip()
+        found = answer.data if isinstance(answer.data, dict) else {}
+        told = answer.stderr.strip() or str(found.get("reason", ""))
         super().__init__(f"`{answer.record.command}` ended with {answer.record.exit_code}: {told}")
 
 

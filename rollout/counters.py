@@ -18,11 +18,13 @@ class Count:
     """Requests of one domain and side: all, those answered 5xx, and a histogram of seconds.
 
     `buckets` maps an upper edge in seconds to the number at or below it; the last edge is inf.
+    `customers` is no counter: the customers' buckets served since the flags last changed.
     """
 
     requests: float = 0.0
     errors: float = 0.0
     buckets: Mapping[float, float] = field(default_factory=dict)
+    customers: float = 0.0
 
     def __add__(self, other: "Count") -> "Count":
         edges = {*self.buckets, *other.buckets}
@@ -71,13 +73,19 @@ class Count:
     def to_json(self) -> dict[str, Any]:
         """Plain data."""
         buckets = [[str(edge), number] for edge, number in self.buckets.items()]
-        return {"requests": self.requests, "errors": self.errors, "buckets": buckets}
+        return {
+            "requests": self.requests,
+            "errors": self.errors,
+            "buckets": buckets,
+            "customers": self.customers,
+        }
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Self:
         """What `to_json` gave."""
         buckets = {float(edge): float(number) for edge, number in data.get("buckets", [])}
-        return cls(float(data["requests"]), float(data["errors"]), buckets)
+        customers = float(data.get("customers", 0.0))
+        return cls(float(data["requests"]), float(data["errors"]), buckets, customers)
 
 
 Counts = Mapping[Side, Count]
@@ -129,9 +137,21 @@ class Window:
 
     @property
     def share(self) -> float | None:
-        """The new side's share of the requests; None without any."""
-        new, old = self.side("new").requests, self.side("old").requests
+        """The new side's share of the customers, or of the requests where nobody counts customers;
+        None without any."""
+        new, old = self.customers("new"), self.customers("old")
+        if not new + old:
+            new, old = self.side("new").requests, self.side("old").requests
         return new / (new + old) if new + old else None
+
+    def customers(self, side: Side) -> float:
+        """Customers' buckets that a gateway served on this side, on average over the gateways.
+
+        Each gateway counts a bucket once, and most are seen by several: the average is what can be
+        relied on to be different ones.
+        """
+        counts = [counts.get(side, Count()).customers for counts in self.last.values()]
+        return sum(counts) / len(counts) if counts else 0.0
 
     def to_json(self) -> dict[str, Any]:
         """Plain data for the ledger."""

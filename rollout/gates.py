@@ -17,8 +17,7 @@ Word = Literal["pass", "fail", "inconclusive"]
 TRAFFIC = ("error_rate", "latency_p95", "share")
 # A lag fails when it was too high this many looks in a row: one stutter brings nobody back.
 LAG_LOOKS = 10
-# Standard errors around an observed share. Requests of one customer stay together, so a plain
-# 95 % interval would be too narrow.
+# Standard errors around an observed share: by chance alone, one look in 370 is beyond them.
 SHARE_Z = 3.0
 
 
@@ -161,20 +160,31 @@ def _latency_p95(gate: GateConfig, evidence: Evidence) -> _Answer:
 
 
 def _share(gate: GateConfig, evidence: Evidence) -> _Answer:
+    """Does the observed share agree with the percentage that was asked for?
+
+    A percentage moves customers, and each brings many requests: so customers are counted, where the
+    gateways tell them. Requests are not independent of each other, and their number would promise
+    a precision that is not there.
+    """
     window = evidence.window
-    requests = window.side("new").requests + window.side("old").requests
-    if unknown := _unseen(gate, evidence, int(requests)):
+    number = window.customers("new") + window.customers("old")
+    what = "customers"
+    if not number:
+        number, what = window.side("new").requests + window.side("old").requests, "requests"
+    if unknown := _unseen(gate, evidence, int(number)):
         return unknown
     observed = window.share or 0.0
     wanted, tolerance = evidence.percentage / 100, threshold(gate)
     off = abs(observed - wanted)
+    low, high = wilson(observed, number, SHARE_Z)
+    reason = f"{100 * observed:.1f} % of the {what} observed, {evidence.percentage} % asked"
     if off <= tolerance:
-        return _Answer("pass", off, int(requests), f"{100 * observed:.1f} % observed")
-    low, high = wilson(observed, requests, SHARE_Z)
-    reason = f"{100 * observed:.1f} % observed, {evidence.percentage} % asked"
+        return _Answer("pass", off, int(number), reason)
     if low > wanted + tolerance or high < wanted - tolerance:
-        return _Answer("fail", off, int(requests), reason)
-    return _Answer("inconclusive", off, int(requests), f"{reason}: may be chance")
+        return _Answer("fail", off, int(number), reason)
+    if what == "customers" and low <= wanted <= high:
+        return _Answer("pass", off, int(number), f"{reason}: no more than chance")
+    return _Answer("inconclusive", off, int(number), f"{reason}: may be chance")
 
 
 def _consistency(gate: GateConfig, evidence: Evidence) -> _Answer:

@@ -15,6 +15,7 @@ from rollout.counters import SIDES, Count, Counts, Side, Snapshot
 
 REQUESTS = "gateway_requests"
 SECONDS = "gateway_request_seconds"
+CUSTOMERS = "gateway_customers"
 TIMEOUT_S = 2.0
 
 
@@ -80,11 +81,12 @@ def parse(page: str) -> dict[str, Counts]:
 
     requests: dict[tuple[str, Side], list[float]] = {}
     buckets: dict[tuple[str, Side], dict[float, float]] = {}
+    customers: dict[tuple[str, Side], float] = {}
     seen = False
     try:
         for family in text_string_to_metric_families(page):
             seen = seen or family.name == REQUESTS
-            if family.name not in (REQUESTS, SECONDS):
+            if family.name not in (REQUESTS, SECONDS, CUSTOMERS):
                 continue
             for sample in family.samples:
                 key = _key(sample.labels)
@@ -97,6 +99,8 @@ def parse(page: str) -> dict[str, Counts]:
                     both[0] += sample.value
                     if sample.labels.get("status", "").startswith("5"):
                         both[1] += sample.value
+                elif family.name == CUSTOMERS:
+                    customers[key] = customers.get(key, 0.0) + sample.value
                 elif sample.name.endswith("_bucket"):
                     edge = float(sample.labels["le"])
                     edges = buckets.setdefault(key, {})
@@ -105,7 +109,7 @@ def parse(page: str) -> dict[str, Counts]:
         raise Unreadable("it is not in the Prometheus text format") from error
     if not seen:
         raise Unreadable(f"it has no counter {REQUESTS}_total")
-    return _together(requests, buckets)
+    return _together(requests, buckets, customers)
 
 
 def _key(labels: dict[str, str]) -> tuple[str, Side] | None:
@@ -119,11 +123,13 @@ def _key(labels: dict[str, str]) -> tuple[str, Side] | None:
 def _together(
     requests: dict[tuple[str, Side], list[float]],
     buckets: dict[tuple[str, Side], dict[float, float]],
+    customers: dict[tuple[str, Side], float],
 ) -> dict[str, Counts]:
     domains: dict[str, dict[Side, Count]] = {}
-    keys: Iterable[tuple[str, Side]] = {*requests, *buckets}
+    keys: Iterable[tuple[str, Side]] = {*requests, *buckets, *customers}
     for domain, side in sorted(keys):
         all_, errors = requests.get((domain, side), [0.0, 0.0])
         edges = dict(sorted(buckets.get((domain, side), {}).items()))
-        domains.setdefault(domain, {})[side] = Count(all_, errors, edges)
+        number = customers.get((domain, side), 0.0)
+        domains.setdefault(domain, {})[side] = Count(all_, errors, edges, number)
     return dict(domains)

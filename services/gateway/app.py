@@ -160,6 +160,7 @@ class Gateway:
         upstreams = self._upstreams[request.domain]
         door = self.doors.get(request.domain)
         visit: Visit | None = None
+        buckets: tuple[int, ...] = ()
         try:
             if door is None:
                 work = self._plain(request, upstreams["old"])
@@ -178,7 +179,10 @@ class Gateway:
             answer = _json(504, {"error": f"{request.domain} {_side(visit)}: {error}"})
         except merge.MergeInvalid as error:
             raise Refused(400, str(error)) from None
-        return answer, _side(visit), visit.flags.served if visit else 0
+        if visit is None:
+            return answer, "old", 0
+        self.metrics.visited(request.domain, visit, buckets)
+        return answer, _side(visit), visit.flags.served
 
     async def _plain(self, request: "_Request", upstream: Upstream) -> Answer:
         return await upstream.call(request.method, request.target, request.headers, request.body)

@@ -1,12 +1,13 @@
 """What the gateway tells at /metrics."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from services.gateway.fence import Door
+from services.gateway.buckets import BUCKETS
+from services.gateway.fence import Door, Visit
 from services.gateway.flags import Side
 
 # Seconds. Fine around 50 and 100 ms, where the gates ask.
@@ -17,11 +18,35 @@ EDGES = (
 SIDES: tuple[Side, ...] = ("old", "new")
 
 
+class Customers:
+    """Which of a domain's buckets were served since its flags last changed, and on which side."""
+
+    def __init__(self) -> None:
+        self._epoch = -1
+        self._seen = bytearray(BUCKETS)
+        self._counts: dict[Side, int] = {}
+
+    def add(self, epoch: int, buckets: Sequence[int], sides: Sequence[Side]) -> None:
+        """Buckets that were served under the flags of this epoch. Older epochs are forgotten."""
+        if epoch < self._epoch:
+            return
+        if epoch > self._epoch:
+            self._epoch, self._seen, self._counts = epoch, bytearray(BUCKETS), {}
+        for bucket, side in zip(buckets, sides, strict=True):
+            if not self._seen[bucket]:
+                self._seen[bucket] = 1
+                self._counts[side] = self._counts.get(side, 0) + 1
+
+    def count(self, epoch: int, side: Side) -> int:
+        """How many under this epoch's flags."""
+        return self._counts.get(side, 0) if epoch == self._epoch else 0
+
+
 class Doors(Collector):
     """Reads the doors when somebody asks, so that a request pays nothing for these figures."""
 
-    def __init__(self, doors: Mapping[str, Door]) -> None:
-        self._doors = doors
+    def __init__(self, doors: Mapping[str, Door], customers: Mapping[str, Customers]) -> None:
+        self._doors, self._customers = doors, customers
 
     def collect(self) -> Iterable[Metric]:
         """The families, read now."""
@@ -40,6 +65,11 @@ class Doors(Collector):
         under_way = GaugeMetricFamily(
             "gateway_in_flight", "Requests whose upstream works.", labels=["domain", "side"]
         )
+        customers = GaugeMetricFamily(
+            "gateway_customers",
+            "Buckets served since the flags last changed.",
+            labels=["domain", "side"],
+        )
         for domain, door in self._doors.items():
             held.add_metric([domain], door.held_total)
             longest.add_metric([domain], door.longest_hold)
@@ -47,7 +77,9 @@ class Doors(Collector):
             epoch.add_metric([domain], door.flags.epoch)
             for side in SIDES:
                 under_way.add_metric([domain, side], door.in_flight(side))
-        return [held, longest, share, epoch, under_way]
+                number = self._customers[domain].count(door.flags.epoch, side)
+                customers.add_metric([domain, side], number)
+        return [held, longest, share, epoch, under_way, customers]
 
 
 class Metrics:
@@ -68,7 +100,8 @@ class Metrics:
             buckets=EDGES,
             registry=self._registry,
         )
-        self._registry.register(Doors(doors))
+        self._customers = {domain: Customers() for domain in doors}
+        self._registry.register(Doors(doors, self._customers))
         # Looking labels up costs more than counting; there are only a few combinations.
         self._counters: dict[tuple[str, str, int], Counter] = {}
         self._histograms: dict[tuple[str, str], Histogram] = {}
@@ -85,6 +118,10 @@ class Metrics:
             self._histograms[domain, side] = histogram
         counter.inc()
         histogram.observe(seconds)
+
+    def visited(self, domain: str, visit: Visit, buckets: Sequence[int]) -> None:
+        """Count the buckets of a request, each once, on the sides that it was sent to."""
+        self._customers[domain].add(visit.flags.epoch, buckets, visit.sides)
 
     def text(self) -> bytes:
         """The Prometheus text format."""

@@ -48,7 +48,8 @@ class Counter:
         """One act, on the side that owns the reader."""
         began = time.perf_counter()
         act = await request.json()
-        visit = await self.door.enter(bucket(f"reader:{act['reader']}"))
+        mine = bucket(f"reader:{act['reader']}")
+        visit = await self.door.enter(mine)
         side, status, problem = visit.sides[0], 200, ""
         try:
             async with self.pools[side].connection() as connection:
@@ -58,6 +59,7 @@ class Counter:
         finally:
             visit.leave()
         self.metrics.answered(DOMAIN, side, status, time.perf_counter() - began)
+        self.metrics.visited(DOMAIN, visit, [mine])
         served = {"side": side, "percentage": visit.flags.served, "problem": problem}
         return JSONResponse(served, status_code=status)
 

@@ -121,6 +121,41 @@ def test_the_observed_share(new: int, old: int, percentage: int, verdict: str) -
     assert result.verdict == verdict
 
 
+def shoppers(new: int, old: int, requests: int) -> Window:
+    """Customers as two gateways saw all of them, who brought so many requests to each side."""
+    seen = {"new": Count(customers=new), "old": Count(customers=old)}
+    return Window({"new": count(requests), "old": count(requests)}, {"gw-1": seen, "gw-2": seen})
+
+
+@pytest.mark.parametrize(
+    ("new", "old", "percentage", "verdict"),
+    [
+        (170, 208, 50, "pass"),  # 45.0 % of 378: one and a half standard errors away from 50 %
+        (40, 340, 50, "fail"),  # 10.5 %: the flags of the phase before are served
+        (0, 378, 10, "fail"),
+        (1700, 2080, 50, "inconclusive"),  # not chance any more, and maybe within the tolerance
+        (16_000, 21_800, 50, "fail"),  # 42.3 %, for certain
+        (49, 50, 50, "inconclusive"),  # 99 of the 100 that are asked for
+        (378, 0, 100, "pass"),
+    ],
+)
+def test_the_share_of_customers(new: int, old: int, percentage: int, verdict: str) -> None:
+    """However many requests they bring: a few busy customers say nothing about the flags."""
+    seen = evidence(window=shoppers(new, old, 50_000), percentage=percentage)
+    result = evaluate(SHARE, seen)
+    assert result.verdict == verdict, result
+    assert result.samples == new + old
+
+
+def test_a_share_that_customers_cannot_explain_is_told_by_requests_where_nobody_counts_them() -> (
+    None
+):
+    window = Window({"new": count(1374), "old": count(1685)})
+    result = evaluate(SHARE, evidence(window=window, percentage=50))
+    assert result.verdict == "inconclusive"
+    assert "44.9 % of the requests" in result.reason
+
+
 @pytest.mark.parametrize(
     ("seen", "verdict"),
     [

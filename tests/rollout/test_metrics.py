@@ -26,6 +26,9 @@ gateway_request_seconds_bucket{domain="d",side="new",le="+Inf"} 100.0
 gateway_request_seconds_count{domain="d",side="new"} 100.0
 gateway_request_seconds_sum{domain="d",side="new"} 3.5
 gateway_request_seconds_created{domain="d",side="new"} 1.7e+09
+# HELP gateway_customers Buckets served since the flags last changed.
+# TYPE gateway_customers gauge
+gateway_customers{domain="d",side="new"} 12.0
 """
 
 
@@ -34,6 +37,7 @@ def test_a_page_is_read_by_domain_and_side() -> None:
     assert (counts["new"].requests, counts["new"].errors) == (100.0, 6.0)
     assert counts["new"].buckets == {0.05: 80.0, math.inf: 100.0}
     assert (counts["old"].requests, counts["old"].buckets) == (900.0, {})
+    assert (counts["new"].customers, counts["old"].customers) == (12.0, 0.0)
 
 
 def test_a_gateway_that_answered_nobody_yet_is_seen_with_nothing() -> None:
