@@ -125,23 +125,23 @@ def settle(config: Config, names: Sequence[str], how: str) -> Settled:
     All of them must be there, or nothing is changed. Raises NoSuchStray, DatabaseUnreachable.
     """
     known = {stream.name: stream for stream in streams(config)}
-    wanted: dict[str, list[int]] = {}
+    wanted: dict[str, set[int]] = {}
     for name in names:
         stream, _, number = name.rpartition("/")
         if stream not in known or not (number.isascii() and number.isdigit()):
             raise NoSuchStray(stray=name)
-        wanted.setdefault(stream, []).append(int(number))
+        wanted.setdefault(stream, set()).add(int(number))
     for stream, numbers in wanted.items():
         with _books(known[stream]) as target:
-            for number in numbers:
-                if target is None or not target.execute(KNOWN, (stream, number)).fetchone():
-                    raise NoSuchStray(stray=f"{stream}/{number}")
+            for each in numbers:
+                if target is None or not target.execute(KNOWN, (stream, each)).fetchone():
+                    raise NoSuchStray(stray=f"{stream}/{each}")
     now = 0
     for stream, numbers in wanted.items():
         with connect(known[stream].target, "settle") as target, target.transaction():
-            for number in dict.fromkeys(numbers):
-                now += target.execute(SETTLE, (how, stream, number)).rowcount
-    return Settled(now, sum(len(set(numbers)) for numbers in wanted.values()) - now)
+            for each in numbers:
+                now += target.execute(SETTLE, (how, stream, each)).rowcount
+    return Settled(now, sum(len(numbers) for numbers in wanted.values()) - now)
 
 
 @contextmanager

@@ -120,6 +120,9 @@ class Flags(Protocol):
     ) -> list[Answer[Cost]]:
         """Set the flags of the fence's epoch and let the held go on, in one act. Idempotent."""
 
+    def forgo(self, domain: str, epoch: int) -> list[Answer[DomainFlags]]:
+        """What each gateway serves; from now on none of them takes a switch to this epoch."""
+
     def release(
         self, domain: str, epoch: int, only: Collection[str] | None = None
     ) -> list[Answer[Cost]]:
@@ -202,6 +205,11 @@ class GatewayAdmin:
         path = f"/admin/fences/{domain}/switch"
         return self._each("POST", path, _cost, body=vars(flags), only=only)
 
+    def forgo(self, domain: str, epoch: int) -> list[Answer[DomainFlags]]:
+        """POST /admin/fences/{domain}/settle."""
+        path = f"/admin/fences/{domain}/settle"
+        return self._each("POST", path, _flags, body={"epoch": epoch})
+
     def release(
         self, domain: str, epoch: int, only: Collection[str] | None = None
     ) -> list[Answer[Cost]]:
@@ -267,11 +275,12 @@ class GatewayAdmin:
 
 
 def _report(url: str, data: Any) -> GatewayFlags:
-    domains = {
-        str(name): DomainFlags(bool(f["enabled"]), int(f["percentage"]), int(f["epoch"]))
-        for name, f in data["domains"].items()
-    }
+    domains = {str(name): _flags(url, found) for name, found in data["domains"].items()}
     return GatewayFlags(url, str(data["instance"]), True, domains)
+
+
+def _flags(_: str, data: Any) -> DomainFlags:
+    return DomainFlags(bool(data["enabled"]), int(data["percentage"]), int(data["epoch"]))
 
 
 def _fence(_: str, data: Any) -> Fence:

@@ -29,6 +29,7 @@ class MemoryGateway:
     in_flight: int = 0
     held: int = 0
     costs: dict[tuple[str, int], Cost] = field(default_factory=dict)
+    forgone: dict[str, int] = field(default_factory=dict)
 
 
 class InMemoryFlags:
@@ -171,9 +172,23 @@ class InMemoryFlags:
                 answers.append(Answer(url, value=cost))
             elif standing is None or standing.epoch != flags.epoch or standing.returning:
                 answers.append(Answer(url, problem="409 the fence is gone", refused=True))
+            elif flags.epoch <= gateway.forgone.get(domain, -1):
+                answers.append(Answer(url, problem="409 this epoch was given up", refused=True))
             else:
                 gateway.domains[domain] = flags
                 answers.append(Answer(url, value=self._end(url, domain)))
+        return answers
+
+    def forgo(self, domain: str, epoch: int) -> list[Answer[DomainFlags]]:
+        """No switch to this epoch any more."""
+        answers: list[Answer[DomainFlags]] = []
+        for url, up in self._each("forgo"):
+            gateway = self.gateways[url]
+            if up:
+                gateway.forgone[domain] = max(gateway.forgone.get(domain, -1), epoch)
+                answers.append(Answer(url, value=gateway.domains[domain]))
+            else:
+                answers.append(Answer(url, problem="away"))
         return answers
 
     def release(

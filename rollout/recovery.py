@@ -41,6 +41,8 @@ def settle(domain: str, act: ActRecord, tools: Tools, world: World) -> StepResul
     intent = intent_of(act)
     seen = survey(domain, tools.flags, world)
     way = judge(intent, seen)
+    if way is Way.BACK:
+        way = _still_back(domain, intent, tools)
     if way is Way.FORWARD:
         try:
             return _forward(domain, intent, tools, world)
@@ -61,6 +63,22 @@ def settle(domain: str, act: ActRecord, tools: Tools, world: World) -> StepResul
     tools.flags.release(domain, intent.epoch)
     tools.writers.resume()
     return how
+
+
+def _still_back(domain: str, intent: Intent, tools: Tools) -> Way:
+    """Nobody was served by it when they were asked. Nor will be, once each has given it up.
+
+    The command may only have slept: its switch must not come in between. Raises StepUnfinished
+    when a gateway does not answer.
+    """
+    answers = tools.flags.forgo(domain, intent.epoch)
+    if any(answer.value is not None and answer.value.epoch == intent.epoch for answer in answers):
+        return Way.FORWARD
+    for answer in answers:
+        if answer.value is None:
+            reason = f"{answer.url} may still be served by it ({answer.problem})"
+            raise StepUnfinished(domain=domain, reason=reason)
+    return Way.BACK
 
 
 def _forward(domain: str, intent: Intent, tools: Tools, world: World) -> StepResult:

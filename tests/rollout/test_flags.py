@@ -111,6 +111,15 @@ def test_a_fence_that_is_released_cannot_be_switched(flags: GatewayAdmin) -> Non
     assert {gateway.domains[DOMAIN].served for gateway in flags.served()} == {0}
 
 
+def test_an_epoch_that_was_given_up_cannot_be_switched_to(flags: GatewayAdmin) -> None:
+    epoch = epoch_of(flags) + 1
+    flags.fence(DOMAIN, epoch, 0, 1000, 4000, "ann@host")
+    served = [answer.value for answer in flags.forgo(DOMAIN, epoch)]
+    assert [found.epoch for found in served if found] == [epoch - 1, epoch - 1]
+    assert all(a.refused for a in flags.switch(DOMAIN, DomainFlags(True, 10, epoch)))
+    flags.release(DOMAIN, epoch)
+
+
 def test_an_older_epoch_is_refused(flags: GatewayAdmin) -> None:
     epoch = epoch_of(flags)
     assert all(a.refused for a in flags.fence(DOMAIN, epoch, 0, 1000, 4000, "ann@host"))

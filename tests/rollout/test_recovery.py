@@ -68,6 +68,28 @@ def test_a_step_is_not_finished_while_something_has_not_crossed() -> None:
     assert rig.world.owners["new"] == Ownership(0, 1)
 
 
+def test_a_sleeper_that_wakes_while_it_is_taken_back_finds_its_epoch_given_up() -> None:
+    """Its switch comes after the gateways were asked, and before the owners moved back."""
+    rig, plan = killed(8)
+    refused: list[bool] = []
+
+    def wakes() -> None:
+        answers = rig.flags.switch(DOMAIN, plan.flags)  # type: ignore[attr-defined]
+        refused.extend(answer.refused for answer in answers)
+
+    rig.hooks["own new"] = wakes
+    recovery.settle(DOMAIN, act(plan), rig.tools(ledger=None), rig.world)  # type: ignore[arg-type]
+    assert refused == [True, True]
+    assert rig.is_at(0)
+
+
+def test_a_gateway_that_switched_meanwhile_is_followed() -> None:
+    rig, plan = killed(9)
+    rig.hooks["forgo"] = lambda: rig.flags.switch(DOMAIN, plan.flags, ["gw-2"])  # type: ignore[attr-defined]
+    recovery.settle(DOMAIN, act(plan), rig.tools(ledger=None), rig.world)  # type: ignore[arg-type]
+    assert rig.is_at(10)
+
+
 def test_keys_that_both_sides_changed_do_not_keep_a_step_unfinished() -> None:
     """Each stream waits for the other until one side owns them: only the owner's move ends that."""
     rig, plan = half_switched()
