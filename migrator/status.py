@@ -1,5 +1,6 @@
 """How each stream stands: carried how far, alive or not, what waits."""
 
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any, LiteralString
@@ -72,9 +73,10 @@ class StreamStatus:
 
 def status(config: Config) -> list[StreamStatus]:
     """How each stream of each domain stands. A database that is away is told, not raised."""
+    found = streams(config)
     with ExitStack() as stack:
-        desk = _Desk(stack)
-        return [_status(stream, desk) for stream in streams(config)]
+        desk = _Desk(stack, [stream.target for stream in found])
+        return [_status(stream, desk) for stream in found]
 
 
 def exit_code(found: list[StreamStatus]) -> ExitCode:
@@ -83,19 +85,23 @@ def exit_code(found: list[StreamStatus]) -> ExitCode:
 
 
 class _Desk:
-    """One connection per database, opened when first asked for. A failure is remembered too."""
+    """One connection per database, all opened at once: several silent ones cost the time of one.
 
-    def __init__(self, stack: ExitStack) -> None:
-        self._stack = stack
+    Both directions together have every database as a target. A failure is kept as an answer.
+    """
+
+    def __init__(self, stack: ExitStack, databases: list[DatabaseConfig]) -> None:
         self._open: dict[str, Connection | SplitctlError] = {}
+        each = {database.name: database for database in databases}
+        with ThreadPoolExecutor(max_workers=len(each) or 1) as pool:
+            coming = {name: pool.submit(connect, item, "status") for name, item in each.items()}
+        for name, future in coming.items():
+            try:
+                self._open[name] = stack.enter_context(future.result())
+            except SplitctlError as error:
+                self._open[name] = error
 
     def connection(self, database: DatabaseConfig) -> Connection:
-        if database.name not in self._open:
-            try:
-                opened = self._stack.enter_context(connect(database, "status"))
-                self._open[database.name] = opened
-            except SplitctlError as error:
-                self._open[database.name] = error
         found = self._open[database.name]
         if isinstance(found, SplitctlError):
             raise found

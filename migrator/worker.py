@@ -72,6 +72,7 @@ def carry(stream: Stream, board: Board, stop: threading.Event) -> None:
                 session.close()
         except NotEnabled:
             health.turn("disabled")
+            health.horizon = None
             stop.wait(LOOK_S)
         except (Standby, Superseded):
             health.turn("standby")
