@@ -80,6 +80,10 @@ class Applier:
         found = self._target.execute(s.STATES_SEEN, (self._stream.name,)).fetchall()
         self.states = dict(found)
 
+    def forget(self) -> None:
+        """Drop what is kept about writes of ours that nobody can take for somebody else's."""
+        self._writer.forget()
+
     def apply(self, batch: Batch) -> Outcome:
         """Write a batch and its position. Raises Superseded, or what stops the stream."""
         position = Position(batch.lsn, batch.source_commit_at, batch.heartbeat_at)

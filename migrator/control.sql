@@ -32,6 +32,14 @@ CREATE TABLE IF NOT EXISTS splitctl_sync.progress (
     updated_at       timestamptz NOT NULL DEFAULT now()
 );
 
+-- Transactions in which a stream wrote here (in the target), until the opposite stream has looked
+-- beyond them: what they wrote is no change of somebody else, whichever process wrote it.
+CREATE TABLE IF NOT EXISTS splitctl_sync.own_write (
+    stream text NOT NULL,
+    xid    xid8 NOT NULL,
+    PRIMARY KEY (stream, xid)
+);
+
 -- What happens to a changed key of a mapping (in the target):
 --   spool  it is written down and waits;
 --   drain  what waits is carried, new changes join the queue;

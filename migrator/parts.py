@@ -1,5 +1,6 @@
 """What is written in one transaction, what came of it, and what waits."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -78,12 +79,11 @@ class Own:
     """Which of the target's rows somebody else wrote since the opposite stream looked.
 
     Told by the transaction id that wrote the row. Ids below the horizon have been looked at. Our
-    own since then are remembered; those of an earlier process look like somebody else's until the
-    horizon has moved on, which costs a moment and nothing more.
+    own since then are remembered, `earlier` ones too, which the target keeps for every process.
     """
 
-    def __init__(self) -> None:
-        self._ids: set[int] = set()
+    def __init__(self, earlier: Iterable[int] = ()) -> None:
+        self._ids = set(earlier)
         self._next = 0
         self._horizon: int | None = None
 

@@ -195,6 +195,7 @@ class Session:
         self._publish()
         self._settle()
         self._heed_owner()
+        self._applier.forget()
         self._read_horizon()
         self._health.lag_bytes = max(self._reader.wal_end - self._stored, 0)
 

@@ -27,7 +27,17 @@ HORIZON: LiteralString = "SELECT horizon::text FROM splitctl_sync.progress WHERE
 PUBLISH: LiteralString = """
 UPDATE splitctl_sync.progress SET horizon = %s::text::xid8 WHERE stream = %s AND worker_epoch = %s
 """
-OWN_ID: LiteralString = "SELECT pg_current_xact_id()::text"
+OWN_ID: LiteralString = """
+INSERT INTO splitctl_sync.own_write (stream, xid) VALUES (%s, pg_current_xact_id())
+RETURNING xid::text
+"""
+OWN_IDS: LiteralString = "SELECT xid::text FROM splitctl_sync.own_write WHERE stream = %s"
+# Without a horizon nobody asks for them.
+OWN_IDS_PAST: LiteralString = """
+DELETE FROM splitctl_sync.own_write
+ WHERE stream = %(stream)s
+   AND (%(horizon)s::text IS NULL OR xid < %(horizon)s::text::xid8)
+"""
 # An id that no transaction had when this statement began.
 NEXT_ID: LiteralString = "SELECT pg_snapshot_xmax(pg_current_snapshot())::text"
 

@@ -21,6 +21,7 @@ OF_STREAMS: tuple[LiteralString, ...] = (
     "DELETE FROM splitctl_sync.mapping_state WHERE stream = ANY(%s)",
     "DELETE FROM splitctl_sync.spool WHERE stream = ANY(%s)",
     "DELETE FROM splitctl_sync.waiting WHERE stream = ANY(%s)",
+    "DELETE FROM splitctl_sync.own_write WHERE stream = ANY(%s)",
     "DELETE FROM splitctl_sync.stray WHERE stream = ANY(%s)",
     "DELETE FROM splitctl_sync.backfill WHERE stream = ANY(%s)",
     "DELETE FROM splitctl_sync.slot_horizon WHERE stream = ANY(%s)",

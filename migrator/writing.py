@@ -52,7 +52,9 @@ class Writer:
         self.waiting: dict[MappingKey, Waiting] = {}
 
     def load(self) -> None:
-        """Read the parked keys from the target."""
+        """Read from the target which keys are parked, and which transactions were ours."""
+        own = self._target.execute(s.OWN_IDS, (self._stream.name,)).fetchall()
+        self._own = Own(int(row[0]) for row in own)
         found = self._target.execute(s.WAITING, (self._stream.name,)).fetchall()
         known = {mapping.name for mapping in self._stream.mappings}
         self.waiting = {
@@ -103,6 +105,12 @@ class Writer:
             names = {"stream": self._stream.name, "mapping": name}
             return self._target.execute(s.GO_LIVE, names).rowcount > 0
 
+    def forget(self) -> None:
+        """Drop the ids of those transactions of ours that the opposite stream has looked beyond."""
+        horizon = self._horizon()
+        told = None if horizon is None else str(horizon)
+        self._target.execute(s.OWN_IDS_PAST, {"stream": self._stream.name, "horizon": told})
+
     def reset(self) -> None:
         """Roll back on both sides. Raises OperationalError when a connection is gone."""
         for connection in (self._target, self._source):
@@ -136,7 +144,7 @@ class Writer:
             target.execute(s.BEGIN)
             target.execute(MARK, (stream.name,))
             claim = target.execute(s.CLAIM, self._claim(part.position))
-            number = target.execute(s.OWN_ID)
+            number = target.execute(s.OWN_ID, (stream.name,))
             owner = target.execute(s.OWNER, (stream.domain.name,))
             states = target.execute(s.STATES, (stream.name,))
             for name, (prepared, _) in wanted.items():

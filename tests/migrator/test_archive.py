@@ -132,8 +132,7 @@ def test_with_the_worker_running_nothing_is_lost_between_archive_and_undo(
             assert value(finished.old, END_SESSION)
             until(lambda: value(finished.old, WORKER) > before, 20)
         archive.undo(finished.config, DOMAIN)
-        # A session that began anew does not know which rows of the old table it wrote itself:
-        # such a key waits a moment for the opposite stream, with its mapping live already.
+        # A key may wait a moment for the opposite stream, with its mapping live already.
         until(lambda: states(finished) == {"live"} and not waiting(finished), 20)
         found = finished.old.execute("SELECT title FROM books ORDER BY title").fetchall()
         assert found == [("after",), ("between",), ("kept",)]

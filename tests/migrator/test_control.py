@@ -15,6 +15,7 @@ from tests.migrator.library import Library, value
 TABLES = {
     "owner",
     "progress",
+    "own_write",
     "mapping_state",
     "spool",
     "waiting",

@@ -214,6 +214,26 @@ def test_1_what_a_stopped_stream_had_not_carried_is_not_written_over(post: Post)
     assert (stray[2][0]["name"], stray[3][0]["name"]) == ("by new", "by old")
 
 
+def test_2_a_stream_knows_its_own_writes_after_a_restart_too(post: Post) -> None:
+    """The opposite stream stands still: nothing else would tell them from somebody else's."""
+    with working(post.config):
+        post.old.execute("INSERT INTO depots VALUES ('n', 1, 'A', 'ann', '[]')")
+        agree(post)
+        post.new.execute("ALTER TABLE stations ADD extra text")
+        post.new.execute("INSERT INTO stations VALUES ('x', 1, 'stray', 'ann')")
+        until(lambda: state(post, "post.reverse")["state"] == "stopped")
+        post.old.execute("UPDATE depots SET name = 'once'")
+        post.settle(post.forward)
+    with carrying(post.forward, opposite="stopped"):
+        post.old.execute("UPDATE depots SET name = 'twice'")
+        post.settle(post.forward)
+        assert "twice" in titles(post)[1]
+        post.new.execute("UPDATE stations SET title = 'theirs' WHERE region = 'n'")
+        post.old.execute("UPDATE depots SET name = 'mine'")
+        until(lambda: post.pending(post.forward))
+        assert "theirs" in titles(post)[1]
+
+
 def test_1_what_could_not_be_written_is_kept_before_another_version_takes_its_place(
     carried: Post,
 ) -> None:
