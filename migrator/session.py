@@ -95,6 +95,7 @@ class Session:
         self._health = board.streams[stream.name]
         self._opposite = board.streams[stream.opposite]
         self._told = 0
+        self._retried_at: int | None = None
         self._owner: ownership.Ownership | None = None
         self._looked: int | None = None
         self._next_heartbeat = self._next_retry = 0.0
@@ -228,6 +229,13 @@ class Session:
         waiting = self._applier.waiting
         if not waiting or now < self._next_retry:
             return
+        horizon = self._horizon()
+        if horizon != self._retried_at:
+            # All of them at once: what was changed together is then seen together.
+            self._retried_at = horizon
+            for item in waiting.values():
+                if item.reason == "stray-pending":
+                    item.due = 0.0
         self._next_retry = now + RETRY_EVERY_S
         due = [name for name, item in waiting.items() if item.due <= now]
         due = sorted(due, key=lambda name: waiting[name].attempts)[:RETRY_KEYS]

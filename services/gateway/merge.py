@@ -1,8 +1,8 @@
 """A guest's cart into a customer's, also when the two are on different sides.
 
 The guest's cart gets its last write on the guest's own side: it is closed there. Sync carries
-that to the customer's side, and only when it has arrived is the cart merged there. So the copy
-that is merged is the last one, and each side writes only to carts that it owns.
+that to the customer's side, and only when all of it has arrived is the cart merged there. So the
+copy that is merged is the last one, and each side writes only to carts that it owns.
 """
 
 import asyncio
@@ -20,6 +20,9 @@ FIRST_PAUSE = 0.005
 LONGEST_PAUSE = 0.05
 
 MERGE_PATH = re.compile(r"/carts/[^/]+/merge/?")
+
+
+State = tuple[object, object, list[tuple[str, object, object]], list[str]]
 
 
 class MergeInvalid(Exception):
@@ -90,7 +93,7 @@ async def run(merge: Merge, upstreams: Mapping[Side, Upstream]) -> Answer:
 
 async def _crossed(
     cart: str,
-    wanted: tuple[object, object],
+    wanted: State,
     moved: Callable[[], bool],
     headers: list[Header],
     customers: Upstream,
@@ -108,10 +111,20 @@ async def _crossed(
         raise NotCrossed(f"guest cart {cart} did not cross in {CROSSING_SECONDS:g} s") from None
 
 
-def _state(answer: Answer) -> tuple[object, object]:
-    """Status and version: the version grows with each write, so equal means the last write."""
+def _state(answer: Answer) -> State:
+    """Status, version, lines and codes of a cart.
+
+    The version alone would not do. Sync carries a cart and its lines in whatever order they can be
+    written: a line that has to wait comes after the version that it belongs to.
+    """
     try:
         document = json.loads(answer.body)
-        return document["status"], document["version"]
+        lines = [
+            (str(line["id"]), line["quantity"], line["total_price"]) for line in document["items"]
+        ]
+        codes = [str(promotion["code"]) for promotion in document["promotions"]]
+        return document["status"], document["version"], sorted(lines), sorted(codes)
     except (ValueError, TypeError, KeyError) as error:
-        raise UpstreamDown("a cart came back without status and version") from error
+        raise UpstreamDown(
+            "a cart came back without status, version, items or promotions"
+        ) from error

@@ -616,6 +616,11 @@ def test_a_rollback_is_released_early_and_breaks_a_fence() -> None:
 # Merging a guest's cart
 
 
+def guest_cart(quantity: int = 2) -> dict[str, Any]:
+    line = {"id": 7, "quantity": quantity, "total_price": "9.90"}
+    return {"id": CART, "status": "active", "version": 3, "items": [line], "promotions": []}
+
+
 def merging(guest: str, customer: str) -> dict[str, Any]:
     return {
         "headers": {"X-Guest-Token": guest, "X-Customer-Id": customer},
@@ -625,7 +630,7 @@ def merging(guest: str, customer: str) -> dict[str, Any]:
 
 def test_a_merge_on_one_side_closes_and_merges_there() -> None:
     async def act(e: Estate) -> None:
-        e.old.carts[CART] = {"id": CART, "status": "active", "version": 3}
+        e.old.carts[CART] = guest_cart()
         answer = await e.ask("POST", "/carts/mine/merge", **merging(GUEST_4999, GUEST_5000))
         assert answer == (201, "checkout/old/10", {"side": "old"})
         assert e.old.targets() == [f"POST /carts/{CART}/close", "POST /carts/mine/merge"]
@@ -640,8 +645,8 @@ def test_a_merge_on_one_side_closes_and_merges_there() -> None:
 
 def test_a_merge_across_sides_waits_until_the_last_write_has_crossed() -> None:
     async def act(e: Estate) -> None:
-        e.old.carts[CART] = {"id": CART, "status": "active", "version": 3}
-        e.new.carts[CART] = {"id": CART, "status": "active", "version": 3}
+        e.old.carts[CART] = guest_cart()
+        e.new.carts[CART] = guest_cart()
         task = e.spawn(e.ask("POST", "/carts/mine/merge", **merging(GUEST_4999, GUEST_0)))
         await until(lambda: len(e.new.seen) >= 3)
         assert not any("merge" in target for target in e.new.targets())
@@ -655,12 +660,28 @@ def test_a_merge_across_sides_waits_until_the_last_write_has_crossed() -> None:
     play(act)
 
 
+def test_a_merge_waits_for_lines_that_come_after_the_version_they_belong_to() -> None:
+    """Sync promises no order across keys: a line that waited is carried later than its cart."""
+
+    async def act(e: Estate) -> None:
+        e.old.carts[CART] = guest_cart(quantity=5)
+        e.new.carts[CART] = {**guest_cart(quantity=2), "status": "completed", "version": 4}
+        task = e.spawn(e.ask("POST", "/carts/mine/merge", **merging(GUEST_4999, GUEST_0)))
+        await until(lambda: len(e.new.seen) >= 3)
+        assert e.old.carts[CART]["version"] == e.new.carts[CART]["version"]
+        assert not any("merge" in target for target in e.new.targets())
+        e.new.carts[CART] = dict(e.old.carts[CART])
+        assert await task == (201, "checkout/new/10", {"side": "new"})
+
+    play(act)
+
+
 def test_a_merge_whose_customer_is_brought_back_waits_behind_the_hold_and_runs_anew() -> None:
     """It must not follow on its own: what the new side acknowledged has not crossed yet."""
 
     async def act(e: Estate) -> None:
-        e.old.carts[CART] = {"id": CART, "status": "active", "version": 3}
-        e.new.carts[CART] = {"id": CART, "status": "active", "version": 3}
+        e.old.carts[CART] = guest_cart()
+        e.new.carts[CART] = guest_cart()
         task = e.spawn(e.ask("POST", "/carts/mine/merge", **merging(GUEST_4999, GUEST_0)))
         await until(lambda: len(e.new.seen) >= 3)
         door = e.gateways[0].doors["checkout"]
@@ -680,7 +701,7 @@ def test_a_merge_whose_customer_is_brought_back_waits_behind_the_hold_and_runs_a
 
 def test_a_merge_that_does_not_cross_is_given_up_after_two_seconds() -> None:
     async def act(e: Estate) -> None:
-        e.old.carts[CART] = {"id": CART, "status": "active", "version": 3}
+        e.old.carts[CART] = guest_cart()
         began = time.monotonic()
         answer = await e.ask("POST", "/carts/mine/merge", **merging(GUEST_4999, GUEST_0))
         assert answer[0] == 504 and "cross" in answer[2]["error"]
@@ -692,7 +713,7 @@ def test_a_merge_that_does_not_cross_is_given_up_after_two_seconds() -> None:
 
 def test_a_merge_is_held_by_a_fence_on_either_bucket_and_blocks_none() -> None:
     async def act(e: Estate) -> None:
-        e.old.carts[CART] = {"id": CART, "status": "active", "version": 3}
+        e.old.carts[CART] = guest_cart()
         await e.fence()
         tasks = [
             e.spawn(e.ask("POST", "/carts/mine/merge", **merging(GUEST_4999, GUEST_5000))),
