@@ -233,9 +233,9 @@ class Session:
         if horizon != self._retried_at:
             # All of them at once: what was changed together is then seen together.
             self._retried_at = horizon
-            for item in waiting.values():
-                if item.reason == "stray-pending":
-                    item.due = 0.0
+            for contested in waiting.values():
+                if contested.reason == "stray-pending":
+                    contested.due = 0.0
         self._next_retry = now + RETRY_EVERY_S
         due = [name for name, item in waiting.items() if item.due <= now]
         due = sorted(due, key=lambda name: waiting[name].attempts)[:RETRY_KEYS]
