@@ -189,7 +189,9 @@ class Applier:
         if not added:
             return None
         carry = self._parents_first(part.carry + added)
-        return replace(part, carry=carry, quiet=part.quiet | frozenset(added))
+        # One that is parked was changed here: as a stray it must be kept like any other.
+        quiet = frozenset(name for name in added if name not in self.waiting)
+        return replace(part, carry=carry, quiet=part.quiet | quiet)
 
     def _sorted(self, part: Part) -> Part:
         """Its keys, each to be carried or spooled as the state of its mapping says now."""

@@ -27,7 +27,9 @@ SELECT p.lsn > %(lsn)s::pg_lsn,
        (SELECT count(*) FROM splitctl_sync.spool s WHERE s.stream = %(stream)s)
      + (SELECT count(*) FROM splitctl_sync.waiting w WHERE w.stream = %(stream)s),
        (SELECT count(*) FROM splitctl_sync.waiting w
-         WHERE w.stream = %(stream)s AND w.reason = 'stray-pending')
+         WHERE w.stream = %(stream)s AND w.reason IN ('stray-pending', 'asked')),
+       (SELECT count(*) FROM splitctl_sync.waiting w
+         WHERE w.stream = %(stream)s AND w.reason = 'parent')
   FROM (VALUES (1)) AS one(row) LEFT JOIN splitctl_sync.progress p ON p.stream = %(stream)s
 """
 
@@ -75,12 +77,14 @@ class Marker:
 class Passing:
     """What the target says: whether its position is beyond the marker, and what still waits.
 
-    `contested` of the pending keys wait for what the opposite stream has of them.
+    `contested` of the pending keys wait for what the opposite stream has of them, `parentless` for
+    a parent.
     """
 
     position_passed: bool
     pending: int
     contested: int = 0
+    parentless: int = 0
 
     @property
     def passed(self) -> bool:
@@ -89,8 +93,10 @@ class Passing:
 
     @property
     def disputed(self) -> bool:
-        """Nothing is left but keys that both sides changed: only a new owner ends their wait."""
-        return self.position_passed and 0 < self.pending == self.contested
+        """Nothing is left but keys that both sides changed, and what hangs on them: only a new
+        owner ends their wait."""
+        decided = self.contested > 0 and self.pending == self.contested + self.parentless
+        return self.position_passed and decided
 
 
 @dataclass(frozen=True)
@@ -127,7 +133,7 @@ def look(target: psycopg.Connection[Any], marker: Marker) -> Passing:
     """How the target stands to this marker now. A stream without progress has passed nothing."""
     row = target.execute(STATE, {"lsn": marker.lsn, "stream": marker.stream}).fetchone()
     assert row is not None
-    return Passing(bool(row[0]), int(row[1]), int(row[2]))
+    return Passing(bool(row[0]), *(int(number) for number in row[1:]))
 
 
 def passed(target: psycopg.Connection[Any], marker: Marker) -> bool:

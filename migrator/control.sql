@@ -67,7 +67,7 @@ CREATE TABLE IF NOT EXISTS splitctl_sync.waiting (
     stream   text NOT NULL,
     mapping  text NOT NULL,
     key      jsonb NOT NULL CHECK (jsonb_typeof(key) = 'array'),
-    reason   text NOT NULL CHECK (reason IN ('parent', 'unwritable', 'stray-pending')),
+    reason   text NOT NULL CHECK (reason IN ('parent', 'unwritable', 'stray-pending', 'asked')),
     detail   text,
     lsn      pg_lsn,
     since    timestamptz NOT NULL DEFAULT now(),

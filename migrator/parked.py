@@ -1,16 +1,17 @@
 """What the sync has put aside, row by row: strays with both versions, and keys that wait."""
 
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Literal, LiteralString
+from typing import Any, Generic, Literal, LiteralString, TypeVar
 
 import psycopg
 
 from estate.config import Config
 from estate.connections import connect
-from estate.errors import ExitCode, SplitctlError
+from estate.errors import ExitCode, SplitctlError, in_one_line
 from migrator import control
 from migrator.following import REFUSED
 from migrator.mapping import Stream, streams
@@ -18,18 +19,21 @@ from migrator.mapping import Stream, streams
 Connection = psycopg.Connection[Any]
 Which = Literal["open", "all"]
 LIMIT = 100
+NUMBER = re.compile("[0-9]{1,18}")
+T = TypeVar("T")
 # The words of the control schema, for a person.
 REASONS = {
     "parent": "its parent has not arrived",
     "unwritable": REFUSED,
     "stray-pending": "both sides changed it",
+    "asked": "the two sides do not agree who owns it",
 }
 
 STRAYS: LiteralString = """
 SELECT id, mapping, key, seen_at, source_rows, target_rows, settled_at, settled_how
   FROM splitctl_sync.stray
  WHERE stream = %(stream)s AND (settled_at IS NULL OR %(which)s = 'all')
- ORDER BY id LIMIT %(limit)s
+ ORDER BY id DESC LIMIT %(limit)s
 """
 WAITING: LiteralString = """
 SELECT mapping, key, reason, detail, since, attempts FROM splitctl_sync.waiting
@@ -40,6 +44,13 @@ UPDATE splitctl_sync.stray SET settled_at = clock_timestamp(), settled_how = 'by
  WHERE stream = %s AND id = %s AND settled_at IS NULL
 """
 KNOWN: LiteralString = "SELECT 1 FROM splitctl_sync.stray WHERE stream = %s AND id = %s"
+
+
+class NothingSaid(SplitctlError):
+    """A stray is settled by saying what was done about it. Nothing was changed."""
+
+    hint = "splitctl sync settle STRAY --how 'the customer was called'"
+    exit_code = ExitCode.USAGE
 
 
 class NoSuchStray(SplitctlError):
@@ -87,48 +98,70 @@ class Settled:
     next_command: str = "splitctl sync strays"
 
 
-def strays(config: Config, domain: str | None, which: Which, limit: int = LIMIT) -> list[StrayRow]:
-    """Strays of a domain, or of all, oldest first; at most `limit` of each stream.
+@dataclass(frozen=True)
+class Aside(Generic[T]):
+    """What was found, and the streams whose books could not be read, with the reason."""
 
-    Raises UnknownName, DatabaseUnreachable.
+    rows: list[T]
+    away: list[str]
+
+
+def strays(config: Config, domain: str | None, which: Which, limit: int = LIMIT) -> Aside[StrayRow]:
+    """Strays of a domain, or of all, the oldest first; the newest `limit` of each stream.
+
+    Raises UnknownName. A database that is away is told: the other one's books may be what counts.
     """
-    found: list[StrayRow] = []
-    for stream in streams(config, domain):
-        with _books(stream) as target:
-            if target is not None:
-                asked = {"stream": stream.name, "which": which, "limit": limit}
-                rows = target.execute(STRAYS, asked).fetchall()
-                found += [_stray(stream, *row) for row in rows]
-    return found
+
+    def look(stream: Stream, target: Connection) -> list[StrayRow]:
+        asked = {"stream": stream.name, "which": which, "limit": limit}
+        return [_stray(stream, *row) for row in reversed(target.execute(STRAYS, asked).fetchall())]
+
+    return _each(config, domain, look)
 
 
-def waiting(config: Config, domain: str | None, limit: int = LIMIT) -> list[WaitingKey]:
+def waiting(config: Config, domain: str | None, limit: int = LIMIT) -> Aside[WaitingKey]:
     """Waiting keys of a domain, or of all; those that wait longest first, `limit` of each stream.
 
-    Raises UnknownName, DatabaseUnreachable.
+    Raises UnknownName. A database that is away is told.
     """
-    found: list[WaitingKey] = []
+
+    def look(stream: Stream, target: Connection) -> list[WaitingKey]:
+        rows = target.execute(WAITING, {"stream": stream.name, "limit": limit}).fetchall()
+        return [
+            WaitingKey(name, _key(key), REASONS[reason], detail or "", since, attempts)
+            for name, key, reason, detail, since, attempts in rows
+        ]
+
+    return _each(config, domain, look)
+
+
+def _each(
+    config: Config, domain: str | None, look: Callable[[Stream, Connection], list[T]]
+) -> Aside[T]:
+    found: Aside[T] = Aside([], [])
     for stream in streams(config, domain):
-        with _books(stream) as target:
-            if target is not None:
-                rows = target.execute(WAITING, {"stream": stream.name, "limit": limit}).fetchall()
-                found += [
-                    WaitingKey(name, _key(key), REASONS[reason], detail or "", since, attempts)
-                    for name, key, reason, detail, since, attempts in rows
-                ]
+        try:
+            with _books(stream) as target:
+                if target is not None:
+                    found.rows.extend(look(stream, target))
+        except (SplitctlError, psycopg.Error) as error:
+            found.away.append(f"{stream.name}: {in_one_line(error)}")
     return found
 
 
 def settle(config: Config, names: Sequence[str], how: str) -> Settled:
     """Declare strays settled, each named as `strays` names it. The data stays as it is.
 
-    All of them must be there, or nothing is changed. Raises NoSuchStray, DatabaseUnreachable.
+    All of them must be there, or nothing is changed. Raises NoSuchStray, NothingSaid,
+    DatabaseUnreachable.
     """
+    if not how.strip():
+        raise NothingSaid
     known = {stream.name: stream for stream in streams(config)}
     wanted: dict[str, set[int]] = {}
     for name in names:
         stream, _, number = name.rpartition("/")
-        if stream not in known or not (number.isascii() and number.isdigit()):
+        if stream not in known or not NUMBER.fullmatch(number):
             raise NoSuchStray(stray=name)
         wanted.setdefault(stream, set()).add(int(number))
     for stream, numbers in wanted.items():

@@ -93,8 +93,9 @@ class Own:
         `following` is an id that nobody had yet when the rows were looked at: others may have
         begun after us and committed before our look.
         """
+        if horizon != self._horizon:
+            self._ids = {own for own in self._ids if horizon is not None and own >= horizon}
         self._next, self._horizon = following, horizon
-        self._ids = {own for own in self._ids if horizon is not None and own >= horizon}
         self._ids.add(number)
 
     def is_fresh(self, xmin: int) -> bool:

@@ -15,7 +15,6 @@ from migrator.changes import Batch, Collector, StreamStopped
 from migrator.health import Board
 from migrator.mapping import Stream
 from migrator.pgoutput import Decoder, lsn_number, lsn_text
-from migrator.reading import Connection
 from migrator.replication import Reader, System
 
 log = logging.getLogger(__name__)
@@ -87,7 +86,8 @@ class OtherServer(StreamStopped):
 class Session:
     """A stream's life between connecting and the first error or the end.
 
-    Opens two ordinary connections and one for the log; `close` ends them.
+    Opens two ordinary connections and one for the log; `close` ends them. `epoch` is the worker's
+    claim on the target's position.
     """
 
     def __init__(self, stream: Stream, board: Board) -> None:
@@ -97,6 +97,7 @@ class Session:
         self._told = 0
         self._retried_at: int | None = None
         self._owner: ownership.Ownership | None = None
+        self._owners_agree = False
         self._looked: int | None = None
         self._next_heartbeat = self._next_retry = 0.0
         self._stack = ExitStack()
@@ -110,14 +111,14 @@ class Session:
                 connection.prepared_max = PREPARED_STATEMENTS
             self._reader = Reader(stream.source, f"log {stream.name}")
             self._stack.callback(self._reader.close)
-            self._epoch, lsn = self._take_over()
+            self.epoch, lsn = self._take_over()
             self._collector = Collector(stream)
             self._decoder = Decoder(self._collector.wanted)
             self._applier = Applier(
                 stream,
                 self._source,
                 self._target,
-                self._epoch,
+                self.epoch,
                 horizon=self._horizon,
                 breathe=self._breathe,
             )
@@ -131,6 +132,8 @@ class Session:
     def close(self) -> None:
         """End all connections; the slot and the claim are free afterwards."""
         self._stack.close()
+        # What the next session may rely on stands in the database, if that still holds it.
+        self._health.horizon = None
 
     def run(self, stop: threading.Event) -> None:
         """Carry changes until `stop` is set. Raises whatever ends the session."""
@@ -210,7 +213,7 @@ class Session:
         if self._looked is None or self._looked == health.horizon or self._applier.spooling:
             return
         health.horizon = self._looked
-        self._target.execute(s.PUBLISH, (health.horizon, self._stream.name, self._epoch))
+        self._target.execute(s.PUBLISH, (health.horizon, self._stream.name, self.epoch))
 
     def _settle(self) -> None:
         """The opposite stream's strays whose owner's version has arrived in the target by now.
@@ -229,6 +232,8 @@ class Session:
         waiting = self._applier.waiting
         if not waiting or now < self._next_retry:
             return
+        if self._opposite.state != "running":
+            self._read_horizon()
         horizon = self._horizon()
         if horizon != self._retried_at:
             # All of them at once: what was changed together is then seen together.
@@ -237,7 +242,13 @@ class Session:
                 if contested.reason == "stray-pending":
                     contested.due = 0.0
         self._next_retry = now + RETRY_EVERY_S
-        due = [name for name, item in waiting.items() if item.due <= now]
+        due = [
+            name
+            for name, item in waiting.items()
+            # Tried before the owner rows agree, it would be a stray here, asked for there, and so
+            # on without end.
+            if item.due <= now and (item.reason != "asked" or self._owners_agree)
+        ]
         due = sorted(due, key=lambda name: waiting[name].attempts)[:RETRY_KEYS]
         if not due:
             return
@@ -253,7 +264,9 @@ class Session:
 
     def _heed_owner(self) -> None:
         """A new owner decides keys that could not be decided before: they need not wait longer."""
-        owner = ownership.read(self._target, self._stream.domain.name)
+        domain = self._stream.domain.name
+        owner = ownership.read(self._target, domain)
+        self._owners_agree = owner == ownership.read(self._source, domain)
         if owner != self._owner:
             self._owner = owner
             for item in self._applier.waiting.values():
@@ -329,14 +342,13 @@ class Session:
             raise OtherServer(stream=name, domain=domain, why=why, stored=lsn_text(stored))
 
 
-def still_enabled(stream: Stream) -> bool:
-    """Whether the stream has a position in its target. Raises DatabaseUnreachable."""
+def still_stands(stream: Stream, epoch: int) -> bool:
+    """Whether its target still has the position that a worker of this epoch read from.
+
+    After teardown and enable epochs begin anew. Raises DatabaseUnreachable.
+    """
     with connect(stream.target, f"look {stream.name}") as target:
-        return has_position(target, stream)
-
-
-def has_position(target: Connection, stream: Stream) -> bool:
-    """Whether the stream has a position in this target."""
-    if not control.installed(target):
-        return False
-    return target.execute(PROGRESS, (stream.name,)).fetchone() is not None
+        if not control.installed(target):
+            return False
+        row = target.execute(PROGRESS, (stream.name,)).fetchone()
+        return row is not None and int(row[0]) >= epoch

@@ -3,6 +3,7 @@
 import logging
 import random
 import threading
+from contextlib import closing
 from dataclasses import dataclass
 
 import psycopg
@@ -13,10 +14,11 @@ from migrator.apply import Superseded
 from migrator.changes import StreamStopped
 from migrator.health import Board, StreamHealth, serve
 from migrator.mapping import Stream, streams
-from migrator.session import NotEnabled, Session, Standby, still_enabled
+from migrator.session import NotEnabled, Session, Standby, still_stands
 
 log = logging.getLogger(__name__)
 LOOK_S = 0.5
+RECHECK_S = 2.0
 FIRST_PAUSE_S = 0.2
 LONGEST_PAUSE_S = 10.0
 END_S = 5.0
@@ -63,23 +65,25 @@ def carry(stream: Stream, board: Board, stop: threading.Event) -> None:
     health = board.streams[stream.name]
     pause = FIRST_PAUSE_S
     while not stop.is_set():
+        session: Session | None = None
         try:
             session = Session(stream, board)
-            try:
+            with closing(session):
                 pause = FIRST_PAUSE_S
                 session.run(stop)
-            finally:
-                session.close()
         except NotEnabled:
             health.turn("disabled")
-            health.horizon = None
             stop.wait(LOOK_S)
         except (Standby, Superseded):
             health.turn("standby")
             stop.wait(LOOK_S)
         except StreamStopped as error:
             health.turn("stopped", str(error))
-            _until_disabled(stream, health, stop)
+            if session is None:
+                # Found before anything was read: asked anew it is found again, or was set right.
+                stop.wait(RECHECK_S)
+            else:
+                _until_torn_down(stream, session.epoch, stop)
         except (SplitctlError, psycopg.Error, OSError) as error:
             pause = _retry(health, in_one_line(error), pause, stop)
         except Exception as error:
@@ -95,15 +99,11 @@ def _retry(health: StreamHealth, reason: str, pause: float, stop: threading.Even
     return min(pause * 2, LONGEST_PAUSE_S)
 
 
-def _until_disabled(stream: Stream, health: StreamHealth, stop: threading.Event) -> None:
-    """A stopped stream stays stopped until a person has torn it down."""
-    reason = health.reason
+def _until_torn_down(stream: Stream, epoch: int, stop: threading.Event) -> None:
+    """A stream that stopped at what it read stays so until a person has torn it down."""
     while not stop.wait(LOOK_S):
         try:
-            if not still_enabled(stream):
+            if not still_stands(stream, epoch):
                 return
-        except SplitctlError as error:
+        except (SplitctlError, psycopg.Error) as error:
             log.info("%s: %s", stream.name, error)
-        except psycopg.Error as error:
-            log.info("%s: %s", stream.name, error)
-    health.turn("stopped", reason)

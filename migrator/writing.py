@@ -231,7 +231,8 @@ class Writer:
             name: (reason, detail)
             for reason, found in (
                 ("parent", plan.parentless),
-                ("stray-pending", {**plan.contested, **kept}),
+                ("stray-pending", plan.contested),
+                ("asked", kept),
                 ("unwritable", plan.ambiguous),
             )
             for key, detail in found.items()

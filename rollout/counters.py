@@ -18,13 +18,14 @@ class Count:
     """Requests of one domain and side: all, those answered 5xx, and a histogram of seconds.
 
     `buckets` maps an upper edge in seconds to the number at or below it; the last edge is inf.
-    `customers` is no counter: the customers' buckets served since the flags last changed.
+    `customers` is no counter: the customers' buckets served since the flags last changed, None
+    where they are not counted.
     """
 
     requests: float = 0.0
     errors: float = 0.0
     buckets: Mapping[float, float] = field(default_factory=dict)
-    customers: float = 0.0
+    customers: float | None = None
 
     def __add__(self, other: "Count") -> "Count":
         edges = {*self.buckets, *other.buckets}
@@ -84,7 +85,8 @@ class Count:
     def from_json(cls, data: Mapping[str, Any]) -> Self:
         """What `to_json` gave."""
         buckets = {float(edge): float(number) for edge, number in data.get("buckets", [])}
-        customers = float(data.get("customers", 0.0))
+        told = data.get("customers")
+        customers = None if told is None else float(told)
         return cls(float(data["requests"]), float(data["errors"]), buckets, customers)
 
 
@@ -139,19 +141,25 @@ class Window:
     def share(self) -> float | None:
         """The new side's share of the customers, or of the requests where nobody counts customers;
         None without any."""
-        new, old = self.customers("new"), self.customers("old")
-        if not new + old:
+        new, old = self._customers("new"), self._customers("old")
+        if self.customers is None:
             new, old = self.side("new").requests, self.side("old").requests
         return new / (new + old) if new + old else None
 
-    def customers(self, side: Side) -> float:
-        """Customers' buckets that a gateway served on this side, on average over the gateways.
+    @property
+    def customers(self) -> float | None:
+        """Different customers that were surely seen; None where gateways do not count them.
 
-        Each gateway counts a bucket once, and most are seen by several: the average is what can be
-        relied on to be different ones.
+        Each gateway counts a customer once, and many are seen by several: only those of one
+        gateway, the busiest, are certain to be different ones.
         """
-        counts = [counts.get(side, Count()).customers for counts in self.last.values()]
-        return sum(counts) / len(counts) if counts else 0.0
+        told = [counts.values() for counts in self.last.values()]
+        numbers = [[c.customers for c in counts if c.customers is not None] for counts in told]
+        return max((sum(found) for found in numbers if found), default=None)
+
+    def _customers(self, side: Side) -> float:
+        counts = (counts.get(side, Count()).customers for counts in self.last.values())
+        return sum(number for number in counts if number is not None)
 
     def to_json(self) -> dict[str, Any]:
         """Plain data for the ledger."""

@@ -167,9 +167,8 @@ def _share(gate: GateConfig, evidence: Evidence) -> _Answer:
     a precision that is not there.
     """
     window = evidence.window
-    number = window.customers("new") + window.customers("old")
-    what = "customers"
-    if not number:
+    number, what = window.customers, "customers"
+    if number is None:
         number, what = window.side("new").requests + window.side("old").requests, "requests"
     if unknown := _unseen(gate, evidence, int(number)):
         return unknown

@@ -130,6 +130,6 @@ def _together(
     for domain, side in sorted(keys):
         all_, errors = requests.get((domain, side), [0.0, 0.0])
         edges = dict(sorted(buckets.get((domain, side), {}).items()))
-        number = customers.get((domain, side), 0.0)
+        number = customers.get((domain, side))
         domains.setdefault(domain, {})[side] = Count(all_, errors, edges, number)
     return dict(domains)

@@ -72,7 +72,10 @@ def _still_back(domain: str, intent: Intent, tools: Tools) -> Way:
     when a gateway does not answer.
     """
     answers = tools.flags.forgo(domain, intent.epoch)
-    if any(answer.value is not None and answer.value.epoch == intent.epoch for answer in answers):
+    latest = max((answer.value.epoch for answer in answers if answer.value), default=0)
+    if latest > intent.epoch:
+        return Way.OVERTAKEN
+    if latest == intent.epoch:
         return Way.FORWARD
     for answer in answers:
         if answer.value is None:

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
+from estate.errors import ExitCode
 from splitctl.answers import Listing, Script
 from splitctl.session import (
     ConfigPath,
@@ -141,7 +142,7 @@ def sync_strays(
         from migrator import following, parked
 
         found = parked.strays(c, domain, "all" if settled else "open", limit)
-        return Listing(found, following.after_strays(found))
+        return _aside(found, following.after_strays(found.rows))
 
     answer(work, config, output)
 
@@ -159,9 +160,17 @@ def sync_waiting(
         from migrator import following, parked
 
         found = parked.waiting(c, domain, limit)
-        return Listing(found, following.after_waiting(found))
+        return _aside(found, following.after_waiting(found.rows))
 
     answer(work, config, output)
+
+
+def _aside(found: Any, following: str) -> Listing:
+    """What was found; inconclusive while some books could not be read."""
+    for problem in found.away:
+        progress(f"not known: {problem}")
+    code = ExitCode.INCONCLUSIVE if found.away else ExitCode.DONE
+    return Listing(found.rows, following, code)
 
 
 @sync.command("settle")

@@ -8,7 +8,7 @@ from prometheus_client.registry import Collector
 
 from services.gateway.buckets import BUCKETS
 from services.gateway.fence import Door, Visit
-from services.gateway.flags import Side
+from services.gateway.flags import DomainFlags, Side
 
 # Seconds. Fine around 50 and 100 ms, where the gates ask.
 EDGES = (
@@ -22,24 +22,24 @@ class Customers:
     """Which of a domain's buckets were served since its flags last changed, and on which side."""
 
     def __init__(self) -> None:
-        self._epoch = -1
+        self._flags: DomainFlags | None = None
         self._seen = bytearray(BUCKETS)
         self._counts: dict[Side, int] = {}
 
-    def add(self, epoch: int, buckets: Sequence[int], sides: Sequence[Side]) -> None:
-        """Buckets that were served under the flags of this epoch. Older epochs are forgotten."""
-        if epoch < self._epoch:
+    def add(self, flags: DomainFlags, buckets: Sequence[int], sides: Sequence[Side]) -> None:
+        """Buckets that were served under these flags; late ones of an older epoch do not count."""
+        if self._flags is not None and flags.epoch < self._flags.epoch:
             return
-        if epoch > self._epoch:
-            self._epoch, self._seen, self._counts = epoch, bytearray(BUCKETS), {}
+        if flags != self._flags:
+            self._flags, self._seen, self._counts = flags, bytearray(BUCKETS), {}
         for bucket, side in zip(buckets, sides, strict=True):
             if not self._seen[bucket]:
                 self._seen[bucket] = 1
                 self._counts[side] = self._counts.get(side, 0) + 1
 
-    def count(self, epoch: int, side: Side) -> int:
-        """How many under this epoch's flags."""
-        return self._counts.get(side, 0) if epoch == self._epoch else 0
+    def count(self, flags: DomainFlags, side: Side) -> int:
+        """How many under these flags."""
+        return self._counts.get(side, 0) if flags == self._flags else 0
 
 
 class Doors(Collector):
@@ -77,7 +77,7 @@ class Doors(Collector):
             epoch.add_metric([domain], door.flags.epoch)
             for side in SIDES:
                 under_way.add_metric([domain, side], door.in_flight(side))
-                number = self._customers[domain].count(door.flags.epoch, side)
+                number = self._customers[domain].count(door.flags, side)
                 customers.add_metric([domain, side], number)
         return [held, longest, share, epoch, under_way, customers]
 
@@ -121,7 +121,7 @@ class Metrics:
 
     def visited(self, domain: str, visit: Visit, buckets: Sequence[int]) -> None:
         """Count the buckets of a request, each once, on the sides that it was sent to."""
-        self._customers[domain].add(visit.flags.epoch, buckets, visit.sides)
+        self._customers[domain].add(visit.flags, buckets, visit.sides)
 
     def text(self) -> bytes:
         """The Prometheus text format."""

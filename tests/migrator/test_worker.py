@@ -1,5 +1,6 @@
 """The worker as a whole: begun, killed, doubled, cut off, switched off; nothing is lost."""
 
+import contextlib
 import json
 import random
 import signal
@@ -114,6 +115,35 @@ def test_streams_are_picked_up_when_they_are_enabled_and_left_when_torn_down(pos
         "SELECT slot_name FROM pg_replication_slots WHERE database = current_database()"
     ).fetchall()
     assert slots == []
+
+
+END_READER = """
+SELECT pg_terminate_backend(active_pid, 5000) FROM pg_replication_slots WHERE slot_name = %s
+"""
+BEGUN_ANEW = "UPDATE splitctl_sync.progress SET worker_epoch = 0, lsn = %s WHERE stream = %s"
+MAKE_SLOT = "SELECT lsn FROM pg_create_logical_replication_slot(%s, 'pgoutput')"
+
+
+def test_a_stream_whose_slot_was_gone_goes_on_when_it_was_enabled_again(carried: Post) -> None:
+    """However quickly that came: its worker may have looked neither before nor in between."""
+    slot = carried.forward.slot
+
+    def drop() -> bool:
+        with contextlib.suppress(psycopg.errors.ObjectInUse):
+            carried.old.execute(END_READER, (slot,))
+            carried.old.execute("SELECT pg_drop_replication_slot(%s)", (slot,))
+            return True
+        return False
+
+    carried.settle()
+    until(drop)
+    until(lambda: '"stopped"' in (get(carried, "/status") or ""))
+    row = carried.old.execute(MAKE_SLOT, (slot,)).fetchone()
+    assert row is not None
+    carried.new.execute(BEGUN_ANEW, (row[0], "post.forward"))
+    carried.old.execute("INSERT INTO depots VALUES ('n', 1, 'A', 'ann', '[]')")
+    carried.settle()
+    assert carried.differences(carried.forward) == {}
 
 
 def test_what_is_disabled_waits_in_the_spool_and_is_carried_afterwards(carried: Post) -> None:

@@ -16,6 +16,8 @@ from typing import NamedTuple, TypeVar
 T = TypeVar("T")
 OLD, NEW, HELD = 0, 1, 2
 NAMES = ("old", "new", "held")
+# No story has so many writes.
+MANY_STRAYS = 6
 
 
 class Without(Enum):
@@ -37,6 +39,7 @@ class Without(Enum):
     STOPPED_HORIZON = auto()  # a stopped stream is taken as one that was ended
     SPOOL_IN_HORIZON = auto()  # the horizon moves past what lies in the spool
     OPPOSITE_WAITING = auto()  # decision 0010: write over what waits in the opposite stream
+    AGREEMENT = auto()  # a key that was asked for is tried again while the owner rows differ
     CONFLICT_IN_RECOVERY = auto()  # recovery waits for keys that both streams keep waiting
 
 
@@ -104,6 +107,7 @@ class State(NamedTuple):
     crashes: int = 0
     stops: int = 0
     refusals: int = 0
+    deaths: int = 0
     moves: str = ""
     # A stray needs somebody who wrote without asking, or a rollback that did not wait.
     excused: bool = False
@@ -129,6 +133,8 @@ def at_rest(state: State) -> bool:
 
 def promise(state: State) -> str | None:
     """What is broken, if anything."""
+    if state.strays > MANY_STRAYS:
+        return "strays without end"
     if not at_rest(state):
         return None
     old, new = state.rows
@@ -247,7 +253,8 @@ class Protocol:
         if stream.unread and visible:
             hand = Hand("batch", len(stream.unread), read, known, waits)
             yield f"{name}: read the log", _with(s, side, stream._replace(hand=hand))
-        if stream.waits and stream.mapping == "live":
+        agreed = s.owner[OLD] == s.owner[NEW] or not self._has(Without.AGREEMENT)
+        if stream.waits and stream.mapping == "live" and (stream.waits != "asked" or agreed):
             again = stream.remembered or read
             hand = Hand("retry", 0, again, known, waits)
             yield f"{name}: read what waits", _with(s, side, stream._replace(hand=hand))
@@ -291,7 +298,7 @@ class Protocol:
         stream, target = s.streams[side], s.rows[1 - side]
         if s.owner[1 - side] != side and self._has(Without.OWNER):
             if not changed:  # asked for, but not ours to write any more
-                return _with(s, side, stream._replace(waits="contested"))
+                return _with(s, side, stream._replace(waits="asked"))
             return _stray(s, side, hand)
         fresh = hand.opposite_waits or (not target.gone and target.number > hand.known)
         if fresh and self._has(Without.FRESHNESS):
@@ -340,6 +347,8 @@ class Protocol:
             if s.crashes:
                 lost = s._replace(crashes=s.crashes - 1, step="recover")
                 yield "!step: killed", lost._replace(flag=OLD if s.flag == HELD else s.flag)
+        elif s.step == "rollback again":
+            yield "rollback: typed again", s._replace(owner=(OLD, OLD), step="")
         elif s.step == "recover back":
             yield "recovery: done", s._replace(owner=(OLD, OLD), step="")
         elif s.step.startswith("recover"):
@@ -390,11 +399,14 @@ class Protocol:
 
     def _conflict(self, s: State) -> bool:
         """Only keys that wait for the opposite stream are left: the owner decides them."""
-        contested = s.streams[OLD].waits == "contested" and not s.streams[OLD].spool
+        contested = s.streams[OLD].waits in {"contested", "asked"} and not s.streams[OLD].spool
         return contested and self._has(Without.CONFLICT_IN_RECOVERY)
 
     def _rollback(self, s: State) -> Steps:
         if s.owner[NEW] == NEW:
+            if s.deaths:
+                away = s._replace(owner=(OLD, NEW), flag=OLD, step="rollback again", deaths=0)
+                yield "!rollback: the new database is away", away._replace(excused=True)
             owner = _put(s.owner, NEW, OLD)
             yield "rollback: owner on new moves", s._replace(owner=owner)
         elif s.step == "rollback":

@@ -55,6 +55,7 @@ STORIES = {
     "a rollback while the way back is in the spool": MOVED._replace(
         streams=(Stream(), Stream(mapping="drain"))
     ),
+    "a rollback while the new database is away, which then comes back": MOVED._replace(deaths=1),
     "a rollback, and somebody writes without asking": MOVED._replace(customers=1, others=1),
 }
 LONG_STORIES = {

@@ -147,6 +147,20 @@ def test_the_share_of_customers(new: int, old: int, percentage: int, verdict: st
     assert result.samples == new + old
 
 
+def test_nobody_seen_yet_is_not_taken_for_a_gateway_that_does_not_count_customers() -> None:
+    """All gateways began anew: what they answered before is no evidence about these flags."""
+    result = evaluate(SHARE, evidence(window=shoppers(0, 0, 50_000), percentage=10))
+    assert (result.verdict, result.samples) == ("inconclusive", 0)
+
+
+def test_only_customers_of_one_gateway_are_surely_different_ones() -> None:
+    busy = {"new": Count(customers=60), "old": Count(customers=60)}
+    idle = {"new": Count(customers=1), "old": Count()}
+    window = Window({}, {"gw-1": busy, "gw-2": idle, "gw-3": {}})
+    assert window.customers == 120
+    assert window.share == 61 / 121
+
+
 def test_a_share_that_customers_cannot_explain_is_told_by_requests_where_nobody_counts_them() -> (
     None
 ):

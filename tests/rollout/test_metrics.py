@@ -37,7 +37,7 @@ def test_a_page_is_read_by_domain_and_side() -> None:
     assert (counts["new"].requests, counts["new"].errors) == (100.0, 6.0)
     assert counts["new"].buckets == {0.05: 80.0, math.inf: 100.0}
     assert (counts["old"].requests, counts["old"].buckets) == (900.0, {})
-    assert (counts["new"].customers, counts["old"].customers) == (12.0, 0.0)
+    assert (counts["new"].customers, counts["old"].customers) == (12.0, None)
 
 
 def test_a_gateway_that_answered_nobody_yet_is_seen_with_nothing() -> None:

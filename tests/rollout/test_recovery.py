@@ -90,6 +90,15 @@ def test_a_gateway_that_switched_meanwhile_is_followed() -> None:
     assert rig.is_at(10)
 
 
+def test_a_rollback_that_began_meanwhile_is_not_taken_back() -> None:
+    rig, plan = killed(8)
+    epoch = plan.epoch  # type: ignore[attr-defined]
+    rig.hooks["forgo"] = lambda: rig.flags.rollback(DOMAIN, epoch + 1, 0, 1000)
+    how = recovery.settle(DOMAIN, act(plan), rig.tools(ledger=None), rig.world)  # type: ignore[arg-type]
+    assert how == "a later command decided"
+    assert max(owner.epoch for owner in rig.world.owners.values()) <= epoch
+
+
 def test_keys_that_both_sides_changed_do_not_keep_a_step_unfinished() -> None:
     """Each stream waits for the other until one side owns them: only the owner's move ends that."""
     rig, plan = half_switched()
