@@ -138,7 +138,7 @@ def test_a_key_that_was_asked_for_is_not_forgotten_when_the_owner_changed(
     batch = forward.batch(name)
     batch.again.add(name)
     assert forward.applier.apply(batch).strays == 0
-    assert forward.applier.waiting[name].reason == "stray-pending"
+    assert forward.applier.waiting[name].reason == "asked"
     # Not ours still: now it is a stray, kept with both versions, and the owner is asked.
     assert forward.applier.retry([name]).strays == 1
     assert name not in forward.applier.waiting
