@@ -255,3 +255,21 @@ def test_quiesce_of_a_table_that_is_not_there_is_an_error(library: Library) -> N
         pytest.raises(barrier.TablesMissing, match="scrolls"),
     ):
         barrier.quiesce(source, ["books", "scrolls"], 0.1)
+
+
+@pytest.mark.parametrize(
+    ("passing", "disputed"),
+    [
+        (barrier.Passing(True, 2, contested=2), True),
+        (barrier.Passing(True, 3, contested=1, parentless=2), True),  # what hangs on it
+        (barrier.Passing(True, 2, contested=0, parentless=2), False),
+        (barrier.Passing(True, 2, contested=1), False),  # one is spooled, or refused
+        (barrier.Passing(False, 2, contested=2), False),
+        (barrier.Passing(True, 0), False),
+    ],
+)
+def test_only_keys_that_both_sides_changed_are_disputed(
+    passing: barrier.Passing, disputed: bool
+) -> None:
+    assert passing.disputed == disputed
+    assert not passing.passed or not disputed
