@@ -41,7 +41,7 @@ test: lint
 	@echo "Not run here: tests marked 'faults' (kills at every point of the story, a quarter of an hour): make faults"
 
 faults: setup
-	$(BIN)/python -m pytest -m faults tests/rehearsal/faults $(ARGS)
+	$(BIN)/python -m pytest -m faults tests/model tests/rehearsal/faults $(ARGS)
 
 system:
 	sh .ci/system

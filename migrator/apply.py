@@ -149,7 +149,9 @@ class Applier:
                 self._writer.reset()
                 merged = self._merged(part, missing.names)
                 if merged is None:
-                    return self._halve(part, str(missing))
+                    # Merged with them once more, a half would fail like the whole, for ever.
+                    held = part.held | frozenset(missing.names)
+                    return self._halve(replace(part, held=held), str(missing))
                 part = merged
             except TRANSIENT as error:
                 self._writer.reset()
@@ -185,7 +187,8 @@ class Applier:
 
     def _merged(self, part: Part, names: list[MappingKey]) -> Part | None:
         """The part with these keys in it too; None when it has them already."""
-        added = tuple(name for name in dict.fromkeys(names) if name not in part.carry)
+        known = part.held.union(part.carry)
+        added = tuple(name for name in dict.fromkeys(names) if name not in known)
         if not added:
             return None
         carry = self._parents_first(part.carry + added)

@@ -19,7 +19,8 @@ CREATE TABLE IF NOT EXISTS splitctl_sync.owner (
 -- How far a stream has come (in the target). Position and data commit together; worker_epoch lets
 -- a worker that was cut off find out that another took over. A position means nothing without the
 -- system and the timeline it was read on. Every transaction of the source below horizon is decided:
--- carried or kept as a stray. A worker of the opposite stream elsewhere reads it here.
+-- carried or kept as a stray, or it lies parked below. A worker of the opposite stream elsewhere
+-- reads it here.
 CREATE TABLE IF NOT EXISTS splitctl_sync.progress (
     stream           text PRIMARY KEY,
     worker_epoch     bigint NOT NULL DEFAULT 0,
@@ -62,7 +63,9 @@ CREATE TABLE IF NOT EXISTS splitctl_sync.spool (
     PRIMARY KEY (stream, mapping, key)
 );
 
--- Keys that could not be carried yet, and why (in the target).
+-- Keys that are parked, because they could not be carried yet (in the target): their parent is not
+-- there, the row is refused, both sides changed it, or it was asked for by the opposite stream and
+-- the owner has moved away since.
 CREATE TABLE IF NOT EXISTS splitctl_sync.waiting (
     stream   text NOT NULL,
     mapping  text NOT NULL,

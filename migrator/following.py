@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 
 STATUS = "splitctl status"
 DOCTOR = "splitctl doctor"
-REFUSED = "the target refuses it"
 
 
 def after_schema_apply(config: Config, done: "Sequence[SchemaApplied]") -> str:
@@ -71,6 +70,8 @@ def after_strays(found: "Sequence[StrayRow]") -> str:
 
 def after_waiting(found: "Sequence[WaitingKey]") -> str:
     """What waits is tried again by itself; what the target refuses needs somebody to see to it."""
+    from migrator.parked import REFUSED
+
     if any(item.reason == REFUSED for item in found):
         return "splitctl sync waiting  (again, when the target takes what it refuses now)"
     return "splitctl sync waiting  (again: it goes on by itself)" if found else STATUS

@@ -67,7 +67,8 @@ class StreamHealth:
 
     `state`: starting, disabled (not enabled yet), standby (another worker carries it), running,
     retrying (after an error), stopped (it will not go on without a person). `horizon`: it has
-    decided of every transaction of its source below this 64-bit id: carried, or kept as a stray.
+    decided of every transaction of its source below this 64-bit id: carried, kept as a stray, or
+    parked.
     """
 
     name: str

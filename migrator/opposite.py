@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from migrator.changes import MappingKey
-from migrator.mapping import Shape, Stream
+from migrator.mapping import Stream
 from migrator.plan import Values
 
 
@@ -30,14 +30,16 @@ def ways(stream: Stream, table: str) -> tuple[Way, ...]:
     )
 
 
-def keys_of_rows(stream: Stream, shape: Shape, rows: Iterable[Values]) -> Iterable[MappingKey]:
-    """The opposite stream's keys to which rows of the target lead, given their mapped columns.
+def keys_of_rows(
+    found: Iterable[Way], columns: Sequence[str], rows: Iterable[Values]
+) -> Iterable[MappingKey]:
+    """The opposite stream's keys to which rows of these columns lead, by the ways that were found.
 
-    A way over a column that is not mapped cannot be told from such a row.
+    A way over a column that is not among them cannot be told from such a row.
     """
-    for way in ways(stream, shape.table.name):
-        if set(way.columns) <= set(shape.columns):
-            positions = [shape.columns.index(column) for column in way.columns]
+    for way in found:
+        if set(way.columns) <= set(columns):
+            positions = [columns.index(column) for column in way.columns]
             for row in rows:
                 key = way.key([row[n] for n in positions])
                 if key is not None:

@@ -13,7 +13,6 @@ from estate.config import Config
 from estate.connections import connect
 from estate.errors import ExitCode, SplitctlError, in_one_line
 from migrator import control
-from migrator.following import REFUSED
 from migrator.mapping import Stream, streams
 
 Connection = psycopg.Connection[Any]
@@ -21,6 +20,7 @@ Which = Literal["open", "all"]
 LIMIT = 100
 NUMBER = re.compile("[0-9]{1,18}")
 T = TypeVar("T")
+REFUSED = "the target refuses it"
 # The words of the control schema, for a person.
 REASONS = {
     "parent": "its parent has not arrived",

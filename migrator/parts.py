@@ -25,7 +25,7 @@ class Part:
     from the spool and leave it. `quiet`: keys that nobody changed here; when they are not ours to
     write, that is no stray. `asked`: those among them that the opposite stream asked for, having
     given up its own version; they are never forgotten. `collisions`: (mapping, unique index) whose
-    holders step aside first.
+    holders step aside first. `held`: keys whose rows hold such a value and do not step aside.
     """
 
     carry: tuple[MappingKey, ...] = ()
@@ -36,6 +36,7 @@ class Part:
     quiet: frozenset[MappingKey] = frozenset()
     asked: frozenset[MappingKey] = frozenset()
     collisions: frozenset[tuple[str, str]] = frozenset()
+    held: frozenset[MappingKey] = frozenset()
 
     @property
     def state(self) -> str:

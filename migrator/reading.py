@@ -75,7 +75,7 @@ def read(
         with connection.pipeline():
             connection.execute(s.BEGIN_READ)
             snapshot = connection.execute(s.SNAPSHOT)
-            parked = connection.execute(s.OPPOSITE_WAITING, (opposite,))
+            parked = connection.execute(s.WAITING, (opposite,))
             cursors = {
                 name: _ask(connection, prepared, keys) for name, (prepared, keys) in wanted.items()
             }
@@ -86,7 +86,7 @@ def read(
         if not missing:
             return Seen(
                 {name: _reading(wanted[name], *cursors[name]) for name in wanted},
-                frozenset((name, tuple(json.loads(key))) for name, key in parked.fetchall()),
+                frozenset((name, tuple(json.loads(key))) for name, key, *_ in parked.fetchall()),
             )
         elapsed = time.monotonic() - started
         if elapsed > LIMIT_S:

@@ -86,9 +86,6 @@ SPOOL_COUNT: LiteralString = "SELECT count(*) FROM splitctl_sync.spool WHERE str
 WAITING: LiteralString = """
 SELECT mapping, key::text, reason, attempts FROM splitctl_sync.waiting WHERE stream = %s
 """
-OPPOSITE_WAITING: LiteralString = (
-    "SELECT mapping, key::text FROM splitctl_sync.waiting WHERE stream = %s"
-)
 WAIT: LiteralString = """
 INSERT INTO splitctl_sync.waiting AS w (stream, mapping, key, reason, detail, lsn)
 SELECT %s, u.mapping, u.key::jsonb, u.reason, u.detail, %s::pg_lsn

@@ -43,10 +43,10 @@ class Strays:
         asked: list[bool] = []
         again: set[tuple[str, Key]] = set()
         for name, key in names:
-            shape = prepared[name].shape
+            shape, found = prepared[name].shape, prepared[name].statements.ways
             rows = [item.row for item in readings[name].rows.get(key, [])]
             given.append(json.dumps([dict(zip(shape.columns, row, strict=True)) for row in rows]))
-            ways = set(keys_of_rows(self._stream, shape, [*rows, *held[(name, key)][1]]))
+            ways = set(keys_of_rows(found, shape.columns, [*rows, *held[(name, key)][1]]))
             asked.append(bool(ways))
             again |= ways
         log.warning("%s: %d stray(s), the first %s %s", self._stream.name, len(names), *names[0])

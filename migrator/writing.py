@@ -172,29 +172,10 @@ class Writer:
                     rows=readings[name].rows,
                     standing=held,
                     references=self.mappings.references(name, present),
-                    undecided=self._undecided(prepared, readings[name], held, seen.waiting),
+                    undecided=_undecided(prepared, readings[name], held, seen.waiting),
                 )
             )
         return works, Ownership(int(row[0]), int(row[1])) if row else None
-
-    def _undecided(
-        self,
-        prepared: Prepared,
-        reading: Reading,
-        standing: dict[Key, list[Standing]],
-        waiting: frozenset[MappingKey],
-    ) -> frozenset[Key]:
-        """The keys whose rows lead to one that is parked in the opposite stream."""
-        if not waiting:
-            return frozenset()
-        found = set()
-        for key in reading.canonical.values():
-            rows = [item.row for item in reading.rows.get(key, [])]
-            leads = set(keys_of_rows(self._stream, prepared.shape, rows))
-            leads.update(lead for item in standing.get(key, []) for lead in item.leads)
-            if leads & waiting:
-                found.add(key)
-        return frozenset(found)
 
     def _ask_parents(
         self, prepared: Prepared, reading: Reading
@@ -335,6 +316,25 @@ def _standing(
         )
         found.setdefault(tuple(key), []).append(standing)
     return found
+
+
+def _undecided(
+    prepared: Prepared,
+    reading: Reading,
+    standing: dict[Key, list[Standing]],
+    waiting: frozenset[MappingKey],
+) -> frozenset[Key]:
+    """The keys whose rows lead to one that is parked in the opposite stream."""
+    if not waiting:
+        return frozenset()
+    found, ways, columns = set(), prepared.statements.ways, prepared.shape.columns
+    for key in reading.canonical.values():
+        rows = [item.row for item in reading.rows.get(key, [])]
+        leads = set(keys_of_rows(ways, columns, rows))
+        leads.update(lead for item in standing.get(key, []) for lead in item.leads)
+        if leads & waiting:
+            found.add(key)
+    return frozenset(found)
 
 
 def _raw_names(readings: dict[str, Reading]) -> dict[MappingKey, list[MappingKey]]:

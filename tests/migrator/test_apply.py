@@ -4,6 +4,7 @@ import json
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,11 +14,16 @@ import pytest
 from estate.connections import connect
 from migrator.apply import Applier, Superseded
 from migrator.changes import Batch, MappingKey
+from migrator.ownership import bucket
 from migrator.pgoutput import lsn_number
 from migrator.plan import Reference, Routed, Standing, Work, decide
 from tests.migrator.parcels import Post
 
 STATIONS, TAGS, SHIPMENTS = (f"post.forward.{t}" for t in ("stations", "station_tags", "shipments"))
+PARK = """
+INSERT INTO splitctl_sync.waiting (stream, mapping, key, reason)
+VALUES ('post.forward', %s, %s, 'parent')
+"""
 
 
 @dataclass
@@ -54,12 +60,18 @@ def carrier(post: Post, epoch: int = 0) -> Carrier:
     return Carrier(post, Applier(stream, source, target, epoch), source, target)
 
 
-@pytest.fixture
-def forward(post: Post) -> Iterator[Carrier]:
+@contextmanager
+def opened(post: Post) -> Iterator[Carrier]:
     made = carrier(post)
     yield made
     made.source.close()
     made.target.close()
+
+
+@pytest.fixture
+def forward(post: Post) -> Iterator[Carrier]:
+    with opened(post) as made:
+        yield made
 
 
 def fill(post: Post) -> None:
@@ -244,7 +256,33 @@ def test_rows_exchange_a_unique_value(forward: Carrier, together: bool) -> None:
     assert forward.post.strays(forward.post.forward) == []
 
 
-def test_a_unique_value_held_by_a_row_that_is_not_ours_parks_the_key(forward: Carrier) -> None:
+def test_a_parked_key_whose_unique_value_is_wanted_is_kept_as_a_stray_like_any_other(
+    post: Post,
+) -> None:
+    """It was changed here, and the owner moved away: what its stream knows of it must not go."""
+    theirs, ours = sorted(("ann", "bob"), key=bucket)
+    for region, name, holder in (("n", "A", theirs), ("s", "B", ours)):
+        post.old.execute("INSERT INTO depots VALUES (%s, 1, %s, %s, '[]')", (region, name, holder))
+    with opened(post) as first:
+        first.everything()
+    post.new.execute(PARK, (STATIONS, '["n", "1"]'))
+    post.own(bucket(ours), 2)
+    post.old.execute("UPDATE depots SET name = 'changed' WHERE region = 'n'")
+    post.old.execute("UPDATE depots SET name = 'A' WHERE region = 's'")
+    with opened(post) as again:
+        assert again.apply((STATIONS, ("s", "1"))).strays == 1
+        # The other waits until the owner of the first gives its value free.
+        assert {name: item.reason for name, item in again.applier.waiting.items()} == {
+            (STATIONS, ("s", "1")): "unwritable"
+        }
+        again.post.new.execute("UPDATE stations SET title = 'free' WHERE region = 'n'")
+        again.applier.retry([(STATIONS, ("s", "1"))])
+        assert again.applier.waiting == {}
+    (stray,) = post.strays(post.forward)
+    assert (stray[2][0]["title"], stray[3][0]["title"]) == ("changed", "A")
+
+
+def test_a_unique_value_held_by_a_leftover_is_freed(forward: Carrier) -> None:
     fill(forward.post)
     forward.post.own(10_000 - 1, 2)
     forward.post.new.execute("INSERT INTO stations VALUES ('x', 9, 'A', 'ann')")

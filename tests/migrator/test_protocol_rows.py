@@ -123,6 +123,26 @@ def test_1_a_swap_while_the_owners_disagree_waits_until_they_agree(carried: Post
     assert (stray[2][0]["title"], stray[3][0]["title"]) == ("by old", "by new")
 
 
+def test_1_while_the_owner_rows_differ_a_stray_is_kept_once_not_again_and_again(
+    carried: Post,
+) -> None:
+    """Rolled back while the new side was dead; it wakes, and nobody has typed rollback again."""
+    depot(carried)
+    agree(carried)
+    carried.own_apart(old=(0, 3), new=(10_000, 2))
+    carried.await_heartbeats(carried.forward, 3)
+    carried.old.execute("UPDATE depots SET name = 'by old'")
+    until(lambda: carried.pending(carried.reverse))
+    carried.await_heartbeats(carried.forward, 3)
+    kept = [item for item in carried.strays(carried.forward) if item[0].endswith("stations")]
+    assert [item[2][0]["title"] for item in kept] == ["by old"]
+    assert carried.strays(carried.reverse) == []
+    assert {row[2] for row in carried.pending(carried.reverse)} == {"asked"}
+    carried.own(0, 4)
+    until(lambda: titles(carried) == (["by old"], ["by old"]), 15)
+    agree(carried)
+
+
 def test_1_streams_that_begin_anew_do_not_wait_for_each_other_for_ever(post: Post) -> None:
     """After a restart neither knows what the other has seen, and each has a key of its own."""
     holders = {

@@ -1,17 +1,19 @@
 """A step command killed at any of its acts: the same command, typed again, ends it rightly."""
 
+from contextlib import nullcontext
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rollout import recovery
 from rollout.phases import Intent, Owns, Serves, Way, way_on
-from rollout.step_plan import StepResult, StepUnfinished
+from rollout.step_plan import StepPlan, StepResult, StepUnfinished
 from rollout.world import Ownership
 from tests.rollout.rig import DOMAIN, Killed, Rig, act
 
 
-def killed(at: int, to: int = 10) -> tuple[Rig, object]:
+def killed(at: int, to: int = 10) -> tuple[Rig, StepPlan]:
     """A rig whose step died before its act number `at`; the plan it had written down."""
     rig = Rig(kill_at=at)
     step = rig.step(to)
@@ -19,6 +21,11 @@ def killed(at: int, to: int = 10) -> tuple[Rig, object]:
         step.perform()
     rig.restart()
     return rig, step.plan
+
+
+def settle(rig: Rig, plan: StepPlan) -> StepResult | str:
+    """What the next command does first. It needs no ledger."""
+    return recovery.settle(DOMAIN, act(plan), rig.tools(nullcontext), rig.world)
 
 
 def number_of_acts() -> int:
@@ -33,7 +40,7 @@ def test_typed_again_after_a_kill(at: int, later: float) -> None:
     assert number_of_acts() == 13
     rig, plan = killed(at)
     rig.clock.sleep(later)
-    ended = recovery.settle(DOMAIN, act(plan), rig.tools(ledger=None), rig.world)  # type: ignore[arg-type]
+    ended = settle(rig, plan)
     if isinstance(ended, StepResult):
         assert ended.resumed
     else:
@@ -43,7 +50,7 @@ def test_typed_again_after_a_kill(at: int, later: float) -> None:
     assert rig.broken_rules == []
 
 
-def half_switched() -> tuple[Rig, object]:
+def half_switched() -> tuple[Rig, StepPlan]:
     """One gateway serves the step, the other's customers still write to the losing side."""
     rig = Rig()
     plan = rig.plan(10)
@@ -54,7 +61,7 @@ def half_switched() -> tuple[Rig, object]:
 
 def test_a_step_is_finished_with_the_winning_owner_last_and_all_carried_before() -> None:
     rig, plan = half_switched()
-    recovery.settle(DOMAIN, act(plan), rig.tools(ledger=None), rig.world)  # type: ignore[arg-type]
+    settle(rig, plan)
     assert rig.is_at(10)
     acts = [name for name in rig.log if name in ("put", "cross forward", "own new")]
     assert acts == ["put", "cross forward", "own new"]
@@ -64,7 +71,7 @@ def test_a_step_is_not_finished_while_something_has_not_crossed() -> None:
     rig, plan = half_switched()
     rig.world.caught_up = False
     with pytest.raises(StepUnfinished, match="still to carry"):
-        recovery.settle(DOMAIN, act(plan), rig.tools(ledger=None), rig.world)  # type: ignore[arg-type]
+        settle(rig, plan)
     assert rig.world.owners["new"] == Ownership(0, 1)
 
 
@@ -74,27 +81,27 @@ def test_a_sleeper_that_wakes_while_it_is_taken_back_finds_its_epoch_given_up() 
     refused: list[bool] = []
 
     def wakes() -> None:
-        answers = rig.flags.switch(DOMAIN, plan.flags)  # type: ignore[attr-defined]
+        answers = rig.flags.switch(DOMAIN, plan.flags)
         refused.extend(answer.refused for answer in answers)
 
     rig.hooks["own new"] = wakes
-    recovery.settle(DOMAIN, act(plan), rig.tools(ledger=None), rig.world)  # type: ignore[arg-type]
+    settle(rig, plan)
     assert refused == [True, True]
     assert rig.is_at(0)
 
 
 def test_a_gateway_that_switched_meanwhile_is_followed() -> None:
     rig, plan = killed(9)
-    rig.hooks["forgo"] = lambda: rig.flags.switch(DOMAIN, plan.flags, ["gw-2"])  # type: ignore[attr-defined]
-    recovery.settle(DOMAIN, act(plan), rig.tools(ledger=None), rig.world)  # type: ignore[arg-type]
+    rig.hooks["forgo"] = lambda: rig.flags.switch(DOMAIN, plan.flags, ["gw-2"])
+    settle(rig, plan)
     assert rig.is_at(10)
 
 
 def test_a_rollback_that_began_meanwhile_is_not_taken_back() -> None:
     rig, plan = killed(8)
-    epoch = plan.epoch  # type: ignore[attr-defined]
+    epoch = plan.epoch
     rig.hooks["forgo"] = lambda: rig.flags.rollback(DOMAIN, epoch + 1, 0, 1000)
-    how = recovery.settle(DOMAIN, act(plan), rig.tools(ledger=None), rig.world)  # type: ignore[arg-type]
+    how = settle(rig, plan)
     assert how == "a later command decided"
     assert max(owner.epoch for owner in rig.world.owners.values()) <= epoch
 
@@ -103,7 +110,7 @@ def test_keys_that_both_sides_changed_do_not_keep_a_step_unfinished() -> None:
     """Each stream waits for the other until one side owns them: only the owner's move ends that."""
     rig, plan = half_switched()
     rig.world.caught_up, rig.world.disputed = False, True
-    done = recovery.settle(DOMAIN, act(plan), rig.tools(ledger=None), rig.world)  # type: ignore[arg-type]
+    done = settle(rig, plan)
     assert isinstance(done, StepResult)
     assert rig.is_at(10)
     assert "7 keys were changed on both sides" in " ".join(done.warnings)
@@ -127,10 +134,10 @@ def test_a_recovery_that_is_killed_itself(at: int, again: int) -> None:
     rig, plan = killed(at)
     rig.kill_at = rig.acts + again
     try:
-        recovery.settle(DOMAIN, act(plan), rig.tools(ledger=None), rig.world)  # type: ignore[arg-type]
+        settle(rig, plan)
     except Killed:
         rig.restart()
-        recovery.settle(DOMAIN, act(plan), rig.tools(ledger=None), rig.world)  # type: ignore[arg-type]
+        settle(rig, plan)
     rig.restart()
     if rig.served == {0}:
         owners = rig.world.owners
@@ -147,11 +154,11 @@ def test_a_command_that_only_slept_cannot_use_its_epoch_again(at: int) -> None:
     """Its successor has settled: whatever the sleeper does now must not move anybody."""
     rig, plan = killed(at)
     before = rig.served
-    ended = recovery.settle(DOMAIN, act(plan), rig.tools(ledger=None), rig.world)  # type: ignore[arg-type]
+    ended = settle(rig, plan)
     if isinstance(ended, StepResult):
         return
     assert before == {0}
-    flags = plan.flags  # type: ignore[attr-defined]
+    flags = plan.flags
     assert not any(answer.ok for answer in rig.flags.switch(DOMAIN, flags))
     assert min(owner.epoch for owner in rig.world.owners.values()) > flags.epoch
 
@@ -160,14 +167,14 @@ def test_a_gateway_that_cannot_be_asked_leaves_it_open() -> None:
     rig, plan = killed(9)
     rig.gateways["gw-2"].reachable = False
     with pytest.raises(StepUnfinished, match="not known"):
-        recovery.settle(DOMAIN, act(plan), rig.tools(ledger=None), rig.world)  # type: ignore[arg-type]
+        settle(rig, plan)
     assert "release" not in rig.log
 
 
 def test_a_gateway_that_was_left_behind_follows() -> None:
     rig, plan = killed(11)
     rig.gateways["gw-2"].domains[DOMAIN] = Rig().gateways["gw-2"].domains[DOMAIN]
-    ended = recovery.settle(DOMAIN, act(plan), rig.tools(ledger=None), rig.world)  # type: ignore[arg-type]
+    ended = settle(rig, plan)
     assert isinstance(ended, StepResult)
     assert rig.is_at(10)
     assert "strays" in ended.warnings[0]
@@ -177,7 +184,7 @@ def test_what_a_rollback_decided_stays() -> None:
     rig, plan = killed(10)
     rig.flags.rollback(DOMAIN, 5, 0, 0)
     rig.world.owners["new"] = rig.world.owners["old"] = Ownership(0, 5)
-    ended = recovery.settle(DOMAIN, act(plan), rig.tools(ledger=None), rig.world)  # type: ignore[arg-type]
+    ended = settle(rig, plan)
     assert isinstance(ended, str)
     assert rig.is_at(0)
 

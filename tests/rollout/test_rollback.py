@@ -65,6 +65,7 @@ def test_typed_twice_it_says_so_and_changes_nothing(plain_config: Config) -> Non
     limit = time.monotonic() + 5
     while rig.log.count("own new") < 2 and time.monotonic() < limit:
         time.sleep(0.001)  # the move beside the flags is waited for by nobody else
+    assert rig.log.count("own new") == 2
     rig.log.clear()
     result = rollback(plain_config, tools=rig.tools(no_ledger))
     assert result.rollbacks[0].already

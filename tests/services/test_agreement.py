@@ -62,6 +62,7 @@ class Agreement(RuleBasedStateMachine):
         return self.alarms[-1]
 
     def ask(self, door: Door, epoch: int, peers: Sequence[str], seconds: float) -> None:
+        assert seconds >= 0  # nothing is left for one that stood still over its lease's end
         self.talks.append(Conversation(door, epoch, list(peers), self.now + seconds))
 
     def act(self, what: Callable[[], object]) -> None:

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import json
 import os
+import re
 import signal
 import socket
 import sys
@@ -300,28 +301,25 @@ def test_metrics_and_health() -> None:
     play(act)
 
 
+CUSTOMERS = r'gateway_customers\{domain="checkout",side="(old|new)"\} (.+)'
+
+
 def test_customers_are_counted_once_until_the_flags_change() -> None:
     async def act(e: Estate) -> None:
-        async def customers() -> tuple[int, int]:
+        async def customers() -> tuple[str, str]:
             async with e.client.get(e.urls[0] + "/metrics") as answer:
-                lines = (await answer.text()).splitlines()
-            told = 'gateway_customers{{domain="checkout",side="{}"}} '
-            return tuple(  # type: ignore[return-value]
-                int(float(line.removeprefix(told.format(side))))
-                for side in ("old", "new")
-                for line in lines
-                if line.startswith(told.format(side))
-            )
+                told = dict(re.findall(CUSTOMERS, await answer.text()))
+            return told["old"], told["new"]
 
         for guest in (GUEST_0, GUEST_0, GUEST_0, GUEST_4999, GUEST_5000):
             await e.ask("POST", "/carts", guest=guest)
-        assert await customers() == (2, 1)
+        assert await customers() == ("2.0", "1.0")
         wanted = {"enabled": True, "percentage": 50, "epoch": 4}
         await e.admin("PUT", "/flags/checkout", wanted)
-        assert await customers() == (0, 0)
+        assert await customers() == ("0.0", "0.0")
         for guest in (GUEST_4999, GUEST_5000, GUEST_5000):
             await e.ask("POST", "/carts", guest=guest)
-        assert await customers() == (1, 1)
+        assert await customers() == ("1.0", "1.0")
 
     play(act)
 
