@@ -11,13 +11,11 @@ sees what the cure is for.
 
 from collections.abc import Iterator
 from enum import Enum, auto
-from typing import NamedTuple, TypeVar
 
-T = TypeVar("T")
-OLD, NEW, HELD = 0, 1, 2
+from tests.model.states import HELD, NEW, OLD, Hand, Row, State, put, with_stream
+
 NAMES = ("old", "new", "held")
-# No story has so many writes.
-MANY_STRAYS = 6
+Steps = Iterator[tuple[str, State]]
 
 
 class Without(Enum):
@@ -43,115 +41,6 @@ class Without(Enum):
     CONFLICT_IN_RECOVERY = auto()  # recovery waits for keys that both streams keep waiting
 
 
-class Row(NamedTuple):
-    """What stands on a side. `hidden`: committed and in the log, but no snapshot sees it yet.
-
-    `number` says which of the side's own writes made it, 0: sync did.
-    """
-
-    version: int = 0
-    gone: bool = True
-    number: int = 0
-    hidden: tuple[int, bool] | None = None
-
-
-class Hand(NamedTuple):
-    """What a worker has read and not yet written."""
-
-    kind: str  # batch, drain, retry
-    entries: int
-    row: tuple[int, bool]
-    known: int
-    opposite_waits: bool
-    generation: int = 0
-
-
-class Stream(NamedTuple):
-    """One direction; it stands under the side that it reads.
-
-    `unread` is the log beyond the committed position: w a write, c a carried one, b a barrier, a
-    an asking again. `spool` is the generation of the key there, 0 when it is not.
-    """
-
-    unread: tuple[str, ...] = ()
-    mapping: str = "live"
-    spool: int = 0
-    waits: str = ""
-    hand: Hand | None = None
-    cut_off: Hand | None = None
-    decided: int = 0
-    running: bool = True
-    remembered: tuple[int, bool] | None = None
-
-
-class State(NamedTuple):
-    """Everything. Pairs are indexed by side; `owner` is what each side's owner row says."""
-
-    rows: tuple[Row, Row]
-    streams: tuple[Stream, Stream]
-    owner: tuple[int, int] = (OLD, OLD)
-    writes: tuple[int, int] = (0, 0)
-    under_way: tuple[bool, bool] = (False, False)
-    flag: int = OLD
-    step: str = ""
-    copy: str = "copied"
-    chunk: tuple[int, bool] | None = None
-    history: tuple[int, ...] = (0,)
-    kept: int = 0
-    strays: int = 0
-    # What may still happen.
-    customers: int = 0
-    deletes: int = 0
-    others: int = 0
-    jobs: int = 0
-    crashes: int = 0
-    stops: int = 0
-    refusals: int = 0
-    deaths: int = 0
-    moves: str = ""
-    # A stray needs somebody who wrote without asking, or a rollback that did not wait.
-    excused: bool = False
-
-
-Steps = Iterator[tuple[str, State]]
-
-
-def at_rest(state: State) -> bool:
-    """Nothing is under way anywhere."""
-    return (
-        all(
-            not s.unread and not s.spool and not s.waits and not s.hand and s.mapping == "live"
-            for s in state.streams
-        )
-        and not any(state.under_way)
-        and not any(row.hidden for row in state.rows)
-        and not state.step
-        and state.copy == "copied"
-        and state.owner[OLD] == state.owner[NEW] == state.flag
-    )
-
-
-def promise(state: State) -> str | None:
-    """What is broken, if anything."""
-    if state.strays > MANY_STRAYS:
-        return "strays without end"
-    if not at_rest(state):
-        return None
-    old, new = state.rows
-    if (old.gone, new.gone) != (True, True) and old[:2] != new[:2]:
-        return "the sides differ"
-    seen = state.kept | state.history[old.version] | state.history[new.version]
-    lost = [v for v in range(1, len(state.history)) if not seen >> v & 1]
-    if lost:
-        return f"acknowledged version {lost[0]} is lost"
-    return "a stray without a reason" if state.strays and not state.excused else None
-
-
-def by_itself(label: str) -> bool:
-    """Whether a step needs nobody from outside: such steps must lead to rest."""
-    return not label.startswith("!")
-
-
 class Protocol:
     """The steps that are possible in a state, with some cures left out."""
 
@@ -174,16 +63,16 @@ class Protocol:
 
     def _customers(self, s: State) -> Steps:
         if s.customers and s.flag != HELD and not s.under_way[s.flag]:
-            under_way = _put(s.under_way, s.flag, True)
+            under_way = put(s.under_way, s.flag, True)
             left = s.customers - 1
             yield f"!request to {NAMES[s.flag]}", s._replace(under_way=under_way, customers=left)
         for side in (OLD, NEW):
             row = s.rows[side]
             if row.hidden is not None:
                 shown = Row(*row.hidden, s.writes[side])
-                yield f"{NAMES[side]}: visible", s._replace(rows=_put(s.rows, side, shown))
+                yield f"{NAMES[side]}: visible", s._replace(rows=put(s.rows, side, shown))
             elif s.under_way[side]:
-                done = s._replace(under_way=_put(s.under_way, side, False))
+                done = s._replace(under_way=put(s.under_way, side, False))
                 yield f"{NAMES[side]}: commit", _commit(done, side, gone=False)
                 if s.deletes and not row.gone:
                     done = done._replace(deletes=s.deletes - 1)
@@ -204,10 +93,13 @@ class Protocol:
     def _stream(self, s: State, side: int) -> Steps:
         stream, name = s.streams[side], f"from {NAMES[side]}"
         if not stream.running:
-            yield f"{name}: set right and started", _with(s, side, stream._replace(running=True))
+            yield (
+                f"{name}: set right and started",
+                with_stream(s, side, stream._replace(running=True)),
+            )
             return
         if s.stops:
-            stopped = _with(s, side, stream._replace(running=False, hand=None))
+            stopped = with_stream(s, side, stream._replace(running=False, hand=None))
             yield f"!{name}: stops", stopped._replace(stops=s.stops - 1)
         if stream.hand is not None:
             if s.crashes:
@@ -221,24 +113,24 @@ class Protocol:
                 else:
                     rest = stream.unread[stream.hand.entries :]
                     moved = stream._replace(unread=rest, hand=stream.hand._replace(entries=0))
-                    yield f"{name}: position", _with(s, side, moved)
+                    yield f"{name}: position", with_stream(s, side, moved)
             visible = s.rows[side].hidden is None
             if stream.hand.kind == "drain" and "w" in stream.unread and visible:
                 # Another lane reads the log meanwhile; who reads the key later relies on it that
                 # the change is visible.
                 rest = tuple(entry for entry in stream.unread if entry != "w")
                 spooled = stream._replace(unread=rest, spool=stream.spool + 1)
-                yield f"{name}: spool beside", _with(s, side, spooled)
+                yield f"{name}: spool beside", with_stream(s, side, spooled)
         else:
             yield from self._take(s, side)
         if stream.cut_off is not None and s.rows[1 - side].hidden is None:
-            freed = _with(s, side, stream._replace(cut_off=None))
+            freed = with_stream(s, side, stream._replace(cut_off=None))
             yield f"{name}: the cut-off worker commits", self._write(freed, side, stream.cut_off)
 
     def _killed(self, s: State, side: int) -> State:
         stream = s.streams[side]
         cut_off = None if self._has(Without.CLAIM) else stream.hand
-        after = _with(s, side, stream._replace(hand=None, cut_off=cut_off))
+        after = with_stream(s, side, stream._replace(hand=None, cut_off=cut_off))
         return after._replace(crashes=s.crashes - 1)
 
     def _take(self, s: State, side: int) -> Steps:
@@ -252,21 +144,21 @@ class Protocol:
         read = row[:2]
         if stream.unread and visible:
             hand = Hand("batch", len(stream.unread), read, known, waits)
-            yield f"{name}: read the log", _with(s, side, stream._replace(hand=hand))
+            yield f"{name}: read the log", with_stream(s, side, stream._replace(hand=hand))
         agreed = s.owner[OLD] == s.owner[NEW] or not self._has(Without.AGREEMENT)
         if stream.waits and stream.mapping == "live" and (stream.waits != "asked" or agreed):
             again = stream.remembered or read
             hand = Hand("retry", 0, again, known, waits)
-            yield f"{name}: read what waits", _with(s, side, stream._replace(hand=hand))
+            yield f"{name}: read what waits", with_stream(s, side, stream._replace(hand=hand))
         if stream.mapping == "drain":
             if stream.spool:
                 hand = Hand("drain", 0, read, known, waits, stream.spool)
-                yield f"{name}: read the spool", _with(s, side, stream._replace(hand=hand))
+                yield f"{name}: read the spool", with_stream(s, side, stream._replace(hand=hand))
             else:
-                yield f"{name}: live", _with(s, side, stream._replace(mapping="live"))
+                yield f"{name}: live", with_stream(s, side, stream._replace(mapping="live"))
         if self._publishes(s, side):
             decided = s.writes[side] - stream.unread.count("w")
-            yield f"{name}: horizon", _with(s, side, stream._replace(decided=decided))
+            yield f"{name}: horizon", with_stream(s, side, stream._replace(decided=decided))
 
     def _publishes(self, s: State, side: int) -> bool:
         stream = s.streams[side]
@@ -285,33 +177,33 @@ class Protocol:
         asked = "a" in taken
         stream = stream._replace(unread=rest, hand=None)
         if not changed and not asked:
-            return _with(s, side, stream)
+            return with_stream(s, side, stream)
         if hand.kind == "batch" and stream.mapping != "live" and self._has(Without.SPOOLING):
-            return _with(s, side, stream._replace(spool=stream.spool + 1))
+            return with_stream(s, side, stream._replace(spool=stream.spool + 1))
         if hand.kind == "drain":
             stale = self._has(Without.GENERATIONS) and stream.spool != hand.generation
             if not stale:
                 stream = stream._replace(spool=0)
-        return self._decide(_with(s, side, stream), side, hand, changed=changed)
+        return self._decide(with_stream(s, side, stream), side, hand, changed=changed)
 
     def _decide(self, s: State, side: int, hand: Hand, *, changed: bool) -> State:
         stream, target = s.streams[side], s.rows[1 - side]
         if s.owner[1 - side] != side and self._has(Without.OWNER):
             if not changed:  # asked for, but not ours to write any more
-                return _with(s, side, stream._replace(waits="asked"))
+                return with_stream(s, side, stream._replace(waits="asked"))
             return _stray(s, side, hand)
         fresh = hand.opposite_waits or (not target.gone and target.number > hand.known)
         if fresh and self._has(Without.FRESHNESS):
             remembered = None if self._has(Without.READING_ANEW) else hand.row
-            return _with(s, side, stream._replace(waits="contested", remembered=remembered))
-        s = _with(s, side, stream._replace(waits="", remembered=None))
+            return with_stream(s, side, stream._replace(waits="contested", remembered=remembered))
+        s = with_stream(s, side, stream._replace(waits="", remembered=None))
         if hand.row == target[:2] or (hand.row[1] and target.gone):
             return s
         back = s.streams[1 - side]
         if not self._has(Without.MARK):
             back = back._replace(unread=(*back.unread, "c"))
-        carried = s._replace(rows=_put(s.rows, 1 - side, Row(*hand.row)))
-        return _with(carried, 1 - side, back)
+        carried = s._replace(rows=put(s.rows, 1 - side, Row(*hand.row)))
+        return with_stream(carried, 1 - side, back)
 
     # The copy (migrator/backfill.py, copying.py)
 
@@ -323,9 +215,9 @@ class Protocol:
             yield "copy: read", s._replace(chunk=s.rows[OLD][:2])
         elif s.copy == "copying" and s.chunk is not None:
             stream = s.streams[OLD]
-            after = _with(s, OLD, stream._replace(mapping="drain"))
+            after = with_stream(s, OLD, stream._replace(mapping="drain"))
             if s.rows[NEW].gone and not s.chunk[1]:
-                after = after._replace(rows=_put(s.rows, NEW, Row(*s.chunk)))
+                after = after._replace(rows=put(s.rows, NEW, Row(*s.chunk)))
             yield "copy: written", after._replace(copy="copied", chunk=None)
             if s.crashes:
                 yield "!copy: killed", s._replace(chunk=None, crashes=s.crashes - 1)
@@ -371,7 +263,7 @@ class Protocol:
         if at == "held" and (quiet or not self._has(Without.QUIESCENCE)):
             yield "step: marker", _mark(s, OLD)._replace(step="forward marked")
         if at == "marked" and self._passed(s, OLD) and s.rows[OLD].hidden is None:
-            moved = s._replace(owner=_put(s.owner, OLD, NEW), step="forward moved")
+            moved = s._replace(owner=put(s.owner, OLD, NEW), step="forward moved")
             yield "step: owner on old moves", moved
         if at in {"moved", "again"}:
             yield "step: its lease ends", s._replace(step="recover", flag=OLD)
@@ -383,7 +275,7 @@ class Protocol:
         if at == "again" and self._passed(s, OLD):
             yield "step: switch", s._replace(flag=NEW, step="forward switched")
         if at == "switched":
-            yield "step: owner on new moves", s._replace(owner=_put(s.owner, NEW, NEW), step="")
+            yield "step: owner on new moves", s._replace(owner=put(s.owner, NEW, NEW), step="")
 
     def _recover(self, s: State) -> Steps:
         """After a kill: forward if a gateway serves the new side, else back; the winner last."""
@@ -407,7 +299,7 @@ class Protocol:
             if s.deaths:
                 away = s._replace(owner=(OLD, NEW), flag=OLD, step="rollback again", deaths=0)
                 yield "!rollback: the new database is away", away._replace(excused=True)
-            owner = _put(s.owner, NEW, OLD)
+            owner = put(s.owner, NEW, OLD)
             yield "rollback: owner on new moves", s._replace(owner=owner)
         elif s.step == "rollback":
             if not s.under_way[NEW] and s.rows[NEW].hidden is None:
@@ -424,7 +316,7 @@ def _back(s: State) -> State:
 
 def _mark(s: State, side: int) -> State:
     stream = s.streams[side]
-    return _with(s, side, stream._replace(unread=(*stream.unread, "b")))
+    return with_stream(s, side, stream._replace(unread=(*stream.unread, "b")))
 
 
 def _commit(s: State, side: int, *, gone: bool) -> State:
@@ -432,11 +324,11 @@ def _commit(s: State, side: int, *, gone: bool) -> State:
     version = len(s.history)
     seen = s.history[s.rows[side].version] | 1 << version
     stream = s.streams[side]
-    after = _with(s, side, stream._replace(unread=(*stream.unread, "w")))
+    after = with_stream(s, side, stream._replace(unread=(*stream.unread, "w")))
     return after._replace(
         history=(*s.history, seen),
-        writes=_put(s.writes, side, s.writes[side] + 1),
-        rows=_put(s.rows, side, s.rows[side]._replace(hidden=(version, gone))),
+        writes=put(s.writes, side, s.writes[side] + 1),
+        rows=put(s.rows, side, s.rows[side]._replace(hidden=(version, gone))),
     )
 
 
@@ -451,7 +343,7 @@ def _refused(s: State, side: int, hand: Hand) -> State:
         parked = parked._replace(waits="unwritable")
     elif changed:
         parked = parked._replace(spool=stream.spool + 1)
-    return _with(s, side, parked)._replace(refusals=s.refusals - 1)
+    return with_stream(s, side, parked)._replace(refusals=s.refusals - 1)
 
 
 def _stray(s: State, side: int, hand: Hand) -> State:
@@ -459,16 +351,8 @@ def _stray(s: State, side: int, hand: Hand) -> State:
     target = s.rows[1 - side]
     kept = s.kept | s.history[hand.row[0]] | s.history[target.version]
     mine = s.streams[side]._replace(waits="", remembered=None)
-    s = _with(s, side, mine)._replace(kept=kept, strays=s.strays + 1)
+    s = with_stream(s, side, mine)._replace(kept=kept, strays=s.strays + 1)
     if hand.row[1] and target.gone:
         return s
     other = s.streams[1 - side]
-    return _with(s, 1 - side, other._replace(unread=(*other.unread, "a")))
-
-
-def _with(s: State, side: int, stream: Stream) -> State:
-    return s._replace(streams=_put(s.streams, side, stream))
-
-
-def _put(pair: tuple[T, T], side: int, value: T) -> tuple[T, T]:
-    return (value, pair[1]) if side == 0 else (pair[0], value)
+    return with_stream(s, 1 - side, other._replace(unread=(*other.unread, "a")))

@@ -2,19 +2,9 @@
 
 import pytest
 
-from tests.model.protocol import (
-    NEW,
-    OLD,
-    Protocol,
-    Row,
-    State,
-    Stream,
-    Without,
-    at_rest,
-    by_itself,
-    promise,
-)
+from tests.model.protocol import Protocol, Without
 from tests.model.search import Found, search
+from tests.model.states import NEW, OLD, Row, State, Stream, at_rest, by_itself, promise
 
 THERE = Row(1, gone=False)
 EQUAL = State(rows=(THERE, THERE), streams=(Stream(), Stream()), history=(0, 0b11))
