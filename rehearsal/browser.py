@@ -72,7 +72,8 @@ class Browser:
 
     async def think(self) -> None:
         """Pause as people do between two clicks. Raises Leaving when the shop closes."""
-        pause = min(self.chance.expovariate(1 / self._think_s), 5 * self._think_s)
+        mean_s = self._think_s / self.recorder.stages.pace
+        pause = min(self.chance.expovariate(1 / mean_s), 5 * mean_s)
         try:
             async with asyncio.timeout(pause):
                 await self._closing.wait()

@@ -8,9 +8,10 @@ import time
 from pathlib import Path
 from typing import Any
 
+from rehearsal.certificate import LEAST_WRITES_PER_STAGE, STAGES_WORTH
+
 FIGURES = ("lost_writes", "duplicate_orders", "failed_requests")
-LEAST_WRITES = 20_000
-LEAST_PER_STAGE = 500
+LEAST_WRITES = LEAST_WRITES_PER_STAGE * STAGES_WORTH
 
 
 def main() -> int:
@@ -62,7 +63,7 @@ def _thin(certificate: dict[str, Any]) -> list[str]:
         written.setdefault((row["stage"], row["percentage"]), {})[row["side"]] = row["writes"]
     for (stage, percentage), sides in written.items():
         for side in in_use.get(percentage, ("old", "new")):
-            if sides.get(side, 0) < LEAST_PER_STAGE:
+            if sides.get(side, 0) < LEAST_WRITES_PER_STAGE:
                 shortfalls.append(f"{stage} {percentage} % {side}: {sides.get(side, 0)} writes")
     held = {step["domain"] for step in certificate["steps"] if step["held_requests"]}
     moved = {step["domain"] for step in certificate["steps"]}

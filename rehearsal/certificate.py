@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 LEAST_WRITES_PER_STAGE = 500
+# The whole story has to see so many times as much: 20,000 writes.
+STAGES_WORTH = 40
 MOST_SAMPLES = 20
 
 

@@ -59,19 +59,28 @@ class Stages:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._seen: tuple[int, int] | None = None
-        self._domains: dict[str, dict[str, Any]] = {}
+        self._told: dict[str, Any] | None = None
 
     def of(self, domain: str) -> str:
         """The stage of a domain: "off" before anything is written, "" for what does not move."""
+        told = self._read()
+        return "off" if told is None else str(told["domains"].get(domain, {}).get("stage", ""))
+
+    @property
+    def pace(self) -> int:
+        """How many times as fast as usual customers click."""
+        return int((self._read() or {}).get("pace", 1))
+
+    def _read(self) -> dict[str, Any] | None:
         try:
             stat = self._path.stat()
         except OSError:
-            return "off"
+            return None
         mark = (stat.st_mtime_ns, stat.st_ino)
         if mark != self._seen:
-            self._domains = json.loads(self._path.read_text(encoding="utf-8"))["domains"]
+            self._told = json.loads(self._path.read_text(encoding="utf-8"))
             self._seen = mark
-        return str(self._domains.get(domain, {}).get("stage", ""))
+        return self._told
 
 
 @dataclass
@@ -89,7 +98,7 @@ class Recorder:
     _files: dict[str, TextIO] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self._stages = Stages(self.directory / STAGE)
+        self.stages = Stages(self.directory / STAGE)
         for name in (WRITES, FAILURES, REQUESTS):
             self._files[name] = (self.directory / name).open("a", encoding="utf-8")
 
@@ -117,7 +126,7 @@ class Recorder:
             "domain": served.domain,
             "side": served.side,
             "percentage": served.percentage,
-            "stage": self._stages.of(served.domain),
+            "stage": self.stages.of(served.domain),
             **entry,
         }
         self._lines[WRITES].append(json.dumps(line, separators=(",", ":")))
@@ -168,7 +177,7 @@ class Recorder:
         for counted in self._recent:
             total.update(counted)
         sides = {domain for domain, side in total if side in ("old", "new")}
-        domains = {domain for domain in sides if self._stages.of(domain)}
+        domains = {domain for domain in sides if self.stages.of(domain)}
         return {
             domain: total[domain, "new"] / (total[domain, "new"] + total[domain, "old"])
             for domain in sorted(domains)

@@ -52,6 +52,11 @@ class Tally:
             if (place.stage, place.percentage, place.side) == (stage, percentage, side)
         )
 
+    @property
+    def total(self) -> int:
+        """All writes that were counted."""
+        return self.counts.total()
+
     def rows(self) -> list[dict[str, Any]]:
         """One row per stage, percentage and side, with the domains beside the sum."""
         rows: dict[tuple[str, int, str], Counter[str]] = {}

@@ -119,6 +119,23 @@ def test_a_write_is_written_down_with_its_stage_and_side(tmp_path: Path) -> None
     }
 
 
+def test_customers_click_faster_in_a_rush(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    paces: list[float] = []
+
+    def expovariate(pace: float) -> float:
+        paces.append(pace)
+        return 0.0
+
+    async def visit(browser: Browser, closing: asyncio.Event) -> None:
+        monkeypatch.setattr(browser.chance, "expovariate", expovariate)
+        await browser.think()
+        (tmp_path / STAGE).write_text(json.dumps({"domains": {}, "pace": 5}))
+        await browser.think()
+
+    browse(tmp_path, visit)
+    assert paces[1] == pytest.approx(5 * paces[0])
+
+
 def test_a_wrong_content_is_a_failure_although_it_was_acknowledged(tmp_path: Path) -> None:
     async def visit(browser: Browser, closing: asyncio.Event) -> None:
         reply = await browser.send("POST", "/x", ME)

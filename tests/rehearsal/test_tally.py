@@ -23,6 +23,7 @@ def test_a_growing_file_is_counted_once_and_only_whole_lines(tmp_path: Path) -> 
     tally.read()
     tally.read()
     assert tally.at("live", 10, "new") == 2
+    assert tally.total == 3
     assert tally.rows()[1] == {
         "stage": "live",
         "percentage": 10,
