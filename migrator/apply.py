@@ -109,15 +109,17 @@ class Applier:
         ]
 
     def drain(self, name: str, limit: int = PART) -> Outcome:
-        """Carry up to `limit` keys from a mapping's spool, or make it live when there is none."""
+        """Carry up to `limit` keys from a mapping's spool. It goes live with the last of them."""
         found = self._target.execute(s.SPOOLED, (self._stream.name, name, limit)).fetchall()
-        generations = {tuple(json.loads(key)): int(gen) for key, gen in found}
+        generations = {(name, tuple(json.loads(key))): int(gen) for key, gen in found}
+        outcome = Outcome()
         if generations:
-            keys = tuple((name, key) for key in generations)
-            return self._write(Part(keys, generations=generations))
-        self._writer.go_live(name)
-        self.load_states()
-        return Outcome()
+            outcome = self._write(Part(tuple(generations), generations=generations))
+        else:
+            self._writer.go_live(name)
+        if len(generations) < limit:
+            self.load_states()
+        return outcome
 
     def _write(self, part: Part) -> Outcome:
         outcome = Outcome()

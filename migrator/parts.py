@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from migrator.changes import MappingKey, widen
-from migrator.mapping import Key
 
 
 @dataclass(frozen=True)
@@ -22,17 +21,18 @@ class Part:
     """Keys that are written in one transaction.
 
     `carry` are written now, `spool` are put down for later. `generations`: the carried keys come
-    from the spool and leave it. `quiet`: keys that nobody changed here; when they are not ours to
-    write, that is no stray. `asked`: those among them that the opposite stream asked for, having
-    given up its own version; they are never forgotten. `collisions`: (mapping, unique index) whose
-    holders step aside first. `held`: keys whose rows hold such a value and do not step aside.
+    from the spool of one mapping and leave it. `quiet`: keys that nobody changed here; when they
+    are not ours to write, that is no stray. `asked`: those among them that the opposite stream
+    asked for, having given up its own version; they are never forgotten. `collisions`: (mapping,
+    unique index) whose holders step aside first. `held`: keys whose rows hold such a value and do
+    not step aside.
     """
 
     carry: tuple[MappingKey, ...] = ()
     spool: tuple[MappingKey, ...] = ()
     position: Position | None = None
     xids: frozenset[int] = frozenset()
-    generations: dict[Key, int] | None = None
+    generations: dict[MappingKey, int] | None = None
     quiet: frozenset[MappingKey] = frozenset()
     asked: frozenset[MappingKey] = frozenset()
     collisions: frozenset[tuple[str, str]] = frozenset()

@@ -263,11 +263,14 @@ class Writer:
             lsn = lsn_text(part.position.lsn) if part.position else None
             reasons = [list(column) for column in zip(*waits.values(), strict=True)]
             self._target.execute(s.WAIT, (stream, lsn, *s.name_arguments(waits), *reasons))
-        if part.generations is not None:
-            drained = [name for name in part.carry if name[1] in part.generations]
-            keys = [json.dumps(key) for _, key in drained]
-            gens = [part.generations[key] for _, key in drained]
-            self._target.execute(s.UNSPOOL, (keys, gens, stream, drained[0][0]))
+        generations = part.generations or {}
+        drained = [name for name in part.carry if name in generations]
+        if drained:
+            mapping, keys = drained[0][0], [json.dumps(key) for _, key in drained]
+            gens = [generations[name] for name in drained]
+            self._target.execute(s.UNSPOOL, (keys, gens, stream, mapping))
+            # Not when the spool is found empty: where keys change all the time it never is.
+            self._target.execute(s.GO_LIVE, {"stream": stream, "mapping": mapping})
 
     def _remember(self, waits: Waits, settled: Iterable[MappingKey]) -> None:
         for name in settled:
