@@ -39,6 +39,14 @@ class DatabaseUnreachable(SplitctlError):
     exit_code = ExitCode.PRECONDITION
 
 
+class DatabaseFailed(SplitctlError):
+    """A database ended what was under way: {reason}. What was committed until then stays, and the
+    same command can be typed again: it goes on from there."""
+
+    hint = "splitctl doctor, then the same command again"
+    exit_code = ExitCode.PRECONDITION
+
+
 class ConnectionBudgetExceeded(SplitctlError):
     """The tool already has {count} of the {budget} connections it may open to '{database}'."""
 
@@ -119,6 +127,16 @@ def replication_connection(database: DatabaseConfig, purpose: str) -> PGconn:
         connection.finish()
         raise DatabaseUnreachable(database=database.name, reason=reason)
     return connection
+
+
+def told(error: Exception) -> SplitctlError | None:
+    """What an error of the estate's own making means; None when it is a mistake of ours.
+
+    A lost connection, a server that stops, a full disk, a lock or a statement over its limit.
+    """
+    if isinstance(error, psycopg.OperationalError | psycopg.errors.IdleInTransactionSessionTimeout):
+        return DatabaseFailed(reason=_reason(error))
+    return None
 
 
 def _reason(error: psycopg.Error) -> str:

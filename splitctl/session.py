@@ -151,14 +151,30 @@ def _finish(work: Callable[[], Any], output: Output) -> NoReturn:
         message = "Interrupted. What was begun is in the ledger, and can be typed again."
         _tell(output, "Interrupted", message, "splitctl status")
         code = int(ExitCode.INTERRUPTED)
-    except Exception as error:
-        log.exception("unexpected")
-        where = f"The details are in {log_path}." if log_path else ""
-        message = f"Unexpected: {type(error).__name__}: {in_one_line(error)}. {where}"
-        _tell(output, "Unexpected", message.strip(), "splitctl status")
-        code = int(ExitCode.UNEXPECTED)
+    except Exception as error:  # noqa: BLE001 - the one place where everything ends
+        code = _unforeseen(error, output, log_path)
     log.info("exit %d", code)
     raise SystemExit(code)
+
+
+def _unforeseen(error: Exception, output: Output, log_path: Path | None) -> int:
+    """What no room has put into words: a database that failed in the middle, or a mistake of ours.
+
+    Returns the exit code.
+    """
+    from estate.connections import told
+
+    known = told(error)
+    if known is None:
+        log.exception("unexpected")
+    else:
+        log.error("%s: %s", type(known).__name__, known, exc_info=error)
+        _tell(output, type(known).__name__, str(known), known.next_command)
+        return int(known.exit_code)
+    where = f"The details are in {log_path}." if log_path else ""
+    message = f"Unexpected: {type(error).__name__}: {in_one_line(error)}. {where}"
+    _tell(output, "Unexpected", message.strip(), "splitctl status")
+    return int(ExitCode.UNEXPECTED)
 
 
 def _tell_next(result: Any, output: Output) -> None:
