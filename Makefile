@@ -4,14 +4,15 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: help setup rehearse rehearse-ten test faults system lint lock wheel clean
+.PHONY: help setup rehearse rehearse-ten test faults bench system lint lock wheel clean
 
 help:
 	@echo "make setup         install into $(VENV); then: $(BIN)/splitctl"
 	@echo "make rehearse      a whole split on this machine, under live load, to a certificate"
 	@echo "make rehearse-ten  the same with ten seeds"
 	@echo "make test          lint, types, layers and all tests; lists what did not run and why"
-	@echo "make faults        kill commands and rehearsals at every point; by hand"
+	@echo "make faults        kill commands, workers, servers and rehearsals at every point; by hand"
+	@echo "make bench         the data path against its rivals; by hand"
 	@echo "make system        what needs Debian packages and root (Chromium, tmux)"
 	@echo "make lock          renew the locked dependencies"
 
@@ -38,10 +39,13 @@ lint: setup
 
 test: lint
 	$(BIN)/python -m pytest $(ARGS)
-	@echo "Not run here: tests marked 'faults' (kills at every point of the story, a quarter of an hour): make faults"
+	@echo "Not run here: tests marked 'faults' (kills at every point, more than an hour): make faults"
 
 faults: setup
-	$(BIN)/python -m pytest -m faults tests/model tests/rehearsal/faults $(ARGS)
+	$(BIN)/python -m pytest -m faults tests/model tests/migrator/faults tests/rehearsal/faults $(ARGS)
+
+bench: setup
+	$(BIN)/python -m benchmarks $(ARGS)
 
 system:
 	sh .ci/system

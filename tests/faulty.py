@@ -4,6 +4,8 @@ drop-key:N                  the Nth row that would be updated is forgotten, then
 reorder:N                   from the Nth carried key on: the first key that changes once more gets
                             its earlier version back
 skip-delete:N               the Nth row to delete stays
+drop-each:N                 each Nth row that would be updated is forgotten
+skip-each-delete:N          each Nth row to delete stays
 skip-column:MAPPING.COLUMN  the verifier's checksums of a mapping leave a column out
 
 With these, tests prove that the checks can fail.
@@ -48,6 +50,21 @@ class Nth:
             return name == self._found
 
 
+class Each:
+    """Each Nth row that passes by."""
+
+    def __init__(self, number: str) -> None:
+        self._every, self._seen = int(number), 0
+        self._lock = threading.Lock()
+
+    def hit(self, name: Name) -> bool:
+        """Whether it is one of these."""
+        del name
+        with self._lock:
+            self._seen += 1
+            return self._seen % self._every == 0
+
+
 class Stale:
     """Versions of all keys, of which one is kept back from the Nth on."""
 
@@ -68,9 +85,7 @@ class Stale:
             return self._earlier[name] if name == self._victim else rows
 
 
-def drop_key(number: str) -> Wrap:
-    victim = Nth(number)
-
+def drop_key(victim: Nth | Each) -> Wrap:
     def forget(plan: Plan, work: Work) -> None:
         held = {item.primary for rows in work.standing.values() for item in rows}
         plan.upserts[work.mapping] = [
@@ -83,9 +98,7 @@ def drop_key(number: str) -> Wrap:
     return planned_otherwise(forget)
 
 
-def skip_delete(number: str) -> Wrap:
-    victim = Nth(number)
-
+def skip_delete(victim: Nth | Each) -> Wrap:
     def spare(plan: Plan, work: Work) -> None:
         plan.deletes[work.mapping] = [
             primary
@@ -144,9 +157,11 @@ def skip_column(place: str) -> Wrap:
 
 
 FAULTS: dict[str, Callable[[str], Wrap]] = {
-    "drop-key": drop_key,
+    "drop-key": lambda number: drop_key(Nth(number)),
+    "drop-each": lambda number: drop_key(Each(number)),
     "reorder": reorder,
-    "skip-delete": skip_delete,
+    "skip-delete": lambda number: skip_delete(Nth(number)),
+    "skip-each-delete": lambda number: skip_delete(Each(number)),
     "skip-column": skip_column,
 }
 

@@ -3,7 +3,6 @@
 Composite key, a JSON list that becomes rows, a unique name, a numeric that is rounded.
 """
 
-import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -19,6 +18,7 @@ from migrator import barrier, sync
 from migrator.health import Board
 from migrator.mapping import Stream, shape, streams
 from migrator.worker import carry, run
+from rehearsal.postgres import free_port
 from tests.conftest import ConfigWriter, FreshDatabase
 
 OLD = """
@@ -213,14 +213,8 @@ class Post:
         return found
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def make(databases: dict[str, FreshDatabase], write_config: ConfigWriter) -> Post:
-    """Both databases with their tables, sync enabled, everything live."""
+def build(databases: dict[str, FreshDatabase], write_config: ConfigWriter) -> Post:
+    """Both databases with their tables, and the configuration; sync is not enabled."""
     old, new = databases["order"].connect(), databases["checkout"].connect()
     old.execute(OLD)
     new.execute(NEW)
@@ -230,12 +224,17 @@ def make(databases: dict[str, FreshDatabase], write_config: ConfigWriter) -> Pos
         mappings=MAPPINGS,
         extra=f'[sync]\nlisten = "127.0.0.1:{free_port()}"',
     )
-    config = load(path)
-    sync.enable(config, "post")
-    for connection in (old, new):
+    return Post(load(path), old, new)
+
+
+def make(databases: dict[str, FreshDatabase], write_config: ConfigWriter) -> Post:
+    """The same with sync enabled and everything live."""
+    post = build(databases, write_config)
+    sync.enable(post.config, "post")
+    for connection in (post.old, post.new):
         connection.execute(LIVE)
         connection.execute(COPIED)
-    return Post(config, old, new)
+    return post
 
 
 @contextmanager
