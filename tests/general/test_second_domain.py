@@ -38,7 +38,7 @@ STAYS = """
 SELECT 'slot ' || slot_name FROM pg_replication_slots WHERE database = current_database()
 UNION ALL SELECT 'publication ' || pubname FROM pg_publication
 UNION ALL SELECT 'schema ' || nspname FROM pg_namespace WHERE nspname LIKE 'splitctl%'
-UNION ALL SELECT 'role ' || rolname FROM pg_roles WHERE rolname LIKE '%library_tool%'
+UNION ALL SELECT 'role ' || rolname FROM pg_roles WHERE rolname LIKE '%library_tool_of_the_town%'
 UNION ALL SELECT 'session ' || application_name FROM pg_stat_activity
            WHERE datname = current_database() AND application_name LIKE 'splitctl%'
 """
