@@ -149,12 +149,11 @@ class Applier:
                 part = self._sorted(part)
             except KeysMissing as missing:
                 self._writer.reset()
-                merged = self._merged(part, missing.names)
-                if merged is None:
-                    # Merged with them once more, a half would fail like the whole, for ever.
-                    held = part.held | frozenset(missing.names)
-                    return self._halve(replace(part, held=held), str(missing))
-                part = merged
+                whole = self._merged(part, missing.names)
+                if whole is None:
+                    stuck = replace(part, merged=part.merged.union(missing.names))
+                    return self._halve(stuck, str(missing))
+                part = whole
             except TRANSIENT as error:
                 self._writer.reset()
                 if time.monotonic() - started > LIMIT_S:
@@ -181,7 +180,9 @@ class Applier:
             log.warning("%s: %s %s cannot be written: %s", self._stream.name, *name, detail)
             return self._writer.park(part, name, detail)
         middle = len(part.carry) // 2
-        part = replace(part, collisions=frozenset())
+        # Merged with them once more, a half would fail like the whole, for ever.
+        held = part.held | part.merged
+        part = replace(part, collisions=frozenset(), merged=frozenset(), held=held)
         first = replace(part, carry=part.carry[:middle], spool=(), position=None)
         outcome = self._attempt(first)
         outcome.add(self._attempt(replace(part, carry=part.carry[middle:])))
@@ -196,7 +197,8 @@ class Applier:
         carry = self._parents_first(part.carry + added)
         # One that is parked was changed here: as a stray it must be kept like any other.
         quiet = frozenset(name for name in added if name not in self.waiting)
-        return replace(part, carry=carry, quiet=part.quiet | quiet)
+        merged = part.merged.union(added)
+        return replace(part, carry=carry, quiet=part.quiet | quiet, merged=merged)
 
     def _sorted(self, part: Part) -> Part:
         """Its keys, each to be carried or spooled as the state of its mapping says now."""

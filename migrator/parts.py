@@ -24,8 +24,8 @@ class Part:
     from the spool of one mapping and leave it. `quiet`: keys that nobody changed here; when they
     are not ours to write, that is no stray. `asked`: those among them that the opposite stream
     asked for, having given up its own version; they are never forgotten. `collisions`: (mapping,
-    unique index) whose holders step aside first. `held`: keys whose rows hold such a value and do
-    not step aside.
+    unique index) whose holders step aside first. `merged`: keys added for the values they hold;
+    `held`: such keys of a part that was halved since. They are not merged again.
     """
 
     carry: tuple[MappingKey, ...] = ()
@@ -36,6 +36,7 @@ class Part:
     quiet: frozenset[MappingKey] = frozenset()
     asked: frozenset[MappingKey] = frozenset()
     collisions: frozenset[tuple[str, str]] = frozenset()
+    merged: frozenset[MappingKey] = frozenset()
     held: frozenset[MappingKey] = frozenset()
 
     @property

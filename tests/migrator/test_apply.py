@@ -476,3 +476,31 @@ def test_a_parent_that_goes_in_the_same_batch_is_no_parent() -> None:
     plan = decide([parent, child], None, "old")
     assert plan.upserts["c"] == [("b", "2")]
     assert json.dumps(plan.parentless[("c", ("a",))]) == '"fk: no parent 1"'
+
+
+def test_a_unique_value_whose_holder_cannot_be_written_stops_no_stream(forward: Carrier) -> None:
+    """PROTOCOL 9: both wait; merged, halved and merged again they failed for ever."""
+    post = forward.post
+    post.old.execute(
+        "INSERT INTO depots VALUES ('n', 1, 'wanted', 'ann', '[]'), ('n', 2, 'bad', 'bob', '[]'),"
+        " ('n', 3, 'else', 'ann', '[]')"
+    )
+    post.new.execute("INSERT INTO stations VALUES ('n', 2, 'wanted', 'bob')")
+    post.new.execute("ALTER TABLE stations ADD CONSTRAINT fine CHECK (title <> 'bad')")
+    keys = [(STATIONS, ("n", str(number))) for number in (1, 3)]
+    forward.apply(*keys)
+    assert rows(post, "SELECT number, title FROM stations ORDER BY 1") == [
+        (2, "wanted"),
+        (3, "else"),
+    ]
+    waiting = {key[1]: reason for _, key, reason, _ in post.pending(post.forward)}
+    assert waiting == {"1": "unwritable", "2": "unwritable"}
+    # The holder's row is set right: tried again, both are written.
+    post.new.execute("ALTER TABLE stations DROP CONSTRAINT fine")
+    forward.applier.retry(list(forward.applier.waiting))
+    assert post.pending(post.forward) == []
+    assert rows(post, "SELECT number, title FROM stations ORDER BY 1") == [
+        (1, "wanted"),
+        (2, "bad"),
+        (3, "else"),
+    ]
