@@ -63,7 +63,6 @@ class Run:
         self.pauses = random.Random(f"{self.seed} pauses")
         self.harm = Harm(self.ground, self.config, chance, self._tell, self._carried_by)
         self.failures: list[Exception] = []
-        self.unexpected: list[str] = []
 
     def _tell(self, what: str) -> None:
         self.told.append(f"{time.monotonic() - self.began:.1f} s: {what}")
@@ -244,7 +243,8 @@ class Run:
         for name in (WORKER, SECOND):
             self.ground.kill(name)
         found["died by itself"] = list(self.ground.died)
-        self.unexpected = self._unexpected()
+        # Nor did the worker meet what its author had not foreseen, though it went on.
+        found["unexpected"] = self._unexpected()
         wrong = {name: what for name, what in found.items() if what}
         if wrong:
             raise Reckoned(f"seed {self.seed}, {self.told}: {wrong}")
