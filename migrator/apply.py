@@ -18,34 +18,32 @@ import psycopg
 from migrator import statements as s
 from migrator.changes import Batch, MappingKey
 from migrator.collisions import KeysMissing
+from migrator.lanes import Lanes, Load, plain
 from migrator.mapping import Stream
 from migrator.parts import Outcome, Part, Position, Waiting
 from migrator.reading import Connection
+from migrator.refusals import TRANSIENT, of_a_row
 from migrator.writing import StatesMoved, Superseded, Writer
 
 __all__ = ["Applier", "Outcome", "Superseded"]
 
 log = logging.getLogger(__name__)
+# The most keys of one transaction here; from so many on, the lanes have them first; and the most
+# that are taken from the spool at once.
 PART = 5_000
+MANY = 500
+DRAIN = 50_000
 FIRST_PAUSE_S = 0.01
 LONGEST_PAUSE_S = 1.0
 LIMIT_S = 60.0
-TRANSIENT = (
-    psycopg.errors.DeadlockDetected,
-    psycopg.errors.SerializationFailure,
-    psycopg.errors.LockNotAvailable,
-    psycopg.errors.QueryCanceled,
-)
-# What a row can be to blame for: bad values (22), broken constraints (23), a trigger's refusal
-# (P0), a limit that a value goes beyond (54).
-BLAME = ("22", "23", "P0", "54")
 
 
 class Applier:
     """Carries one stream. Both connections are its own; it holds the stream's claim `epoch`.
 
     `horizon` gives the 64-bit transaction id of the target below which the opposite stream has seen
-    everything, None when that is not watched. `breathe` is called now and then during long work.
+    everything, None when that is not watched. `appliers` write large batches at once; `close` ends
+    their connections.
     """
 
     def __init__(
@@ -56,14 +54,20 @@ class Applier:
         epoch: int,
         *,
         horizon: Callable[[], int | None] = lambda: None,
-        breathe: Callable[[], None] = lambda: None,
+        appliers: int = 1,
     ) -> None:
         self._stream, self._target = stream, target
-        self._breathe = breathe
+        self._horizon = horizon
         self._writer = Writer(stream, source, target, epoch, horizon)
+        mappings = self._writer.mappings
+        self._lanes = Lanes(stream, mappings, lambda: self._writer.own, epoch, appliers)
         self.states: dict[str, str] = {}
         self.load_states()
         self._writer.load()
+
+    def close(self) -> None:
+        """End the appliers' connections."""
+        self._lanes.close()
 
     @property
     def waiting(self) -> dict[MappingKey, Waiting]:
@@ -92,6 +96,15 @@ class Applier:
         part = Part((), keys, position, xids, quiet=again, asked=again)
         return self._write(self._sorted(part))
 
+    def spill(self, batch: Batch) -> Outcome:
+        """Write down keys of a transaction whose end was not read yet: they are too many to keep.
+
+        Raises Superseded, StillInvisible.
+        """
+        outcome = self._writer.spill(Part(spool=tuple(batch.keys), xids=frozenset(batch.xids)))
+        self.load_states()
+        return outcome
+
     def retry(self, names: Sequence[MappingKey]) -> Outcome:
         """Try parked keys once more, as far as their mappings are live."""
         live = tuple(name for name in names if self.states.get(name[0]) == "live")
@@ -108,7 +121,7 @@ class Applier:
             if all(self.states.get(p) == "live" for p in self._writer.mappings.parents(name))
         ]
 
-    def drain(self, name: str, limit: int = PART) -> Outcome:
+    def drain(self, name: str, limit: int = DRAIN) -> Outcome:
         """Carry up to `limit` keys from a mapping's spool. It goes live with the last of them."""
         found = self._target.execute(s.SPOOLED, (self._stream.name, name, limit)).fetchall()
         generations = {(name, tuple(json.loads(key))): int(gen) for key, gen in found}
@@ -123,14 +136,29 @@ class Applier:
 
     def _write(self, part: Part) -> Outcome:
         outcome = Outcome()
+        if len(part.carry) >= MANY:
+            part = self._in_lanes(part, outcome)
         carry = self._parents_first(part.carry)
         while len(carry) > PART:
-            first = replace(part, carry=carry[:PART], spool=(), position=None)
+            first = replace(part, carry=carry[:PART], spool=(), settled=(), position=None)
             outcome.add(self._attempt(first))
             carry = carry[PART:]
-            self._breathe()
         outcome.add(self._attempt(replace(part, carry=carry)))
         return outcome
+
+    def _in_lanes(self, part: Part, outcome: Outcome) -> Part:
+        """Let the lanes settle what is plain. Returns the part with the keys that are left."""
+        waiting = self.waiting
+        asked = part.quiet | part.asked
+        several = [name for name in part.carry if name not in waiting and name not in asked]
+        given = dict.fromkeys(plain(self._writer.mappings, several))
+        done = self._lanes.carry(list(given), Load(part.state, part.xids, self._horizon()))
+        outcome.upserted += done.upserted
+        for name in done.left:
+            given.pop(name)
+        settled = tuple(given)
+        carry = tuple(name for name in part.carry if name not in given)
+        return replace(part, carry=carry, settled=settled)
 
     def _attempt(self, part: Part) -> Outcome:
         """Write a part, again and again or in halves, until all of it is written or parked."""
@@ -162,9 +190,8 @@ class Applier:
                 # Jitter: two that met in a deadlock must not meet again.
                 time.sleep(pause * random.uniform(0.5, 1.5))
                 pause = min(pause * 2, LONGEST_PAUSE_S)
-                self._breathe()
             except psycopg.Error as error:
-                if not _of_a_row(error) or not part.carry:
+                if not of_a_row(error) or not part.carry:
                     raise
                 self._writer.reset()
                 collisions = self._writer.collisions
@@ -183,7 +210,7 @@ class Applier:
         # Merged with them once more, a half would fail like the whole, for ever.
         held = part.held | part.merged
         part = replace(part, collisions=frozenset(), merged=frozenset(), held=held)
-        first = replace(part, carry=part.carry[:middle], spool=(), position=None)
+        first = replace(part, carry=part.carry[:middle], spool=(), settled=(), position=None)
         outcome = self._attempt(first)
         outcome.add(self._attempt(replace(part, carry=part.carry[middle:])))
         return outcome
@@ -213,10 +240,3 @@ class Applier:
             _ = mappings[name]
         place = {name: number for number, name in enumerate(mappings.order)}
         return tuple(sorted(names, key=lambda item: place[item[0]]))
-
-
-def _of_a_row(error: psycopg.Error) -> bool:
-    """Whether a row's values may be to blame, rather than the connection or the statement."""
-    if error.sqlstate is None:
-        return isinstance(error, psycopg.DataError)
-    return error.sqlstate.startswith(BLAME)

@@ -5,14 +5,17 @@ already sees them (law L3).
 """
 
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from operator import itemgetter
+from typing import Any
 
 from estate.errors import ExitCode, SplitctlError
 from migrator.control import APPLIED, HEARTBEAT, MARKER
 from migrator.mapping import Key, Mapping, Stream
 from migrator.pgoutput import (
+    LEFT_OUT,
     Begin,
     Change,
     Commit,
@@ -20,7 +23,7 @@ from migrator.pgoutput import (
     Message,
     Relation,
     Truncate,
-    Unchanged,
+    Value,
 )
 
 MappingKey = tuple[str, Key]
@@ -69,6 +72,7 @@ class Batch:
     `lsn` is the position behind the last of them. `commit_us` holds the commit times (microseconds
     since 1970) of those that brought keys. `horizon`: every transaction of the source below this
     64-bit id is in this batch or an earlier one. `urgent`: somebody waits for the position itself.
+    `part`: these are keys of one transaction whose end was not read yet; there is no position.
     """
 
     keys: dict[MappingKey, None] = field(default_factory=dict)
@@ -80,6 +84,7 @@ class Batch:
     heartbeat_at: datetime | None = None
     horizon: int | None = None
     urgent: bool = False
+    part: bool = False
 
     @property
     def worth_storing(self) -> bool:
@@ -121,9 +126,19 @@ class Collector:
         return self._begin is not None
 
     @property
+    def skipping(self) -> bool:
+        """Whether the transaction that has begun is one of ours, whose rows lead nowhere."""
+        return self._skipped and self._begin is not None
+
+    @property
     def pending(self) -> int:
         """Keys gathered so far."""
         return len(self._batch.keys) + len(self._keys)
+
+    @property
+    def unfinished(self) -> int:
+        """How many keys of the transaction that has begun are held here."""
+        return len(self._keys)
 
     @property
     def batch(self) -> Batch:
@@ -131,46 +146,59 @@ class Collector:
         return self._batch
 
     def take(self) -> Batch:
-        """Hand over the batch and begin a new one. Only between transactions."""
-        assert not self.in_transaction
+        """Hand over what whole transactions brought, and begin a new batch."""
         batch, self._batch = self._batch, Batch()
         return batch
 
+    def take_part(self) -> Batch:
+        """Hand over keys of a transaction that is too large to be kept until its end.
+
+        It has been committed on the source, as everything in the log; but the position stays before
+        it, so the part must be written down where a second reading of it does no harm.
+        """
+        assert self._begin is not None
+        keys, self._keys = self._keys, {}
+        return Batch(keys, xids={self._begin.xid}, part=True)
+
     def feed(self, event: Event) -> None:
         """Take in one event. Raises StreamStopped with the reason."""
-        match event:
-            case Change():
-                self._first = False
-                if not self._skipped:
-                    self._keys.update(dict.fromkeys(self._changed(event)))
-            case Begin():
-                self._begin, self._first, self._skipped = event, True, False
-                self._keys, self._again = {}, set()
-            case Commit():
-                self._commit(event)
-            case Message():
-                self._message(event)
-            case Relation():
-                self._relation(event)
-            case Truncate():
-                self._first = False
-                if not self._skipped:
-                    tables = ", ".join(relation.name for relation in event.relations)
-                    raise self._stop(TableTruncated, tables=tables)
+        if type(event) is Change:
+            self._first = False
+            if not self._skipped:
+                self._change(event)
+        elif type(event) is Begin:
+            self._begin, self._first, self._skipped = event, True, False
+        elif type(event) is Commit:
+            self._commit(event)
+        elif type(event) is Message:
+            self._message(event)
+        elif type(event) is Relation:
+            self._relation(event)
+        elif type(event) is Truncate:
+            self._truncate(event)
 
     def _commit(self, event: Commit) -> None:
         begin, batch = self._begin, self._batch
         assert begin is not None
         if self._keys or self._again:
             # A key that was changed as well is not a quiet one any more.
-            batch.again.update(name for name in self._again if name not in batch.keys)
-            batch.again.difference_update(self._keys)
+            if self._again or batch.again:
+                batch.again.update(name for name in self._again if name not in batch.keys)
+                batch.again.difference_update(self._keys)
+                batch.keys.update(dict.fromkeys(self._again))
+                self._again = set()
             batch.keys.update(self._keys)
-            batch.keys.update(dict.fromkeys(self._again))
             batch.xids.add(begin.xid)
             batch.commit_us.append(event.commit_us)
+            self._keys = {}
         batch.lsn, batch.last_commit_us = event.end_lsn, event.commit_us
-        self._begin, self._keys = None, {}
+        self._begin = None
+
+    def _truncate(self, event: Truncate) -> None:
+        self._first = False
+        if not self._skipped:
+            tables = ", ".join(relation.name for relation in event.relations)
+            raise self._stop(TableTruncated, tables=tables)
 
     def _message(self, event: Message) -> None:
         first, self._first = self._first, False
@@ -222,42 +250,37 @@ class Collector:
             raise self._stop(KeyNotInIdentity, table=event.name, columns=", ".join(hidden))
         self._relations[event.oid] = event
 
-    def _changed(self, change: Change) -> Iterable[MappingKey]:
-        """The keys that the old and the new version of a row lead to."""
-        _, leads = self._leads[change.relation.name]
-        old, new = change.old, change.new
-        if new is not None and old is not None:
-            # A large value that was not touched is left out of the new tuple, never of the old.
-            new = tuple(
-                before if isinstance(value, Unchanged) else value
-                for value, before in zip(new, old, strict=True)
-            )
-        for values in (old, new):
-            if values is None:
+    def _change(self, change: Change) -> None:
+        """Note the keys that the old and the new version of a row lead to."""
+        relation, _, old, new = change
+        if old is not None:
+            self._lead(relation.name, old)
+            if new is not None and LEFT_OUT in new:
+                # A large value that was not touched is left out of the new tuple, never of the old.
+                pairs = zip(new, old, strict=True)
+                new = tuple([before if value is LEFT_OUT else value for value, before in pairs])
+        if new is not None:
+            self._lead(relation.name, new)
+
+    def _lead(self, table: str, values: tuple[Value, ...]) -> None:
+        columns, leads = self._leads[table]
+        for name, pick in leads:
+            key = pick(values)
+            # A null leads nowhere: nothing stands under it in the target.
+            if None in key:
                 continue
-            for name, positions in leads:
-                key = []
-                for position in positions:
-                    value = values[position]
-                    if isinstance(value, Unchanged):
-                        raise self._stop(
-                            KeyNotInIdentity,
-                            table=change.relation.name,
-                            columns=self.wanted[change.relation.name][position],
-                        )
-                    if value is None:
-                        break
-                    key.append(value)
-                else:
-                    # A null leads nowhere: nothing stands under it in the target.
-                    yield name, tuple(key)
+            if LEFT_OUT in key:
+                hidden = [c for c, value in zip(columns, values, strict=True) if value is LEFT_OUT]
+                raise self._stop(KeyNotInIdentity, table=table, columns=", ".join(hidden))
+            self._keys[(name, key)] = None
 
     def _stop(self, kind: type[StreamStopped], **facts: str) -> StreamStopped:
         return kind(stream=self._stream.name, domain=self._stream.domain.name, **facts)
 
 
-# For a base table: the columns to decode, and for each mapping where its key stands among them.
-Leads = dict[str, tuple[tuple[str, ...], tuple[tuple[str, tuple[int, ...]], ...]]]
+Pick = Callable[[tuple[Value, ...]], tuple[Any, ...]]
+# For a base table: the columns to decode, and for each mapping how its key is picked from them.
+Leads = dict[str, tuple[tuple[str, ...], tuple[tuple[str, Pick], ...]]]
 
 
 def _leads(mappings: Iterable[Mapping]) -> Leads:
@@ -269,7 +292,15 @@ def _leads(mappings: Iterable[Mapping]) -> Leads:
             known += [c for c in dict.fromkeys(leads.values()) if c not in known]
             positions = tuple(known.index(leads[part]) for part in mapping.key)
             ways.setdefault(table, []).append((mapping.name, positions))
-    return {table: (tuple(columns[table]), tuple(ways[table])) for table in columns}
+    return {
+        table: (tuple(known), tuple((name, _picker(at)) for name, at in ways[table]))
+        for table, known in columns.items()
+    }
+
+
+def _picker(positions: tuple[int, ...]) -> Pick:
+    pick: Any = itemgetter(*positions)
+    return pick if len(positions) > 1 else lambda values: (pick(values),)
 
 
 def widen(xid: int, near: int) -> int:

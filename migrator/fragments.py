@@ -50,6 +50,14 @@ def texts_of(alias: str, names: Iterable[str], types: Iterable[str]) -> sql.Comp
     )
 
 
+def casts_of(alias: str, names: Iterable[str], types: Iterable[str]) -> sql.Composed:
+    """These columns, each as its type."""
+    return listed(
+        sql.SQL("{}::{}").format(sql.Identifier(alias, name), verbatim(kind))
+        for name, kind in zip(names, types, strict=True)
+    )
+
+
 def arrays(count: int) -> sql.Composed:
     """Parameters: so many arrays of texts."""
     return listed([sql.SQL("%s::text[]")] * count)
@@ -68,6 +76,11 @@ def record(count: int) -> sql.Composed:
 def value(number: int) -> sql.Identifier:
     """What stands in a column of u."""
     return sql.Identifier("u", f"u{number}")
+
+
+def cast(number: int, kind: str) -> sql.Composed:
+    """What stands in a column of u, as this type."""
+    return sql.SQL("{}::{}").format(value(number), verbatim(kind))
 
 
 def equal(alias: str, names: Iterable[str], types: Iterable[str]) -> sql.Composed:

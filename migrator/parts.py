@@ -1,5 +1,6 @@
 """What is written in one transaction, what came of it, and what waits."""
 
+import threading
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
@@ -25,7 +26,8 @@ class Part:
     are not ours to write, that is no stray. `asked`: those among them that the opposite stream
     asked for, having given up its own version; they are never forgotten. `collisions`: (mapping,
     unique index) whose holders step aside first. `merged`: keys added for the values they hold;
-    `held`: such keys of a part that was halved since. They are not merged again.
+    `held`: such keys of a part that was halved since. They are not merged again. `settled`: keys
+    whose rows are written already, as far as they are named anywhere in the bookkeeping.
     """
 
     carry: tuple[MappingKey, ...] = ()
@@ -38,6 +40,7 @@ class Part:
     collisions: frozenset[tuple[str, str]] = frozenset()
     merged: frozenset[MappingKey] = frozenset()
     held: frozenset[MappingKey] = frozenset()
+    settled: tuple[MappingKey, ...] = ()
 
     @property
     def state(self) -> str:
@@ -82,9 +85,11 @@ class Own:
 
     Told by the transaction id that wrote the row. Ids below the horizon have been looked at. Our
     own since then are remembered, `earlier` ones too, which the target keeps for every process.
+    Several appliers may begin at once.
     """
 
     def __init__(self, earlier: Iterable[int] = ()) -> None:
+        self._lock = threading.Lock()
         self._ids = set(earlier)
         self._next = 0
         self._horizon: int | None = None
@@ -95,10 +100,16 @@ class Own:
         `following` is an id that nobody had yet when the rows were looked at: others may have
         begun after us and committed before our look.
         """
-        if horizon != self._horizon:
-            self._ids = {own for own in self._ids if horizon is not None and own >= horizon}
-        self._next, self._horizon = following, horizon
-        self._ids.add(number)
+        with self._lock:
+            if horizon != self._horizon:
+                self._ids = {own for own in self._ids if horizon is not None and own >= horizon}
+            self._next, self._horizon = following, horizon
+            self._ids.add(number)
+
+    def numbers(self) -> list[int]:
+        """Our own ids, as rows have them: 32 bits of each."""
+        with self._lock:
+            return [own & 0xFFFFFFFF for own in self._ids]
 
     def is_fresh(self, xmin: int) -> bool:
         """Whether a row with this 32-bit xmin was written by somebody else since the horizon.

@@ -74,13 +74,13 @@ def read(
     while True:
         with connection.pipeline():
             connection.execute(s.BEGIN_READ)
-            snapshot = connection.execute(s.SNAPSHOT)
+            shown = connection.execute(s.SNAPSHOT)
             parked = connection.execute(s.WAITING, (opposite,))
             cursors = {
                 name: _ask(connection, prepared, keys) for name, (prepared, keys) in wanted.items()
             }
             connection.execute(s.COMMIT)
-        found = snapshot.fetchone()
+        found = shown.fetchone()
         assert found is not None
         missing = unseen(awaited, str(found[0]))
         if not missing:
@@ -88,12 +88,36 @@ def read(
                 {name: _reading(wanted[name], *cursors[name]) for name in wanted},
                 frozenset((name, tuple(json.loads(key))) for name, key, *_ in parked.fetchall()),
             )
-        elapsed = time.monotonic() - started
-        if elapsed > LIMIT_S:
-            numbers = ", ".join(map(str, sorted(missing)[:5]))
-            raise StillInvisible(xids=numbers, database=connection.info.dbname, seconds=elapsed)
-        time.sleep(pause)
-        pause = min(pause * 2, LONGEST_PAUSE_S)
+        pause = _pause(connection, missing, started, pause)
+
+
+def snapshot(connection: Connection, opposite: str, xids: Iterable[int]) -> frozenset[MappingKey]:
+    """Open a snapshot that sees these transactions; it stays open. Returns the parked keys of the
+    opposite stream, which that keeps here. Raises StillInvisible."""
+    awaited = frozenset(xids)
+    pause, started = FIRST_PAUSE_S, time.monotonic()
+    while True:
+        with connection.pipeline():
+            connection.execute(s.BEGIN_READ)
+            seen = connection.execute(s.SNAPSHOT)
+            parked = connection.execute(s.WAITING, (opposite,))
+        found = seen.fetchone()
+        assert found is not None
+        missing = unseen(awaited, str(found[0]))
+        if not missing:
+            return frozenset((row[0], tuple(json.loads(row[1]))) for row in parked.fetchall())
+        connection.execute(s.COMMIT)
+        pause = _pause(connection, missing, started, pause)
+
+
+def _pause(connection: Connection, missing: set[int], started: float, pause: float) -> float:
+    """Wait a little for transactions to become visible. Returns the next pause."""
+    elapsed = time.monotonic() - started
+    if elapsed > LIMIT_S:
+        numbers = ", ".join(map(str, sorted(missing)[:5]))
+        raise StillInvisible(xids=numbers, database=connection.info.dbname, seconds=elapsed)
+    time.sleep(pause)
+    return min(pause * 2, LONGEST_PAUSE_S)
 
 
 Asked = tuple[psycopg.Cursor[Any], psycopg.Cursor[Any] | None]

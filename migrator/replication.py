@@ -62,8 +62,9 @@ class Reader:
         self._connection: PGconn = replication_connection(database, purpose)
         self._confirmed = 0
         self._received = 0
+        self._wal_end = 0
+        self._head: memoryview | None = None
         self._next_status = 0.0
-        self.wal_end = 0
 
     def system(self) -> System:
         """Ask the server who it is. Only before `start`."""
@@ -93,16 +94,24 @@ class Reader:
                 raise SlotBusy(slot=slot, database=self._database.name)
             raise self._ended(result.get_error_message())
         self._connection.nonblocking = 1
-        self._confirmed = self._received = self.wal_end = lsn
+        self._confirmed = self._received = self._wal_end = lsn
         self._next_status = time.monotonic() + STATUS_INTERVAL_S
+
+    @property
+    def wal_end(self) -> int:
+        """How far the server's log was when it sent its last message."""
+        head = self._head
+        if head is not None:
+            start, end, _ = _DATA_HEAD.unpack_from(head, 1)
+            self._received, self._wal_end = max(self._received, start), max(self._wal_end, end)
+        return self._wal_end
 
     def read(self, timeout_s: float) -> bytes | None:
         """The next message, or None when none came within this time. Raises ReplicationEnded."""
         message = self._take()
         if message is not None:
             return message
-        if time.monotonic() >= self._next_status:
-            self._answer()
+        self.keep_alive()
         ready, _, _ = select.select([self._connection.socket], [], [], timeout_s)
         if not ready:
             return None
@@ -113,8 +122,14 @@ class Reader:
         return self._take()
 
     def confirm(self, lsn: int) -> None:
-        """The target has committed this position. The server is told with the next answer."""
+        """The target has committed this position. The server is told with the next answer.
+
+        Any thread may say so; everything else is for the one that reads.
+        """
         self._confirmed = max(self._confirmed, lsn)
+
+    def keep_alive(self) -> None:
+        """Answer the server, if it is time."""
         if time.monotonic() >= self._next_status:
             self._answer()
 
@@ -155,22 +170,21 @@ class Reader:
                 result = self._connection.get_result()
                 message = result.get_error_message() if result else "the server ended the stream"
                 raise self._ended(message)
-            content = bytes(data)
-            if content[0] == DATA:
-                start, end, _ = _DATA_HEAD.unpack_from(content, 1)
-                self._received = max(self._received, start)
-                self.wal_end = max(self.wal_end, end)
-                return content[25:]
-            if content[0] == KEEPALIVE:
-                end, _, wanted = _KEEPALIVE.unpack_from(content, 1)
+            kind = data[0]
+            if kind == DATA:
+                # Some hundred thousand of them a second: the positions wait for whoever asks.
+                self._head = data
+                return bytes(data[25:])
+            if kind == KEEPALIVE:
+                end, _, wanted = _KEEPALIVE.unpack_from(data, 1)
                 self._received = max(self._received, end)
-                self.wal_end = max(self.wal_end, end)
+                self._wal_end = max(self._wal_end, end)
                 if wanted:
                     self._answer()
 
     def _answer(self) -> None:
         now = time.time_ns() // 1000 - EPOCH_US
-        confirmed = self._confirmed
+        confirmed, _ = self._confirmed, self.wal_end
         received = max(self._received, confirmed)
         status = _STATUS.pack(b"r", received, confirmed, confirmed, now, 0)
         try:

@@ -11,14 +11,15 @@ from estate.errors import ExitCode, SplitctlError
 from migrator import control, ownership
 from migrator import statements as s
 from migrator.apply import Applier, Outcome
+from migrator.capture import Capture
 from migrator.changes import Batch, Collector, StreamStopped
 from migrator.health import Board
 from migrator.mapping import Stream
-from migrator.pgoutput import Decoder, lsn_number, lsn_text
+from migrator.pgoutput import lsn_number, lsn_text
 from migrator.replication import Reader, System
 
 log = logging.getLogger(__name__)
-BATCH_KEYS = 5_000
+APPLIERS = 2
 IDLE_S = 0.1
 HEARTBEAT_S = 1.0
 RETRY_EVERY_S = 0.05
@@ -86,11 +87,11 @@ class OtherServer(StreamStopped):
 class Session:
     """A stream's life between connecting and the first error or the end.
 
-    Opens two ordinary connections and one for the log; `close` ends them. `epoch` is the worker's
-    claim on the target's position.
+    Opens two ordinary connections, one for the log, and two for each of the `appliers` when there
+    is much to write; `close` ends them. `epoch` is the worker's claim on the target's position.
     """
 
-    def __init__(self, stream: Stream, board: Board) -> None:
+    def __init__(self, stream: Stream, board: Board, appliers: int = APPLIERS) -> None:
         self._stream, self._board = stream, board
         self._health = board.streams[stream.name]
         self._opposite = board.streams[stream.opposite]
@@ -110,21 +111,22 @@ class Session:
                 connection.execute(SETTINGS)
                 connection.prepared_max = PREPARED_STATEMENTS
             self._reader = Reader(stream.source, f"log {stream.name}")
-            self._stack.callback(self._reader.close)
+            self._capture = Capture(self._reader, Collector(stream))
+            self._stack.callback(self._capture.close)
             self.epoch, lsn = self._take_over()
-            self._collector = Collector(stream)
-            self._decoder = Decoder(self._collector.wanted)
             self._applier = Applier(
                 stream,
                 self._source,
                 self._target,
                 self.epoch,
                 horizon=self._horizon,
-                breathe=self._breathe,
+                appliers=appliers,
             )
+            self._stack.callback(self._applier.close)
             self._stored = lsn
             self._read_horizon()
             self._reader.start(stream.slot, stream.publication, lsn)
+            self._capture.start()
         except BaseException:
             self._stack.close()
             raise
@@ -140,28 +142,20 @@ class Session:
         self._health.turn("running")
         busy = False
         while not stop.is_set():
-            self._gather(0.0 if busy else IDLE_S, stop)
-            if not self._collector.in_transaction and self._collector.batch.worth_storing:
-                self._carry(self._collector.take())
+            batch = self._capture.take(0.0 if busy else IDLE_S)
+            self._health.gathered = self._capture.pending
+            if batch is not None:
+                self._carry(batch)
             busy = self._tick()
 
-    def _gather(self, patience_s: float, stop: threading.Event) -> None:
-        """Take what is there. It never waits for more: that would cost more than it gains."""
-        collector = self._collector
-        message = self._reader.read(patience_s)
-        while message is not None:
-            collector.feed(self._decoder.decode(message))
-            full = collector.pending >= BATCH_KEYS and not collector.in_transaction
-            if full or stop.is_set():
-                break
-            message = self._reader.read(0.0)
-        self._health.gathered = collector.pending
-
     def _carry(self, batch: Batch) -> None:
+        if batch.part:
+            self._count(self._applier.spill(batch), [])
+            return
         outcome = self._applier.apply(batch)
         committed = time.time()
         self._stored = batch.lsn
-        self._reader.confirm(batch.lsn)
+        self._capture.confirm(batch.lsn)
         # A key that only went to the spool was not carried: its delay is not known yet.
         delays = [] if outcome.spooled else [committed - us / 1e6 for us in batch.commit_us]
         self._count(outcome, delays)
@@ -201,7 +195,7 @@ class Session:
         self._heed_owner()
         self._applier.forget()
         self._read_horizon()
-        self._health.lag_bytes = max(self._reader.wal_end - self._stored, 0)
+        self._health.lag_bytes = max(self._capture.wal_end - self._stored, 0)
 
     def _publish(self) -> None:
         """Let the opposite stream know what has been decided of its target's changes.
@@ -287,10 +281,6 @@ class Session:
         if self._opposite.state == "disabled":
             return None
         return max(self._opposite.horizon or 0, self._told)
-
-    def _breathe(self) -> None:
-        """During long work: the server must not think that nobody reads."""
-        self._reader.confirm(self._stored)
 
     # The beginning
 

@@ -50,6 +50,10 @@ UPDATE splitctl_sync.progress
        updated_at = CASE WHEN %(lsn)s::pg_lsn IS NULL THEN updated_at ELSE clock_timestamp() END
  WHERE stream = %(stream)s AND worker_epoch = %(epoch)s
 """
+# The same for one of several that write at once: their rows come before the position.
+CLAIM_SHARED: LiteralString = """
+SELECT FROM splitctl_sync.progress WHERE stream = %s AND worker_epoch = %s FOR SHARE
+"""
 OWNER: LiteralString = (
     "SELECT new_below, epoch FROM splitctl_sync.owner WHERE domain = %s FOR SHARE"
 )
@@ -81,6 +85,11 @@ UPDATE splitctl_sync.mapping_state SET state = 'live', changed_at = clock_timest
  WHERE stream = %(stream)s AND mapping = %(mapping)s AND state = 'drain'
    AND NOT EXISTS (SELECT FROM splitctl_sync.spool
                     WHERE stream = %(stream)s AND mapping = %(mapping)s)
+"""
+# Keys of theirs lie in the spool: what comes after them joins the queue.
+DRAIN: LiteralString = """
+UPDATE splitctl_sync.mapping_state SET state = 'drain', changed_at = clock_timestamp()
+ WHERE stream = %s AND mapping = ANY(%s) AND state = 'live'
 """
 SPOOL_COUNT: LiteralString = "SELECT count(*) FROM splitctl_sync.spool WHERE stream = %s"
 WAITING: LiteralString = """
@@ -251,8 +260,8 @@ def _upsert(shape: Shape, table: sql.Identifier) -> sql.Composed:
         pairs = [sql.SQL("{0} = excluded.{0}").format(sql.Identifier(c.name)) for c in others]
         action = UPDATE.format(
             changes=f.listed(pairs),
-            before=f.listed(_comparable("t", column) for column in others),
-            after=f.listed(_comparable("excluded", column) for column in others),
+            before=f.listed(comparable("t", column) for column in others),
+            after=f.listed(comparable("excluded", column) for column in others),
         )
     return UPSERT.format(
         table=table,
@@ -272,7 +281,8 @@ def _assigned(number: int, column: Column) -> sql.Composable:
     return sql.SQL("{}::{}").format(f.value(number), f.verbatim(kind))
 
 
-def _comparable(alias: str, column: Column) -> sql.Composable:
+def comparable(alias: str, column: Column) -> sql.Composable:
+    """The column in a form in which every change is seen."""
     field = sql.Identifier(alias, column.name)
     if column.type.split("(", maxsplit=1)[0] in PLAIN_TYPES:
         return field

@@ -45,7 +45,7 @@ class Writer:
         horizon: Callable[[], int | None],
     ) -> None:
         self._stream, self._source, self._target = stream, source, target
-        self._epoch, self._horizon, self._own = epoch, horizon, Own()
+        self._epoch, self._horizon, self.own = epoch, horizon, Own()
         self._strays = Strays(stream, target)
         self.mappings = Mappings(stream, source, target)
         self.collisions = Collisions(target)
@@ -54,7 +54,7 @@ class Writer:
     def load(self) -> None:
         """Read from the target which keys are parked, and which transactions were ours."""
         own = self._target.execute(s.OWN_IDS, (self._stream.name,)).fetchall()
-        self._own = Own(int(row[0]) for row in own)
+        self.own = Own(int(row[0]) for row in own)
         found = self._target.execute(s.WAITING, (self._stream.name,)).fetchall()
         known = {mapping.name for mapping in self._stream.mappings}
         self.waiting = {
@@ -124,9 +124,26 @@ class Writer:
             self._target.execute(s.BEGIN)
             self._target.execute(MARK, (self._stream.name,))
             claim = self._target.execute(s.CLAIM, self._claim(part.position))
-            self._target.execute(s.COMMIT)
+            if part.generations is None:
+                self._target.execute(s.COMMIT)
         self._check_claim(claim)
+        if part.generations is not None:
+            with self._target.pipeline():
+                self._note(part, {}, ())
+                self._target.execute(s.COMMIT)
         return Outcome()
+
+    def spill(self, part: Part) -> Outcome:
+        """Write the part's keys into the spool, and let their mappings drain: they are too many to
+        be kept until the end of their transaction."""
+        read(self._source, self._stream.opposite, {}, part.xids)
+        names = sorted({name for name, _ in part.spool})
+        with self._target.transaction():
+            self._target.execute(MARK, (self._stream.name,))
+            self._check_claim(self._target.execute(s.CLAIM, self._claim(None)))
+            self._target.execute(s.DRAIN, (self._stream.name, names))
+            self._note(part, {}, ())
+        return Outcome(spooled=len(part.spool))
 
     def _look(
         self,
@@ -156,14 +173,14 @@ class Writer:
         _check_states(part, dict(states.fetchall()))
         row = owner.fetchone()
         own, beyond = int(number.fetchall()[0][0]), int(following.fetchall()[0][0])
-        self._own.begin(own, beyond, horizon)
+        self.own.begin(own, beyond, horizon)
         works = []
         for name, (prepared, _) in wanted.items():
             present = [
                 frozenset(tuple(found) for found in cursor.fetchall()) if cursor else frozenset()
                 for cursor in parents[name]
             ]
-            held = _standing(prepared, standing[name], self._own)
+            held = _standing(prepared, standing[name], self.own)
             works.append(
                 Work(
                     mapping=name,
@@ -264,7 +281,7 @@ class Writer:
             reasons = [list(column) for column in zip(*waits.values(), strict=True)]
             self._target.execute(s.WAIT, (stream, lsn, *s.name_arguments(waits), *reasons))
         generations = part.generations or {}
-        drained = [name for name in part.carry if name in generations]
+        drained = [name for name in (*part.carry, *part.settled) if name in generations]
         if drained:
             mapping, keys = drained[0][0], [json.dumps(key) for _, key in drained]
             gens = [generations[name] for name in drained]

@@ -1,0 +1,237 @@
+"""Several appliers that write many keys at once; a key always goes to the same one.
+
+What they settle is plain: rows that the source owns, that nobody else has written, whose parents
+are there. Every other key is given back, and the careful way (`writing`) has the last word on it.
+Rows are committed here without a position: read again after a crash they are the same.
+"""
+
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+
+import psycopg
+
+from estate.config import BUCKETS
+from estate.connections import connect
+from migrator import sets
+from migrator import statements as s
+from migrator.changes import MappingKey
+from migrator.control import MARK
+from migrator.mapping import Key, Stream, key_arguments
+from migrator.parts import Own
+from migrator.prepared import Mappings
+from migrator.reading import Connection, Prepared, snapshot
+from migrator.refusals import TRANSIENT, of_a_row
+from migrator.sets import SetStatements
+from migrator.writing import Superseded
+
+log = logging.getLogger(__name__)
+# Keys of one transaction. More would be no quicker, and would hold its locks longer.
+CHUNK = 10_000
+# A stage is filled anew each time, and its statistics are never there.
+SETTINGS = "SET jit = off; SET random_page_cost = 1.1; SET enable_mergejoin = off"
+
+
+@dataclass(frozen=True)
+class Load:
+    """What the lanes are given: when a key counts as theirs, and what its reading must see.
+
+    `state`: the state that the mappings must have. `xids`: transactions of the source that the
+    reading must see. `horizon`: see `parts.Own`, taken before the source is read.
+    """
+
+    state: str
+    xids: frozenset[int]
+    horizon: int | None
+
+
+@dataclass
+class Settled:
+    """How many rows were written, and the keys that are left to the careful way."""
+
+    upserted: int
+    left: list[MappingKey]
+
+
+class Lanes:
+    """The appliers of a stream. Their connections are opened when they are first needed."""
+
+    def __init__(
+        self, stream: Stream, mappings: Mappings, own: Callable[[], Own], epoch: int, count: int
+    ) -> None:
+        self._mappings = mappings
+        self._lanes = [_Lane(stream, own, epoch, number) for number in range(count)]
+        self._pool = ThreadPoolExecutor(count, thread_name_prefix=f"lane {stream.name}")
+
+    def carry(self, names: Sequence[MappingKey], load: Load) -> Settled:
+        """Write these keys' rows, mapping after mapping, parents first. Raises Superseded."""
+        by_mapping: dict[str, list[Key]] = {}
+        for name, key in names:
+            by_mapping.setdefault(name, []).append(key)
+        done = Settled(0, [])
+        for name in self._mappings.order:
+            if name in by_mapping:
+                self._mapping(self._mappings[name], by_mapping[name], load, done)
+        return done
+
+    def close(self) -> None:
+        """End their connections."""
+        self._pool.shutdown()
+        for lane in self._lanes:
+            lane.close()
+
+    def _mapping(self, prepared: Prepared, keys: list[Key], load: Load, done: Settled) -> None:
+        name = prepared.shape.mapping.name
+        shares: list[list[Key]] = [[] for _ in self._lanes]
+        for key in keys:
+            shares[hash(key) % len(shares)].append(key)
+        work = [
+            self._pool.submit(lane.carry, prepared, share, load)
+            for lane, share in zip(self._lanes, shares, strict=True)
+            if share
+        ]
+        # All of them have ended before the first error is raised: none writes on behind our back.
+        for future in work:
+            future.exception()
+        for future in work:
+            upserted, left = future.result()
+            done.upserted += upserted
+            done.left += [(name, key) for key in left]
+
+
+class _Lane:
+    """One of them, with its own connections and stages."""
+
+    def __init__(self, stream: Stream, own: Callable[[], Own], epoch: int, number: int) -> None:
+        self._stream, self._own, self._epoch, self._number = stream, own, epoch, number
+        self._stack = ExitStack()
+        self._stages: dict[str, int] = {}
+        self._sets: dict[tuple[str, bool], SetStatements] = {}
+        self._source: Connection | None = None
+        self._target: Connection | None = None
+
+    def close(self) -> None:
+        self._stack.close()
+
+    def carry(self, prepared: Prepared, keys: list[Key], load: Load) -> tuple[int, list[Key]]:
+        """Write these keys, a chunk in each transaction. Returns rows written and keys left."""
+        upserted, left = 0, []
+        source, target = self._connections()
+        for at in range(0, len(keys), CHUNK):
+            chunk = keys[at : at + CHUNK]
+            try:
+                written, refused = self._chunk(source, target, prepared, chunk, load)
+                upserted += written
+                left += refused
+            except psycopg.Error as error:
+                if not isinstance(error, TRANSIENT) and not of_a_row(error):
+                    raise
+                log.info("%s: a set of %d: %s", self._stream.name, len(chunk), error)
+                source.rollback()
+                target.rollback()
+                left += chunk
+        return upserted, left
+
+    def _connections(self) -> tuple[Connection, Connection]:
+        if self._source is None or self._target is None:
+            purpose = f"sync {self._stream.name} {self._number}"
+            self._source = self._stack.enter_context(connect(self._stream.source, purpose))
+            self._target = self._stack.enter_context(connect(self._stream.target, purpose))
+            for connection in (self._source, self._target):
+                connection.execute(SETTINGS)
+        return self._source, self._target
+
+    def _statements(self, target: Connection, prepared: Prepared, shared: bool) -> SetStatements:
+        mapping = prepared.shape.mapping.name
+        if (mapping, shared) not in self._sets:
+            number = self._stages.setdefault(mapping, len(self._stages))
+            made = sets.make(prepared.shape, number, shared=shared)
+            if (mapping, not shared) not in self._sets:
+                for statement in made.stage:
+                    target.execute(statement, ())
+            self._sets[(mapping, shared)] = made
+        return self._sets[(mapping, shared)]
+
+    def _chunk(
+        self,
+        source: Connection,
+        target: Connection,
+        prepared: Prepared,
+        keys: list[Key],
+        load: Load,
+    ) -> tuple[int, list[Key]]:
+        stream = self._stream
+        shared = self._statements(target, prepared, True)
+        whole = self._statements(target, prepared, False)
+        with target.pipeline():
+            target.execute(s.BEGIN)
+            target.execute(MARK, (stream.name,))
+            claim = target.execute(s.CLAIM_SHARED, (stream.name, self._epoch))
+            own = target.execute(s.OWN_ID, (stream.name,))
+            following = target.execute(s.NEXT_ID)
+            owner = target.execute(s.OWNER, (stream.domain.name,))
+            states = target.execute(s.STATES, (stream.name,))
+        if claim.fetchone() is None:
+            target.rollback()
+            raise Superseded(stream=stream.name)
+        below = _below(owner.fetchone())
+        nothing = below == (BUCKETS if stream.source_side == "old" else 0)
+        moved = dict(states.fetchall()).get(prepared.shape.mapping.name) != load.state
+        number_of_ours, beyond = int(own.fetchall()[0][0]), int(following.fetchall()[0][0])
+        self._own().begin(number_of_ours, beyond, load.horizon)
+        contested = snapshot(source, stream.opposite, load.xids)
+        if nothing or moved or contested:
+            # A key that waits in the opposite stream may be among ours.
+            source.execute(s.COMMIT)
+            target.execute(s.COMMIT)
+            return 0, keys
+        made = whole if below in (0, BUCKETS) else shared
+        arguments = key_arguments(keys)
+        with (
+            source.cursor().copy(made.out, arguments) as out,
+            target.cursor().copy(made.into) as into,
+        ):
+            for block in out:
+                into.write(block)
+        source.execute(s.COMMIT)
+        guard = {
+            "horizon": load.horizon,
+            "window": None if load.horizon is None else beyond + sets.AHEAD - load.horizon,
+            "own": self._own().numbers(),
+            "below": below,
+            "new": stream.source_side == "new",
+        }
+        with target.pipeline():
+            if made.not_ours is not None:
+                target.execute(made.not_ours, guard)
+            upsert = target.execute(made.upsert, guard)
+            looks = [
+                target.execute(made.not_given, arguments[: len(keys[0])]),
+                target.execute(made.not_written, guard),
+            ]
+            if made.left_standing is not None:
+                looks.append(target.execute(made.left_standing, arguments))
+            target.execute(s.COMMIT)
+        left = {tuple(row) for look in looks for row in look.fetchall()}
+        return upsert.rowcount, list(left)
+
+
+def _below(row: Any) -> int:
+    """Without an owner row everything belongs to the old side."""
+    return int(row[0]) if row else 0
+
+
+def plain(mappings: Mappings, names: Iterable[MappingKey]) -> list[MappingKey]:
+    """Those among them whose text in the log is also their text in the target."""
+    known: dict[str, bool] = {}
+    found = []
+    for name in names:
+        mapping = name[0]
+        if mapping not in known:
+            known[mapping] = mappings[mapping].shape.canonical
+        if known[mapping]:
+            found.append(name)
+    return found
