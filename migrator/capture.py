@@ -14,7 +14,9 @@ from migrator.replication import Reader
 # So many keys wait in memory, some 250 bytes each; and so many of one unfinished transaction.
 MOST_KEYS = 200_000
 PART_KEYS = 100_000
-RUN = 2_000
+# Nothing is gained by gathering more than so many before the next batch.
+ENOUGH_KEYS = 20_000
+RUN = 500
 IDLE_S = 0.1
 HANDOVER_S = 0.1
 END_S = 5.0
@@ -44,14 +46,17 @@ class Capture:
             self._thread.join(END_S)
         self._reader.close()
 
-    def take(self, patience_s: float) -> Batch | None:
+    def take(self, patience_s: float, gather_s: float = 0.0) -> Batch | None:
         """What has been gathered and is worth storing, or None when nothing came in this time.
 
-        Raises what ended the reading, once everything before it has been taken.
+        With something there it waits for more as long as `gather_s`, unless somebody waits for the
+        position itself. Raises what ended the reading, once everything before it has been taken.
         """
         with self._turn:
-            self._asked = True
+            self._asked = not gather_s
             self._turn.wait_for(lambda: self._ready or self._error is not None, patience_s)
+            if gather_s and self._ready:
+                self._turn.wait_for(lambda: self._pressing or self._error is not None, gather_s)
             self._asked = False
             batch = self._collector.take() if self._collector.batch.worth_storing else None
             if batch is None and self._oversized:
@@ -78,6 +83,11 @@ class Capture:
     @property
     def _ready(self) -> bool:
         return self._collector.batch.worth_storing or self._oversized
+
+    @property
+    def _pressing(self) -> bool:
+        batch = self._collector.batch
+        return batch.urgent or len(batch.keys) >= ENOUGH_KEYS or self._oversized
 
     @property
     def _oversized(self) -> bool:
@@ -108,14 +118,13 @@ class Capture:
             # Our own transactions are long sometimes, and nobody needs their rows.
             if not (collector.skipping and message[0] in CHANGES):
                 collector.feed(decode(message))
-                if self._full:
-                    return
             message = read(0.0)
         if message is not None:
             collector.feed(decode(message))
 
     def _hand_over(self) -> None:
         """Let the other thread take it, if it waits; when full, wait for it."""
+        self._reader.keep_alive()
         if self._ready:
             self._turn.notify_all()
             if self._asked:

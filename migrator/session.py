@@ -21,6 +21,10 @@ from migrator.replication import Reader, System
 log = logging.getLogger(__name__)
 APPLIERS = 2
 IDLE_S = 0.1
+# Above so many transactions a second, batches are gathered for a while: carried one by one they
+# would take the cores that the shop needs.
+BUSY = 1_000
+GATHER_S = 0.1
 HEARTBEAT_S = 1.0
 RETRY_EVERY_S = 0.05
 # The pause before a key is tried again: the first, and the longest.
@@ -101,6 +105,7 @@ class Session:
         self._owners_agree = False
         self._looked: int | None = None
         self._next_heartbeat = self._next_retry = 0.0
+        self._crowded, self._recently = False, 0
         self._stack = ExitStack()
         try:
             purpose = f"sync {stream.name}"
@@ -142,7 +147,8 @@ class Session:
         self._health.turn("running")
         busy = False
         while not stop.is_set():
-            batch = self._capture.take(0.0 if busy else IDLE_S)
+            gather_s = GATHER_S if self._crowded and not busy else 0.0
+            batch = self._capture.take(0.0 if busy else IDLE_S, gather_s)
             self._health.gathered = self._capture.pending
             if batch is not None:
                 self._carry(batch)
@@ -154,6 +160,7 @@ class Session:
             return
         outcome = self._applier.apply(batch)
         committed = time.time()
+        self._recently += len(batch.commit_us)
         self._stored = batch.lsn
         self._capture.confirm(batch.lsn)
         # A key that only went to the spool was not carried: its delay is not known yet.
@@ -176,6 +183,7 @@ class Session:
         now = time.monotonic()
         if now >= self._next_heartbeat:
             self._next_heartbeat = now + HEARTBEAT_S
+            self._crowded, self._recently = self._recently > BUSY * HEARTBEAT_S, 0
             self._source.execute(s.HEARTBEAT, (self._stream.name,))
             self._look_around()
         self._retry(now)
