@@ -165,6 +165,7 @@ class Shape:
         return self.casts[self.columns.index(column)]
 
 
+INTEGERS = frozenset(["smallint", "integer", "bigint"])
 NO_ROWS = sql.SQL("SELECT * FROM (\n{query}\n) q LIMIT 0")
 # An enum never counts as known: the source's may have the same name and other labels. As text it
 # travels just as well.
@@ -249,7 +250,7 @@ def _canonical(
     key_types: tuple[str, ...],
     key_casts: tuple[str, ...],
 ) -> bool:
-    """Whether base columns, query and target have the same types of key."""
+    """Whether base columns, query and target write a key alike."""
     for table_name, leads in mapping.config.sources.items():
         table = catalog.table(source, table_name)
         for name, own, wanted in zip(mapping.key, key_types, key_casts, strict=True):
@@ -257,9 +258,14 @@ def _canonical(
             if column is None:
                 reason = f"'{table_name}' has no column {leads[name]}"
                 raise MappingMismatch(mapping=mapping.name, reason=reason)
-            if {plain(travel_type(column)), plain(own)} != {plain(wanted)}:
+            if {_written(travel_type(column)), _written(own)} != {_written(wanted)}:
                 return False
     return True
+
+
+def _written(kind: str) -> str:
+    """A type by how its values are written: whole numbers look the same in all their widths."""
+    return "integer" if kind in INTEGERS else plain(kind)
 
 
 def travel_type(column: catalog.Column) -> str:
