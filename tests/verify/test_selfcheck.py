@@ -15,6 +15,7 @@ COLUMNS = (
 )
 
 
+@pytest.mark.every_version
 def test_a_sound_verifier_finds_every_known_difference(library: Library) -> None:
     report = selfcheck.run(library.config)
     assert report.result == "pass", report.to_text()

@@ -111,6 +111,7 @@ def damage(connection: psycopg.Connection[Any], stream: str, statement: str) -> 
         connection.execute(statement.encode())
 
 
+@pytest.mark.every_version
 def test_half_of_the_customers_on_each_side_and_all_of_them_writing(library: Library) -> None:
     with carried(library):
         ownership.switch_both(library.config, DOMAIN, 5000, 2, "old")
