@@ -25,7 +25,10 @@ class TableMissing(SplitctlError):
 
 @dataclass(frozen=True)
 class Column:
-    """A column: `type` as format_type writes it; `category` is pg_type.typcategory."""
+    """A column: `type` as format_type writes it; `category` is pg_type.typcategory.
+
+    `base` is the type below a domain, or None.
+    """
 
     name: str
     type: str
@@ -33,6 +36,7 @@ class Column:
     not_null: bool
     has_default: bool
     generated: bool
+    base: str | None
 
 
 @dataclass(frozen=True)
@@ -69,8 +73,9 @@ SELECT c.oid, c.relreplident::text FROM pg_class c
  WHERE c.oid = to_regclass(format('public.%%I', %s::text)) AND c.relkind IN ('r', 'p')
 """
 COLUMNS: LiteralString = """
-SELECT a.attname, format_type(a.atttypid, a.atttypmod), t.typcategory::text, a.attnotnull,
-       a.atthasdef OR a.attidentity <> '', a.attgenerated <> '',
+SELECT a.attname, format_type(a.atttypid, a.atttypmod), t.typcategory::text,
+       a.attnotnull OR t.typnotnull, a.atthasdef OR a.attidentity <> '', a.attgenerated <> '',
+       CASE WHEN t.typtype = 'd' THEN format_type(t.typbasetype, t.typtypmod) END,
        pg_get_serial_sequence(format('public.%%I', %s::text), a.attname)
   FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid
  WHERE a.attrelid = %s AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum
@@ -115,7 +120,7 @@ def table(connection: psycopg.Connection[Any], name: str) -> Table:
     return Table(
         oid=oid,
         name=name,
-        columns=tuple(Column(*row[:6]) for row in columns),
+        columns=tuple(Column(*row[:7]) for row in columns),
         primary_key=primary_key,
         foreign_keys=tuple(
             ForeignKey(str(row[0]), tuple(row[3]), str(row[1]), tuple(row[4]), bool(row[2]))
@@ -123,5 +128,5 @@ def table(connection: psycopg.Connection[Any], name: str) -> Table:
         ),
         replica_identity=identity,
         identity_columns=identity_columns,
-        sequences={str(row[0]): str(row[6]) for row in columns if row[6] is not None},
+        sequences={str(row[0]): str(row[7]) for row in columns if row[7] is not None},
     )

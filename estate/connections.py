@@ -22,6 +22,15 @@ SETTINGS: dict[str, str] = {
     "IntervalStyle": "postgres",
     "extra_float_digits": "1",
     "bytea_output": "hex",
+    "lc_monetary": "C",
+    "xmlbinary": "base64",
+    "array_nulls": "on",
+    "quote_all_identifiers": "off",
+    "standard_conforming_strings": "on",
+    "client_encoding": "UTF8",
+    # A snapshot for each statement; who needs one for several asks for it.
+    "default_transaction_isolation": "read committed",
+    "default_transaction_read_only": "off",
     # Progress is committed with the data (L4): an acknowledged commit must survive a crash.
     "synchronous_commit": "on",
     "search_path": "public",

@@ -101,7 +101,7 @@ def next_keys(
     Keys of the base tables before it are left out where types allow to compare: they were copied
     with those, and one that was added there since is in the log.
     """
-    own = [sql.Identifier("b", column) for column in base.columns]
+    own = [f.identifier("b", column) for column in base.columns]
     conditions = [sql.SQL("{} IS NOT NULL").format(column) for column in own]
     if last:
         values = [
@@ -133,7 +133,7 @@ def next_keys(
 
 def _not_in(other: Base, own: list[sql.Identifier]) -> sql.Composed:
     match = f.together(
-        sql.SQL("o.{} = {}").format(sql.Identifier(theirs), ours)
+        sql.SQL("o.{} = {}").format(f.identifier(theirs), ours)
         for theirs, ours in zip(other.columns, own, strict=True)
     )
     statement = sql.SQL("NOT EXISTS (SELECT FROM {} AS o WHERE {})")
@@ -204,10 +204,10 @@ def _homeless(target: Connection, shape: Shape) -> Iterator[Key]:
                 continue
             pairs = list(zip(foreign.columns, foreign.referenced_columns, strict=True))
             given = f.together(
-                sql.SQL("s.{} IS NOT NULL").format(sql.Identifier(column)) for column, _ in pairs
+                sql.SQL("s.{} IS NOT NULL").format(f.identifier(column)) for column, _ in pairs
             )
             match = f.together(
-                sql.SQL("p.{} = s.{}").format(sql.Identifier(theirs), sql.Identifier(ours))
+                sql.SQL("p.{} = s.{}").format(f.identifier(theirs), f.identifier(ours))
                 for ours, theirs in pairs
             )
             itself = foreign.referenced_table == shape.table.name
@@ -229,8 +229,7 @@ def _homeless(target: Connection, shape: Shape) -> Iterator[Key]:
 def _left_out(target: Connection, shape: Shape) -> Iterator[Key]:
     """Keys of rows that met another row's unique value: apply settles them, or reports them."""
     same = f.together(
-        sql.SQL("t.{0} = s.{0}").format(sql.Identifier(column))
-        for column in shape.table.primary_key
+        sql.SQL("t.{0} = s.{0}").format(f.identifier(column)) for column in shape.table.primary_key
     )
     rows = target.execute(
         LEFT_OUT.format(key=_key(shape), stage=STAGE, table=_table(shape), same=same), ()
@@ -243,7 +242,7 @@ def _key(shape: Shape) -> sql.Composed:
 
 
 def _columns(shape: Shape) -> sql.Composed:
-    return f.listed(map(sql.Identifier, shape.columns))
+    return f.listed(map(f.identifier, shape.columns))
 
 
 def _table(shape: Shape) -> sql.Identifier:

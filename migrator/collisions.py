@@ -148,7 +148,7 @@ def _stand_in(shape: Shape, place: Place) -> sql.Composed:
     primary = shape.table.primary_key
     return STAND_IN.format(
         table=f.table(shape.table.name),
-        column=sql.Identifier(place.column.name),
+        column=f.identifier(place.column.name),
         value=_value(place.column),
         arrays=f.arrays(len(primary)),
         names=f.names(len(primary)),

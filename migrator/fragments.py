@@ -27,25 +27,33 @@ def verbatim(text: str) -> sql.SQL:
     return sql.SQL(text.replace("%", "%%"))
 
 
+def identifier(*names: str) -> sql.Identifier:
+    """The name of something of the estate, whatever letters it has.
+
+    Percent signs are doubled: execute the statement with parameters.
+    """
+    return sql.Identifier(*(name.replace("%", "%%") for name in names))
+
+
 def table(name: str) -> sql.Identifier:
     """A table of the estate."""
-    return sql.Identifier("public", name)
+    return identifier("public", name)
 
 
 def columns(alias: str, names: Iterable[str]) -> sql.Composed:
     """These columns."""
-    return listed(sql.Identifier(alias, name) for name in names)
+    return listed(identifier(alias, name) for name in names)
 
 
 def texts(alias: str, names: Iterable[str]) -> sql.Composed:
     """These columns, each as text."""
-    return listed(sql.SQL("{}::text").format(sql.Identifier(alias, name)) for name in names)
+    return listed(sql.SQL("{}::text").format(identifier(alias, name)) for name in names)
 
 
 def texts_of(alias: str, names: Iterable[str], types: Iterable[str]) -> sql.Composed:
     """These columns, each in the text form of its type."""
     return listed(
-        sql.SQL("{}::{}::text").format(sql.Identifier(alias, name), verbatim(kind))
+        sql.SQL("{}::{}::text").format(identifier(alias, name), verbatim(kind))
         for name, kind in zip(names, types, strict=True)
     )
 
@@ -53,7 +61,7 @@ def texts_of(alias: str, names: Iterable[str], types: Iterable[str]) -> sql.Comp
 def casts_of(alias: str, names: Iterable[str], types: Iterable[str]) -> sql.Composed:
     """These columns, each as its type."""
     return listed(
-        sql.SQL("{}::{}").format(sql.Identifier(alias, name), verbatim(kind))
+        sql.SQL("{}::{}").format(identifier(alias, name), verbatim(kind))
         for name, kind in zip(names, types, strict=True)
     )
 
@@ -86,6 +94,6 @@ def cast(number: int, kind: str) -> sql.Composed:
 def equal(alias: str, names: Iterable[str], types: Iterable[str]) -> sql.Composed:
     """These columns have the values that stand in u."""
     return together(
-        sql.SQL("{} = {}::{}").format(sql.Identifier(alias, name), value(n), verbatim(kind))
+        sql.SQL("{} = {}::{}").format(identifier(alias, name), value(n), verbatim(kind))
         for n, (name, kind) in enumerate(zip(names, types, strict=True))
     )

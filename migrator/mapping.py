@@ -6,6 +6,7 @@ from it by keys or by ranges of keys; all these statements are composed here.
 Statements that hold a query double its percent signs: execute them with parameters, always.
 """
 
+import re
 from dataclasses import dataclass
 from typing import Any, Literal, LiteralString
 
@@ -167,13 +168,15 @@ class Shape:
 
 INTEGERS = frozenset(["smallint", "integer", "bigint"])
 NO_ROWS = sql.SQL("SELECT * FROM (\n{query}\n) q LIMIT 0")
-# An enum never counts as known: the source's may have the same name and other labels. As text it
-# travels just as well.
+# Only what the server brings counts as known: an enum or a domain of the same name may have other
+# labels or another check in the source. As text it travels just as well.
 KNOWN_TYPES: LiteralString = """
 SELECT name FROM unnest(%s::text[]) AS t(name) JOIN pg_type y ON y.oid = to_regtype(name)
-  LEFT JOIN pg_type e ON e.oid = y.typelem
- WHERE y.typtype <> 'e' AND e.typtype IS DISTINCT FROM 'e'
+ WHERE y.oid < 16384
 """
+# As format_type writes them; other types may have names that begin like these.
+LENGTHS = re.compile(r"(character|bit)(?: varying)?(?:\(\d+\))?((?:\[\])?)")
+WITHOUT_LENGTH = {"character": "text", "bit": "bit varying"}
 TYPE_NAMES: LiteralString = (
     "SELECT format_type(oid, NULL) FROM unnest(%s::oid[]) WITH ORDINALITY AS t(oid, n) ORDER BY n"
 )
@@ -272,17 +275,16 @@ def travel_type(column: catalog.Column) -> str:
     """The type to cast to on the way.
 
     An explicit cast to varchar(n) or bit(n) cuts silently; the assignment to the column, later,
-    reports what is too long. So these travel without their length.
+    reports what is too long. So these travel without their length. A domain travels as what is
+    below it: what it checks is for the target to check.
     """
-    return plain(column.type) if column.type.startswith(("character", "bit")) else column.type
+    return plain(column.base or column.type)
 
 
 def plain(name: str) -> str:
     """A type without its length: text for every kind of character string."""
-    array = "[]" if name.endswith("[]") else ""
-    if name.startswith("character"):
-        return f"text{array}"
-    return f"bit varying{array}" if name.startswith("bit") else name
+    cut = LENGTHS.fullmatch(name)
+    return f"{WITHOUT_LENGTH[cut[1]]}{cut[2]}" if cut else name
 
 
 # Each part of the key bounds by itself, so that it reaches an index below a GROUP BY too; the last
@@ -310,7 +312,7 @@ def keys_condition(shape: Shape, alias: str, *, source: bool = False) -> sql.Com
     key = shape.mapping.key
     own = shape.key_types if source else target_types(shape, key)
     types = [f.verbatim(name) for name in own]
-    fields = [sql.Identifier(alias, name) for name in key]
+    fields = [f.identifier(alias, name) for name in key]
     each = [ANY_OF.format(column=c, type=t) for c, t in zip(fields, types, strict=True)]
     if len(key) == 1:
         return each[0]

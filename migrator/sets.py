@@ -109,8 +109,8 @@ def make(shape: Shape, number: int, *, shared: bool) -> SetStatements:
     table = f.table(shape.table.name)
     key, primary = shape.mapping.key, shape.table.primary_key
     form = sql.SQL("binary" if _same_in_binary(shape) else "text")
-    columns = f.listed(map(sql.Identifier, shape.columns))
-    same = f.together(sql.SQL("t.{0} = s.{0}").format(sql.Identifier(part)) for part in primary)
+    columns = f.listed(map(f.identifier, shape.columns))
+    same = f.together(sql.SQL("t.{0} = s.{0}").format(f.identifier(part)) for part in primary)
     ours = sql.SQL("{} AND {}").format(UNTOUCHED, _bucket(m.route(shape.mapping)))
     words = {"name": name, "table": table, "ours": ours if shared else UNTOUCHED}
     key_types = m.target_types(shape, key)
@@ -138,7 +138,7 @@ def make(shape: Shape, number: int, *, shared: bool) -> SetStatements:
         upsert=UPSERT.format(
             **words,
             columns=columns,
-            primary=f.listed(map(sql.Identifier, primary)),
+            primary=f.listed(map(f.identifier, primary)),
             action=_action(shape, words["ours"]),
         ),
         not_given=NOT_GIVEN.format(
@@ -166,7 +166,7 @@ def _action(shape: Shape, ours: sql.Composable) -> sql.Composable:
     others = [c for n in shape.columns if (c := shape.table.column(n)) and n not in primary]
     if not others:
         return sql.SQL("NOTHING")
-    pairs = [sql.SQL("{0} = excluded.{0}").format(sql.Identifier(c.name)) for c in others]
+    pairs = [sql.SQL("{0} = excluded.{0}").format(f.identifier(c.name)) for c in others]
     return UPDATE.format(
         changes=f.listed(pairs),
         ours=ours,

@@ -257,7 +257,7 @@ def _upsert(shape: Shape, table: sql.Identifier) -> sql.Composed:
     others = [column for column in columns if column.name not in primary]
     action: sql.Composable = sql.SQL("NOTHING")
     if others:
-        pairs = [sql.SQL("{0} = excluded.{0}").format(sql.Identifier(c.name)) for c in others]
+        pairs = [sql.SQL("{0} = excluded.{0}").format(f.identifier(c.name)) for c in others]
         action = UPDATE.format(
             changes=f.listed(pairs),
             before=f.listed(comparable("t", column) for column in others),
@@ -265,10 +265,10 @@ def _upsert(shape: Shape, table: sql.Identifier) -> sql.Composed:
         )
     return UPSERT.format(
         table=table,
-        columns=f.listed(sql.Identifier(column.name) for column in columns),
+        columns=f.listed(f.identifier(column.name) for column in columns),
         values=f.listed(_assigned(n, column) for n, column in enumerate(columns)),
         record=f.record(len(columns)),
-        primary=f.listed(map(sql.Identifier, primary)),
+        primary=f.listed(map(f.identifier, primary)),
         action=action,
     )
 
@@ -283,7 +283,7 @@ def _assigned(number: int, column: Column) -> sql.Composable:
 
 def comparable(alias: str, column: Column) -> sql.Composable:
     """The column in a form in which every change is seen."""
-    field = sql.Identifier(alias, column.name)
+    field = f.identifier(alias, column.name)
     if column.type.split("(", maxsplit=1)[0] in PLAIN_TYPES:
         return field
     return sql.SQL('{}::text COLLATE "C"').format(field)
