@@ -10,6 +10,7 @@ from psycopg import pq, sql
 from estate.config import DatabaseConfig
 from estate.connections import replication_connection
 from estate.errors import ExitCode, SplitctlError
+from migrator import holding
 
 Connection = psycopg.Connection[Any]
 PLUGIN = "pgoutput"
@@ -37,20 +38,6 @@ TERMINATE: LiteralString = "SELECT pg_terminate_backend(%s)"
 LIMITS: LiteralString = (
     "SELECT set_config('statement_timeout', %s, true), set_config('lock_timeout', '0', true)"
 )
-# Who keeps the log and every snapshot open: the transaction that has written and is the oldest.
-OLDEST: LiteralString = """
-SELECT what FROM (
-    SELECT format('session %s (%s, user %s) since %s', pid,
-                  coalesce(nullif(application_name, ''), 'no application name'), usename,
-                  to_char(xact_start, 'YYYY-MM-DD HH24:MI:SS')) AS what,
-           age(backend_xid) AS years
-      FROM pg_stat_activity WHERE backend_xid IS NOT NULL AND pid <> pg_backend_pid()
-    UNION ALL
-    SELECT format('prepared transaction %L (user %s) since %s', gid, owner,
-                  to_char(prepared, 'YYYY-MM-DD HH24:MI:SS')), age(transaction)
-      FROM pg_prepared_xacts
-) AS t ORDER BY years DESC LIMIT 1
-"""
 
 
 class SlotBlocked(SplitctlError):
@@ -193,5 +180,5 @@ def drop(source: Connection, slot: str, database: str) -> bool:
 
 def oldest_transaction(connection: Connection) -> str | None:
     """The oldest transaction that has written, in words, or None."""
-    row = connection.execute(OLDEST).fetchone()
-    return str(row[0]) if row else None
+    found = holding.oldest(connection)
+    return str(found) if found else None

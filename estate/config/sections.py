@@ -14,7 +14,7 @@ from pydantic import (
 )
 
 from estate.config.mistakes import UnknownName
-from estate.config.values import Duration, HostPort, HttpUrl, Identifier
+from estate.config.values import Duration, HostPort, HttpUrl, Identifier, Size
 from estate.secrets import SecretRef
 
 
@@ -36,12 +36,16 @@ class LedgerConfig(Model):
 
 
 class DatabaseConfig(Model):
-    """One PostgreSQL database of the estate. `connections` is the tool's whole budget there."""
+    """One PostgreSQL database of the estate. `connections` is the tool's whole budget there.
+
+    `wal_disk` (bytes): how much log the slots may make its server keep before its disk is full.
+    """
 
     name: str = ""
     dsn: SecretRef
     owner_role: Identifier | None = None
     connections: int = Field(default=20, ge=6)
+    wal_disk: Size | None = None
     migrations: Path | None = None
 
     @field_validator("migrations")

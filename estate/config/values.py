@@ -1,4 +1,4 @@
-"""Kinds of values that the configuration is made of: durations, names, addresses."""
+"""Kinds of values that the configuration is made of: durations, sizes, names, addresses."""
 
 import re
 from datetime import timedelta
@@ -12,6 +12,8 @@ DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)")
 HTTP_URL = re.compile(r"https?://[^\s/]+\S*")
 HOST_PORT = re.compile(r"[^\s:]+:\d{1,5}")
 LAST_PORT = 65_535
+SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(kB|MB|GB|TB)")
+SIZES = {"kB": 2**10, "MB": 2**20, "GB": 2**30, "TB": 2**40}
 UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 
@@ -25,6 +27,13 @@ def _duration(value: Any) -> timedelta:
         return timedelta(seconds=float(match[1]) * UNITS[match[2]])
     except OverflowError as error:
         raise ValueError("this duration is longer than can be counted") from error
+
+
+def _size(value: Any) -> int:
+    match = SIZE.fullmatch(value.strip()) if isinstance(value, str) else None
+    if match is None:
+        raise ValueError("a size is a number with kB, MB, GB or TB, like '200GB'")
+    return int(float(match[1]) * SIZES[match[2]])
 
 
 def _identifier(value: str) -> str:
@@ -51,6 +60,8 @@ def parse_duration(text: str) -> timedelta:
 
 
 Duration = Annotated[timedelta, BeforeValidator(_duration)]
+# In bytes; a unit is 1024 of the one before, as PostgreSQL counts.
+Size = Annotated[int, BeforeValidator(_size)]
 Identifier = Annotated[str, AfterValidator(_identifier)]
 HttpUrl = Annotated[str, AfterValidator(_http_url)]
 HostPort = Annotated[str, AfterValidator(_host_port)]

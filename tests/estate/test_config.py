@@ -206,6 +206,19 @@ def test_durations_read_as_written(number: float, unit: str) -> None:
     )
 
 
+def test_sizes_count_as_postgresql_does(written: Path) -> None:
+    text = written.read_text()
+    assert load(written).database("left").wal_disk is None
+    for size, count in (("200GB", 200 * 2**30), ("1.5 TB", 3 * 2**39), ("64kB", 2**16)):
+        written.write_text(
+            text.replace('dsn = "env:LEFT"', f'dsn = "env:LEFT"\nwal_disk = "{size}"')
+        )
+        assert load(written).database("left").wal_disk == count
+    written.write_text(text)
+    found = problems(written, 'dsn = "env:LEFT"', 'dsn = "env:LEFT"\nwal_disk = "200 gigs"')
+    assert "a size is a number with kB, MB, GB or TB" in found["databases.left.wal_disk"]
+
+
 def test_a_token_that_no_header_can_carry_is_refused_and_not_repeated(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -20,7 +20,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from migrator import sync
-from migrator.health import AddressTaken, Board, Quantiles, serve
+from migrator.health import AddressTaken, Board, serve
 from tests.faulty import fault
 from tests.migrator.parcels import COPIED, LIVE, Post, until, working
 
@@ -369,16 +369,6 @@ def test_a_fault_made_on_purpose_is_a_difference(post: Post, mistake: str) -> No
             post.old.execute("DELETE FROM depots WHERE code = 2")
             post.settle()
     assert len(post.differences(post.forward)) == 1
-
-
-def test_quantiles_are_right_within_two_percent() -> None:
-    sketch = Quantiles()
-    assert sketch.at(0.5) is None
-    for number in range(1, 1001):
-        sketch.add(number / 1000)
-    for share, exact in ((0.5, 0.5), (0.95, 0.95), (0.99, 0.99), (1.0, 1.0)):
-        found = sketch.at(share)
-        assert found is not None and exact <= found <= exact * 1.021
 
 
 def test_a_second_worker_on_one_address_is_told_so() -> None:

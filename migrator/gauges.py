@@ -1,0 +1,122 @@
+"""The worker's figures in the Prometheus format. What is not known is NaN, so no alert fires on it.
+
+`splitctl_sync_source_log_full_seconds < 3600` wakes somebody while there is time.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+from migrator.parked import REASONS
+from migrator.stream_health import StreamHealth
+from migrator.watch import Seen
+
+DELAYS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+# What a stream knows of itself, and what it saw at its last look: read when somebody asks.
+OWN: dict[str, tuple[str, Callable[[StreamHealth], float | None]]] = {
+    "lag_seconds": ("Commit on the source to commit here", lambda h: h.last_lag_s),
+    "lag_bytes": ("Log of the source not carried yet", lambda h: h.lag_bytes),
+    "pending_keys": (
+        "Keys gathered, spooled or waiting",
+        lambda h: h.gathered + h.waiting + h.spooled,
+    ),
+    "heartbeat_age_seconds": (
+        "Since the last heartbeat that came round was sent",
+        lambda h: h.heartbeat_age_s,
+    ),
+    "heartbeat_round_trip_seconds": (
+        "From the source, through its log, to the commit in the target",
+        lambda h: h.round_trip_s,
+    ),
+    "rows_per_second": ("Rows written or deleted, of late", lambda h: h.rows_per_s),
+    "ready": ("1 while the stream does what it should", lambda h: h.ready),
+}
+LAST_LOOK: dict[str, tuple[str, Callable[[Seen], float | None]]] = {
+    "strays_unsettled": ("Strays that nobody has settled", lambda seen: seen.unsettled),
+    "slot_retained_bytes": (
+        "Log that the slot makes the source keep",
+        lambda seen: seen.retained_bytes,
+    ),
+    "slot_spilled_bytes": (
+        "Transactions too large for the decoder's memory, since its statistics began",
+        lambda seen: seen.spilled_bytes,
+    ),
+    "source_log_bytes_per_second": (
+        "Log written on the source, of late",
+        lambda seen: seen.written_per_s,
+    ),
+    "source_log_left_bytes": (
+        "Log that the source can still keep: then the disk is full, or the slot lost",
+        lambda seen: seen.room.left_bytes,
+    ),
+    "source_log_full_seconds": (
+        "Until then, were nothing confirmed from now on",
+        lambda seen: seen.room.seconds,
+    ),
+    "oldest_transaction_seconds": (
+        "Age of the oldest transaction on the source that has written; 0 without any",
+        lambda seen: seen.oldest.age_s if seen.oldest else 0.0,
+    ),
+}
+
+
+class Gauges:
+    """All figures of a worker's streams."""
+
+    def __init__(self, names: list[str]) -> None:
+        self._registry = CollectorRegistry()
+        label = ["stream"]
+        self._gauges = {
+            name: Gauge(f"splitctl_sync_{name}", text, label, registry=self._registry)
+            for name, (text, _) in [*OWN.items(), *LAST_LOOK.items()]
+        }
+        self._parked = Gauge(
+            "splitctl_sync_parked_keys",
+            "Keys put aside in the target, by what they wait for",
+            [*label, "reason"],
+            registry=self._registry,
+        )
+        self._rows = Counter(
+            "splitctl_sync_applied_rows", "Rows written or deleted", label, registry=self._registry
+        )
+        self._strays = Counter(
+            "splitctl_sync_strays",
+            "Changes on the side that does not own",
+            label,
+            registry=self._registry,
+        )
+        self._delay = Histogram(
+            "splitctl_sync_delay_seconds",
+            "Commit on the source to commit here, each transaction",
+            label,
+            buckets=DELAYS,
+            registry=self._registry,
+        )
+        for name in names:
+            self._rows.labels(name)
+            self._strays.labels(name)
+
+    def carried(self, stream: str, delays_s: list[float], rows: int, strays: int) -> None:
+        """Count a batch that was committed."""
+        for delay in delays_s:
+            self._delay.labels(stream).observe(delay)
+        self._rows.labels(stream).inc(rows)
+        self._strays.labels(stream).inc(strays)
+
+    def text(self, streams: Mapping[str, StreamHealth]) -> bytes:
+        """The body of /metrics."""
+        for stream, health in streams.items():
+            # Taken once: the stream's own thread may replace it meanwhile.
+            seen = health.seen
+            for name, (_, of) in OWN.items():
+                self._set(name, stream, of(health))
+            for name, (_, of_look) in LAST_LOOK.items():
+                self._set(name, stream, of_look(seen) if seen else None)
+            for reason in REASONS:
+                count = seen.parked.get(reason, 0) if seen else math.nan
+                self._parked.labels(stream, reason).set(count)
+        return generate_latest(self._registry)
+
+    def _set(self, name: str, stream: str, value: float | None) -> None:
+        self._gauges[name].labels(stream).set(math.nan if value is None else value)
