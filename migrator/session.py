@@ -17,6 +17,7 @@ from migrator.health import Board
 from migrator.mapping import Stream
 from migrator.pgoutput import lsn_number, lsn_text
 from migrator.replication import Reader, System
+from migrator.watch import Watch
 
 log = logging.getLogger(__name__)
 APPLIERS = 2
@@ -99,6 +100,7 @@ class Session:
         self._stream, self._board = stream, board
         self._health = board.streams[stream.name]
         self._opposite = board.streams[stream.opposite]
+        self._watch = Watch(stream.name, stream.slot, stream.source.wal_disk)
         self._told = 0
         self._retried_at: int | None = None
         self._owner: ownership.Ownership | None = None
@@ -167,7 +169,7 @@ class Session:
         delays = [] if outcome.spooled else [committed - us / 1e6 for us in batch.commit_us]
         self._count(outcome, delays)
         if batch.heartbeat_at is not None:
-            self._health.heartbeat_at = batch.heartbeat_at
+            self._health.beat(batch.heartbeat_at)
             self._looked = batch.horizon
 
     def _count(self, outcome: Outcome, delays_s: list[float]) -> None:
@@ -203,6 +205,7 @@ class Session:
         self._heed_owner()
         self._applier.forget()
         self._read_horizon()
+        self._health.look(self._watch.look(self._source, self._target))
         self._health.lag_bytes = max(self._capture.wal_end - self._stored, 0)
 
     def _publish(self) -> None:
