@@ -36,27 +36,27 @@ LAST_LOOK: dict[str, tuple[str, Callable[[Seen], float | None]]] = {
     "strays_unsettled": ("Strays that nobody has settled", lambda seen: seen.unsettled),
     "slot_retained_bytes": (
         "Log that the slot makes the source keep",
-        lambda seen: seen.retained_bytes,
+        lambda seen: seen.log.retained_bytes,
     ),
     "slot_spilled_bytes": (
         "Transactions too large for the decoder's memory, since its statistics began",
-        lambda seen: seen.spilled_bytes,
+        lambda seen: seen.log.spilled_bytes,
     ),
     "source_log_bytes_per_second": (
         "Log written on the source, of late",
-        lambda seen: seen.written_per_s,
+        lambda seen: seen.log.written_per_s,
     ),
     "source_log_left_bytes": (
         "Log that the source can still keep: then the disk is full, or the slot lost",
-        lambda seen: seen.room.left_bytes,
+        lambda seen: seen.log.room.left_bytes,
     ),
     "source_log_full_seconds": (
         "Until then, were nothing confirmed from now on",
-        lambda seen: seen.room.seconds,
+        lambda seen: seen.log.room.seconds,
     ),
     "oldest_transaction_seconds": (
         "Age of the oldest transaction on the source that has written; 0 without any",
-        lambda seen: seen.oldest.age_s if seen.oldest else 0.0,
+        lambda seen: seen.log.oldest.age_s if seen.log.oldest else 0.0,
     ),
 }
 

@@ -10,14 +10,17 @@ import psycopg
 from estate.config import Config, DatabaseConfig
 from estate.connections import connect
 from estate.errors import ExitCode, SplitctlError, in_one_line
-from migrator import control, slots, states
+from migrator import control, states, watch
 from migrator.mapping import Stream, streams
+from migrator.watch import LogSeen
 
 Connection = psycopg.Connection[Any]
 # A heartbeat goes round about every second. One this old means that nobody carries anything.
 HEARTBEAT_EVERY_MS = 1_000
 ALIVE_WITHIN_MS = 10_000
 HELD_BYTES = 256 * 1024 * 1024
+# A transaction that is open for so long is named.
+OLD_S = 60.0
 
 TARGET: LiteralString = """
 SELECT p.lsn::text,
@@ -37,8 +40,7 @@ SELECT p.lsn::text,
 """
 SOURCE: LiteralString = """
 SELECT active,
-       greatest(pg_wal_lsn_diff(pg_current_wal_insert_lsn(), %(lsn)s::pg_lsn), 0)::bigint,
-       pg_wal_lsn_diff(pg_current_wal_insert_lsn(), restart_lsn)::bigint
+       greatest(pg_wal_lsn_diff(pg_current_wal_insert_lsn(), %(lsn)s::pg_lsn), 0)::bigint
   FROM pg_replication_slots WHERE slot_name = %(slot)s AND database = current_database()
 """
 
@@ -51,7 +53,11 @@ class StreamStatus:
 
     `enabled`: it has begun and was not switched off. `lag_ms` is how far the target is behind in
     time, `lag_bytes` in log; `retained_bytes` is the log that the slot makes the source keep.
-    When it keeps much more than is behind, `held_by` names the transaction that is to blame.
+    When it keeps much more than is behind, `held_by` names the transaction that is to blame;
+    `oldest_transaction` names one that has been open for long, before it does harm. `spilled_bytes`
+    were too large for the decoder's memory. `log_left_bytes` may still be kept until
+    `log_limited_by` is reached: in `log_full_in_s`, were nothing confirmed and log written as fast
+    as on average.
     `strays` counts those not settled yet; the others were settled by the owner's version.
     """
 
@@ -66,7 +72,14 @@ class StreamStatus:
     states: dict[str, str] = field(default_factory=dict)
     heartbeat_age_ms: float | None = None
     retained_bytes: int | None = None
+    restart_lsn: str | None = None
+    spilled_bytes: int | None = None
+    log_left_bytes: int | None = None
+    log_limited_by: str | None = None
+    log_full_in_s: float | None = None
+    oldest_transaction: str | None = None
     held_by: str | None = None
+    end_it_with: str | None = None
     problem: str | None = None
     strays_settled: int = 0
 
@@ -150,11 +163,30 @@ def _from_source(source: Connection, stream: Stream, lsn: str, facts: dict[str, 
         facts["enabled"] = facts["worker_alive"] = False
         facts["problem"] = f"the slot {stream.slot} is gone from '{stream.source.name}'"
         return
-    active, behind, retained = row
+    active, behind = row
     age = facts.get("heartbeat_age_ms")
     facts["worker_alive"] = bool(active) and age is not None and age < ALIVE_WITHIN_MS
     facts["lag_bytes"] = int(behind)
-    facts["retained_bytes"] = int(retained) if retained is not None else None
-    if retained is not None and retained - behind > HELD_BYTES:
+    _from_log(watch.log_of(source, stream.slot, stream.source.wal_disk), int(behind), facts)
+
+
+def _from_log(seen: LogSeen, behind: int, facts: dict[str, Any]) -> None:
+    """Fill in what the slot keeps and who is to blame for it."""
+    room, oldest = seen.room, seen.oldest
+    facts |= {
+        "restart_lsn": seen.restart_lsn,
+        "retained_bytes": seen.retained_bytes,
+        "spilled_bytes": seen.spilled_bytes,
+        "log_left_bytes": room.left_bytes,
+        "log_limited_by": room.limited_by,
+        "log_full_in_s": room.seconds,
+    }
+    if seen.slot_status == "lost":
+        facts["problem"] = "its slot is lost: the server gave up the log that it needs"
+    if oldest is None:
+        return
+    if oldest.age_s is not None and oldest.age_s >= OLD_S:
+        facts |= {"oldest_transaction": str(oldest), "end_it_with": oldest.ending}
+    if seen.retained_bytes is not None and seen.retained_bytes - behind > HELD_BYTES:
         # Everything is confirmed, and still the log cannot go: something old is open.
-        facts["held_by"] = slots.oldest_transaction(source)
+        facts |= {"held_by": str(oldest), "end_it_with": oldest.ending}

@@ -58,7 +58,7 @@ class StreamHealth:
     def beat(self, sent_at: datetime) -> None:
         """A heartbeat that the source sent at this moment, by its own clock, was committed."""
         self.heartbeat_at = sent_at
-        ahead = self.seen.clock_ahead_s if self.seen else 0.0
+        ahead = self.seen.log.clock_ahead_s if self.seen else 0.0
         self.round_trip_s = max(time.time() + ahead - sent_at.timestamp(), 0.0)
 
     def look(self, seen: Seen) -> None:
@@ -132,17 +132,18 @@ def _seen(seen: Seen | None) -> dict[str, Any]:
     """The last look, as plain data; what is not known is null."""
     if seen is None:
         return dict.fromkeys(SEEN)
+    log_seen = seen.log
     return {
         "parked": seen.parked,
         "strays_unsettled": seen.unsettled,
         "slot": {
-            "restart_lsn": seen.restart_lsn,
-            "status": seen.slot_status,
-            "retained_bytes": seen.retained_bytes,
-            "spilled_transactions": seen.spilled_transactions,
-            "spilled_bytes": seen.spilled_bytes,
+            "restart_lsn": log_seen.restart_lsn,
+            "status": log_seen.slot_status,
+            "retained_bytes": log_seen.retained_bytes,
+            "spilled_transactions": log_seen.spilled_transactions,
+            "spilled_bytes": log_seen.spilled_bytes,
         },
-        "source_log": {"written_bytes_per_s": seen.written_per_s, **asdict(seen.room)},
-        "oldest_transaction": None if seen.oldest is None else seen.oldest.to_json(),
-        "source_clock_ahead_ms": _ms(seen.clock_ahead_s),
+        "source_log": {"written_bytes_per_s": log_seen.written_per_s, **asdict(log_seen.room)},
+        "oldest_transaction": None if log_seen.oldest is None else log_seen.oldest.to_json(),
+        "source_clock_ahead_ms": _ms(log_seen.clock_ahead_s),
     }

@@ -531,9 +531,37 @@ def test_a_forgotten_transaction_that_holds_the_log_is_named(
         session.execute("PREPARE TRANSACTION 'forgotten'")
         library.old.execute("INSERT INTO shelves SELECT FROM generate_series(1, 5000)")
         library.old.execute("CHECKPOINT")
-        held = until(lambda: sync.status(library.config)[0].held_by, 20)
-        session.execute("ROLLBACK PREPARED 'forgotten'")
-    assert "prepared transaction 'forgotten'" in held
+        forward = until(lambda: (it := sync.status(library.config)[0]).held_by and it, 20)
+        session.execute(forward.end_it_with)
+    assert "prepared transaction 'forgotten' (user library_owner) since 2" in forward.held_by
+    assert forward.restart_lsn is not None
+
+
+def test_status_names_an_old_transaction_before_it_does_harm(
+    library: Library, fresh_databases: dict[str, FreshDatabase], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(status, "OLD_S", 0.0)
+    sync.enable(library.config, DOMAIN)
+    assert sync.status(library.config)[0].oldest_transaction is None
+    dsn = fresh_databases["order"].dsn_as(OWNER)
+    with psycopg.connect(dsn, application_name="night report") as busy:
+        busy.execute("INSERT INTO shelves DEFAULT VALUES")
+        forward = sync.status(library.config)[0]
+        assert "night report, user library_owner" in (forward.oldest_transaction or "")
+        assert forward.held_by is None
+        assert str(busy.info.backend_pid) in (forward.end_it_with or "")
+
+
+def test_status_tells_the_room_that_is_left_where_a_limit_is_known(library: Library) -> None:
+    sync.enable(library.config, DOMAIN)
+    forward = sync.status(library.config)[0]
+    assert forward.log_left_bytes is None and forward.log_full_in_s is None
+    main = library.config.database("main").model_copy(update={"wal_disk": 2**30})
+    databases = {**library.config.databases, "main": main}
+    limited = sync.status(library.config.model_copy(update={"databases": databases}))[0]
+    assert limited.log_limited_by == "wal_disk"
+    assert limited.log_left_bytes is not None and 0 < limited.log_left_bytes < 2**30
+    assert limited.log_full_in_s is not None and limited.log_full_in_s > 0
 
 
 def test_what_is_odd_but_works_is_a_warning(library: Library) -> None:
