@@ -27,7 +27,8 @@ class TableMissing(SplitctlError):
 class Column:
     """A column: `type` as format_type writes it; `category` is pg_type.typcategory.
 
-    `base` is the type below a domain, or None.
+    `base` is the type below a domain, or None. `always`: it is GENERATED ALWAYS AS IDENTITY, so
+    that no UPDATE may set it.
     """
 
     name: str
@@ -36,7 +37,8 @@ class Column:
     not_null: bool
     has_default: bool
     generated: bool
-    base: str | None
+    base: str | None = None
+    always: bool = False
 
 
 @dataclass(frozen=True)
@@ -72,11 +74,19 @@ TABLE: LiteralString = """
 SELECT c.oid, c.relreplident::text FROM pg_class c
  WHERE c.oid = to_regclass(format('public.%%I', %s::text)) AND c.relkind IN ('r', 'p')
 """
+# A default may name a sequence that the column does not own.
 COLUMNS: LiteralString = """
 SELECT a.attname, format_type(a.atttypid, a.atttypmod), t.typcategory::text,
        a.attnotnull OR t.typnotnull, a.atthasdef OR a.attidentity <> '', a.attgenerated <> '',
        CASE WHEN t.typtype = 'd' THEN format_type(t.typbasetype, t.typtypmod) END,
-       pg_get_serial_sequence(format('public.%%I', %s::text), a.attname)
+       a.attidentity = 'a',
+       coalesce(pg_get_serial_sequence(format('public.%%I', %s::text), a.attname), (
+           SELECT format('%%I.%%I', n.nspname, s.relname)
+             FROM pg_attrdef d JOIN pg_depend u ON u.objid = d.oid
+              AND u.classid = 'pg_attrdef'::regclass AND u.refclassid = 'pg_class'::regclass
+             JOIN pg_class s ON s.oid = u.refobjid AND s.relkind = 'S'
+             JOIN pg_namespace n ON n.oid = s.relnamespace
+            WHERE d.adrelid = a.attrelid AND d.adnum = a.attnum ORDER BY s.oid LIMIT 1))
   FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid
  WHERE a.attrelid = %s AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum
 """
@@ -120,7 +130,7 @@ def table(connection: psycopg.Connection[Any], name: str) -> Table:
     return Table(
         oid=oid,
         name=name,
-        columns=tuple(Column(*row[:7]) for row in columns),
+        columns=tuple(Column(*row[:8]) for row in columns),
         primary_key=primary_key,
         foreign_keys=tuple(
             ForeignKey(str(row[0]), tuple(row[3]), str(row[1]), tuple(row[4]), bool(row[2]))
@@ -128,5 +138,5 @@ def table(connection: psycopg.Connection[Any], name: str) -> Table:
         ),
         replica_identity=identity,
         identity_columns=identity_columns,
-        sequences={str(row[0]): str(row[7]) for row in columns if row[7] is not None},
+        sequences={str(row[0]): str(row[8]) for row in columns if row[8] is not None},
     )

@@ -15,7 +15,16 @@ from rollout.flags import DomainFlags
 from rollout.gates import GateResult
 from rollout.interrupts import Interrupts
 from rollout.phases import Move, Stage
-from rollout.preconditions import Held, Refused, ask, held, in_line, need_sync, need_verdict
+from rollout.preconditions import (
+    Held,
+    Refused,
+    ask,
+    held,
+    in_line,
+    need_shares,
+    need_sync,
+    need_verdict,
+)
 from rollout.rolled_back import ROLLBACK
 from rollout.step import Step
 from rollout.step_plan import StepLimits, StepPlan, StepResult, StepUnfinished
@@ -80,10 +89,7 @@ def start(config: Config, domain: str, *, tools: Tools | None = None) -> Started
 
 def _start(config: Config, domain: str, ledger: Ledger, tools: Tools, world: World) -> Started:
     need_sync(domain, tools.sync())
-    problems = tools.sequences(domain)
-    if problems:
-        told = "; ".join(f"{problem.key}: {problem.reason}" for problem in problems)
-        raise Refused(domain=domain, reason=told, next=f"splitctl sync enable {domain}")
+    need_shares(domain, tools.sequences(domain))
     need_verdict(config, domain, None, ledger)
     seen = survey(domain, tools.flags, world)
     drift = seen.disagreements(0)
@@ -181,6 +187,7 @@ def advance(
             if decision.move is not Move.STEP or decision.phase is None:
                 return held(row, decision, results)
             need_sync(domain, looked.streams)
+            need_shares(domain, tools.sequences(domain))
             # Whatever the gates ask: no step without a verification of what it moves.
             need_verdict(config, domain, row, ledger)
             chosen = _plan(config, row, seen, decision.phase, ledger)
@@ -298,7 +305,8 @@ def plan(config: Config, domain: str, *, tools: Tools | None = None) -> Plan:
     blockers += seen.disagreements(row.percentage)
     try:
         need_sync(domain, looked.streams)
-    except Refused as error:
+        need_shares(domain, tools.sequences(domain))
+    except SplitctlError as error:
         blockers.append(str(error))
     to = config.domain(domain).phases[following].percentage if following is not None else None
     steps = chosen.acts() if chosen is not None else []

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import timedelta
 
-from estate.config import Config
+from estate.config import Config, Problem
 from estate.errors import ExitCode, SplitctlError
 from estate.ledger import Ledger, Rollout
 from migrator.status import StreamStatus
@@ -59,6 +59,21 @@ def need_sync(domain: str, streams: Iterable[StreamStatus]) -> None:
     if len(found) < 2:
         following = f"splitctl sync enable {domain}"
         raise Refused(domain=domain, reason="sync is not enabled", next=following)
+
+
+def need_shares(domain: str, problems: Iterable[Problem]) -> None:
+    """Both sides hand out numbers of their own. Raises Refused.
+
+    Were they not apart, the first insert on the side that customers come to could take an id that
+    the other side has given, or gives later.
+    """
+    found = list(problems)
+    if found:
+        told = "; ".join(f"{problem.key}: {problem.reason}" for problem in found)
+        fixes = {problem.fix for problem in found}
+        enable = f"splitctl sync enable {domain}"
+        following = enable if fixes == {enable} else "splitctl doctor"
+        raise Refused(domain=domain, reason=told, next=following)
 
 
 def need_verdict(config: Config, domain: str, row: Rollout | None, ledger: Ledger) -> None:

@@ -25,14 +25,19 @@ class UnknownName(SplitctlError):
 
 @dataclass(frozen=True)
 class Problem:
-    """One mistake: the key it stands under, why it is one, and what would be right."""
+    """One mistake: the key it stands under, why it is one, and what would be right.
+
+    `fix` can be copied and run as it is: SQL or a shell command. `remedy` says where.
+    """
 
     key: str
     reason: str
     remedy: str
+    fix: str | None = None
 
     def __str__(self) -> str:
-        return f"{self.key}: {self.reason}. {self.remedy}"
+        told = f"{self.key}: {self.reason}. {self.remedy}".rstrip()
+        return told if self.fix is None else f"{told}\n      {self.fix}"
 
 
 class ConfigNotFound(SplitctlError):

@@ -6,7 +6,7 @@ from datetime import timedelta
 
 import pytest
 
-from estate.config import Config
+from estate.config import Config, Problem
 from estate.errors import ExitCode
 from estate.ledger import Ledger, LockHeld, Rollout, open_ledger
 from migrator.archive import Renamed, TablesBusy
@@ -65,6 +65,28 @@ def advanced(config: Config, tools: Tools, rig: Rig, *percentages: int) -> None:
 
 
 # Start
+
+
+def test_no_step_while_ids_of_both_sides_could_meet(config: Config, tools: Tools, rig: Rig) -> None:
+    """Somebody put a sequence back between two steps: the next one is refused, nobody is held."""
+    started(config, tools)
+    advanced(config, tools, rig, 10)
+    soaked(config, rig)
+    enable = f"splitctl sync enable {DOMAIN}"
+    wrong = Problem("old.carts.id", "carts_id_seq goes on at 8 by 1", "", enable)
+    tools.sequences = lambda _: [wrong]
+    with pytest.raises(Refused, match="carts_id_seq goes on at 8 by 1") as caught:
+        controller.advance(config, DOMAIN, tools=tools)
+    assert caught.value.next_command == enable
+    assert rig.is_at(10)
+    planned = controller.plan(config, DOMAIN, tools=tools)
+    assert any("carts_id_seq" in blocker for blocker in planned.blockers)
+    tools.sequences = lambda _: [replace(wrong, fix="ALTER SEQUENCE carts_id_seq NO CYCLE;")]
+    with pytest.raises(Refused) as caught:
+        controller.advance(config, DOMAIN, tools=tools)
+    assert caught.value.next_command == "splitctl doctor"
+    tools.sequences = lambda _: []
+    advanced(config, tools, rig, 50)
 
 
 def test_start_needs_a_verdict_and_a_live_sync(config: Config, tools: Tools, rig: Rig) -> None:
