@@ -93,7 +93,7 @@ class Applier:
         position = Position(batch.lsn, batch.source_commit_at, batch.heartbeat_at)
         keys, xids = tuple(batch.keys), frozenset(batch.xids)
         again = frozenset(batch.again)
-        part = Part((), keys, position, xids, quiet=again, asked=again)
+        part = Part((), keys, position, xids, quiet=again, asked=again, since=batch.since)
         return self._write(self._sorted(part))
 
     def spill(self, batch: Batch) -> Outcome:
@@ -101,7 +101,8 @@ class Applier:
 
         Raises Superseded, StillInvisible.
         """
-        outcome = self._writer.spill(Part(spool=tuple(batch.keys), xids=frozenset(batch.xids)))
+        part = Part(spool=tuple(batch.keys), xids=frozenset(batch.xids), since=batch.since)
+        outcome = self._writer.spill(part)
         self.load_states()
         return outcome
 

@@ -1,7 +1,9 @@
 """The barrier: has everything written on the source until now been carried to the target?
 
 "Caught up" never means that the lag looks small. A marker is written on the source; it is passed
-when the target has committed a position beyond it and no key of the stream waits anywhere.
+when the target has committed a position beyond it and no key of the stream that was changed before
+it waits anywhere. Keys that were changed later hold up nothing: where customers write all the time,
+there are always some.
 """
 
 import time
@@ -22,15 +24,19 @@ PAUSE_GROWTH = 1.5
 MARK: LiteralString = "SELECT pg_logical_emit_message(true, 'splitctl.marker', %s)::text"
 # Position and pending keys are read in one statement, so from one snapshot: a worker that parks a
 # key commits it together with its position, and is seen with both or with neither.
+# A key without a position may have been changed at any time.
 STATE: LiteralString = """
-SELECT p.lsn > %(lsn)s::pg_lsn,
-       (SELECT count(*) FROM splitctl_sync.spool s WHERE s.stream = %(stream)s)
-     + (SELECT count(*) FROM splitctl_sync.waiting w WHERE w.stream = %(stream)s),
-       (SELECT count(*) FROM splitctl_sync.waiting w
-         WHERE w.stream = %(stream)s AND w.reason IN ('stray-pending', 'asked')),
-       (SELECT count(*) FROM splitctl_sync.waiting w
-         WHERE w.stream = %(stream)s AND w.reason = 'parent')
-  FROM (VALUES (1)) AS one(row) LEFT JOIN splitctl_sync.progress p ON p.stream = %(stream)s
+WITH older AS (
+    SELECT 'spooled' AS reason FROM splitctl_sync.spool
+     WHERE stream = %(stream)s AND (lsn IS NULL OR lsn < %(lsn)s::pg_lsn)
+     UNION ALL
+    SELECT reason FROM splitctl_sync.waiting
+     WHERE stream = %(stream)s AND (lsn IS NULL OR lsn < %(lsn)s::pg_lsn))
+SELECT (SELECT lsn > %(lsn)s::pg_lsn FROM splitctl_sync.progress WHERE stream = %(stream)s),
+       count(*),
+       count(*) FILTER (WHERE reason IN ('stray-pending', 'asked')),
+       count(*) FILTER (WHERE reason = 'parent')
+  FROM older
 """
 
 # Whoever holds one of these modes on a table has written to it or locked rows to do so.
@@ -77,8 +83,8 @@ class Marker:
 class Passing:
     """What the target says: whether its position is beyond the marker, and what still waits.
 
-    `contested` of the pending keys wait for what the opposite stream has of them, `parentless` for
-    a parent.
+    `pending` keys are older than the marker, as far as anybody knows. `contested` of them wait for
+    what the opposite stream has of them, `parentless` for a parent.
     """
 
     position_passed: bool
@@ -88,7 +94,7 @@ class Passing:
 
     @property
     def passed(self) -> bool:
-        """Both: beyond the marker and nothing pending."""
+        """Both: beyond the marker and nothing older pending."""
         return self.position_passed and self.pending == 0
 
     @property
@@ -101,7 +107,8 @@ class Passing:
 
 @dataclass(frozen=True)
 class BarrierResult:
-    """The end of a wait. `pending` counts keys in the spool and waiting, of whatever reason."""
+    """The end of a wait. `pending` counts keys older than the marker that are spooled or wait, for
+    whatever reason."""
 
     passed: bool
     seconds: float

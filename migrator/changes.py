@@ -69,9 +69,10 @@ class Batch:
     """Changed keys of committed transactions, in the order in which they first appeared.
 
     `again` are those among them that nobody changed: the opposite stream asked for them.
-    `lsn` is the position behind the last of them. `commit_us` holds the commit times (microseconds
-    since 1970) of those that brought keys. `horizon`: every transaction of the source below this
-    64-bit id is in this batch or an earlier one. `urgent`: somebody waits for the position itself.
+    `lsn` is the position behind the last of them, `since` that of the first commit that brought
+    one. `commit_us` holds the commit times (microseconds since 1970) of those that brought keys.
+    `horizon`: every transaction of the source below this 64-bit id is in this batch or an earlier
+    one. `urgent`: somebody waits for the position itself.
     `part`: these are keys of one transaction whose end was not read yet; there is no position.
     """
 
@@ -85,6 +86,7 @@ class Batch:
     horizon: int | None = None
     urgent: bool = False
     part: bool = False
+    since: int = 0
 
     @property
     def worth_storing(self) -> bool:
@@ -158,7 +160,8 @@ class Collector:
         """
         assert self._begin is not None
         keys, self._keys = self._keys, {}
-        return Batch(keys, xids={self._begin.xid}, part=True)
+        begin = self._begin
+        return Batch(keys, xids={begin.xid}, part=True, since=begin.final_lsn)
 
     def feed(self, event: Event) -> None:
         """Take in one event. Raises StreamStopped with the reason."""
@@ -189,6 +192,7 @@ class Collector:
                 self._again = set()
             batch.keys.update(self._keys)
             batch.xids.add(begin.xid)
+            batch.since = batch.since or begin.final_lsn
             batch.commit_us.append(event.commit_us)
             self._keys = {}
         batch.lsn, batch.last_commit_us = event.end_lsn, event.commit_us

@@ -52,7 +52,7 @@ SELECT %s, %s, k.key FROM (
     SELECT DISTINCT jsonb_build_array({key}) AS key FROM {table} AS t
      WHERE splitctl_sync.bucket(coalesce(({route})::text, '')) >= %s
 ) AS k ORDER BY k.key
-ON CONFLICT (stream, mapping, key) DO UPDATE SET gen = splitctl_sync.spool.gen + 1
+ON CONFLICT (stream, mapping, key) DO UPDATE SET gen = splitctl_sync.spool.gen + 1, lsn = NULL
 """)
 
 
@@ -190,7 +190,8 @@ def carry(
     homeless.update(_left_out(target, shape))
     if homeless:
         found = name_arguments((shape.mapping.name, key) for key in homeless)
-        target.execute(SPOOL, (stream, *found))
+        # When they changed nobody knows: older than any barrier.
+        target.execute(SPOOL, (stream, None, *found))
     return written
 
 

@@ -55,17 +55,21 @@ CREATE TABLE IF NOT EXISTS splitctl_sync.mapping_state (
 
 -- Changed keys that wait for a backfill or a drain (in the target). A key that changes a thousand
 -- times is one row; gen grows each time, and a drainer removes only the generation it has read.
+-- No change that the row stands for was committed before lsn, on the source; the first one counts,
+-- since the row stands for it until it is removed. Null: nobody knows, so it is older than any.
 CREATE TABLE IF NOT EXISTS splitctl_sync.spool (
     stream  text NOT NULL,
     mapping text NOT NULL,
     key     jsonb NOT NULL CHECK (jsonb_typeof(key) = 'array'),
     gen     bigint NOT NULL DEFAULT 1,
+    lsn     pg_lsn,
     PRIMARY KEY (stream, mapping, key)
 );
+ALTER TABLE splitctl_sync.spool ADD COLUMN IF NOT EXISTS lsn pg_lsn;
 
 -- Keys that are parked, because they could not be carried yet (in the target): their parent is not
 -- there, the row is refused, both sides changed it, or it was asked for by the opposite stream and
--- the owner has moved away since.
+-- the owner has moved away since. lsn as in the spool; a key that is parked again keeps its first.
 CREATE TABLE IF NOT EXISTS splitctl_sync.waiting (
     stream   text NOT NULL,
     mapping  text NOT NULL,

@@ -27,7 +27,9 @@ class Part:
     asked for, having given up its own version; they are never forgotten. `collisions`: (mapping,
     unique index) whose holders step aside first. `merged`: keys added for the values they hold;
     `held`: such keys of a part that was halved since. They are not merged again. `settled`: keys
-    whose rows are written already, as far as they are named anywhere in the bookkeeping.
+    whose rows are written already, as far as they are named anywhere in the bookkeeping. `since`:
+    nothing that it stands for was committed on the source before this position; None: that is not
+    known, or stands in the spool.
     """
 
     carry: tuple[MappingKey, ...] = ()
@@ -41,6 +43,7 @@ class Part:
     merged: frozenset[MappingKey] = frozenset()
     held: frozenset[MappingKey] = frozenset()
     settled: tuple[MappingKey, ...] = ()
+    since: int | None = None
 
     @property
     def state(self) -> str:

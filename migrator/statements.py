@@ -64,11 +64,14 @@ STATES_SEEN: LiteralString = (
     "SELECT mapping, state FROM splitctl_sync.mapping_state WHERE stream = %s"
 )
 # In the order of the keys, as every writer does it, so that two never wait for each other.
+# A key that is spooled again still stands for its first change, or for one that nobody can date.
 SPOOL: LiteralString = """
-INSERT INTO splitctl_sync.spool AS s (stream, mapping, key)
-SELECT %s, u.mapping, u.key::jsonb FROM unnest(%s::text[], %s::text[]) AS u(mapping, key)
+INSERT INTO splitctl_sync.spool AS s (stream, mapping, key, lsn)
+SELECT %s, u.mapping, u.key::jsonb, %s::pg_lsn
+  FROM unnest(%s::text[], %s::text[]) AS u(mapping, key)
  ORDER BY u.mapping, u.key::jsonb
-ON CONFLICT (stream, mapping, key) DO UPDATE SET gen = s.gen + 1
+ON CONFLICT (stream, mapping, key) DO UPDATE
+   SET gen = s.gen + 1, lsn = CASE WHEN excluded.lsn IS NOT NULL THEN s.lsn END
 """
 SPOOLED: LiteralString = """
 SELECT key::text, gen FROM splitctl_sync.spool WHERE stream = %s AND mapping = %s
@@ -95,10 +98,15 @@ SPOOL_COUNT: LiteralString = "SELECT count(*) FROM splitctl_sync.spool WHERE str
 WAITING: LiteralString = """
 SELECT mapping, key::text, reason, attempts FROM splitctl_sync.waiting WHERE stream = %s
 """
+# One that is parked while it is drained takes its position along from the spool.
 WAIT: LiteralString = """
 INSERT INTO splitctl_sync.waiting AS w (stream, mapping, key, reason, detail, lsn)
-SELECT %s, u.mapping, u.key::jsonb, u.reason, u.detail, %s::pg_lsn
-  FROM unnest(%s::text[], %s::text[], %s::text[], %s::text[]) AS u(mapping, key, reason, detail)
+SELECT %(stream)s, u.mapping, u.key::jsonb, u.reason, u.detail,
+       coalesce(%(lsn)s::pg_lsn,
+                (SELECT p.lsn FROM splitctl_sync.spool p
+                  WHERE (p.stream, p.mapping, p.key) = (%(stream)s, u.mapping, u.key::jsonb)))
+  FROM unnest(%(mappings)s::text[], %(keys)s::text[], %(reasons)s::text[], %(details)s::text[])
+       AS u(mapping, key, reason, detail)
 ON CONFLICT (stream, mapping, key) DO UPDATE
    SET reason = excluded.reason, detail = excluded.detail, attempts = w.attempts + 1
 """

@@ -271,15 +271,26 @@ class Writer:
     def _note(self, part: Part, waits: Waits, settled: Iterable[MappingKey]) -> None:
         """Bookkeeping in the part's own transaction: spool, parked keys, drained keys."""
         stream = self._stream.name
+        since = None if part.since is None else lsn_text(part.since)
         if part.spool:
-            self._target.execute(s.SPOOL, (stream, *s.name_arguments(part.spool)))
+            self._target.execute(s.SPOOL, (stream, since, *s.name_arguments(part.spool)))
         known = [name for name in settled if name in self.waiting]
         if known:
             self._target.execute(s.WAIT_NO_MORE, (*s.name_arguments(known), stream))
         if waits:
-            lsn = lsn_text(part.position.lsn) if part.position else None
-            reasons = [list(column) for column in zip(*waits.values(), strict=True)]
-            self._target.execute(s.WAIT, (stream, lsn, *s.name_arguments(waits), *reasons))
+            reasons, details = ([*column] for column in zip(*waits.values(), strict=True))
+            mappings, keys = s.name_arguments(waits)
+            self._target.execute(
+                s.WAIT,
+                {
+                    "stream": stream,
+                    "lsn": since,
+                    "mappings": mappings,
+                    "keys": keys,
+                    "reasons": reasons,
+                    "details": details,
+                },
+            )
         generations = part.generations or {}
         drained = [name for name in (*part.carry, *part.settled) if name in generations]
         if drained:

@@ -393,6 +393,34 @@ def test_a_key_that_changes_again_while_it_is_drained_stays(forward: Carrier) ->
     assert rows(forward.post, "SELECT key FROM splitctl_sync.spool") == []
 
 
+def test_3_a_key_that_waits_keeps_the_position_of_its_first_change(forward: Carrier) -> None:
+    """However often it is spooled or parked again, and when it goes from one to the other."""
+    fill(forward.post)
+    parcel = (SHIPMENTS, ("1",))
+    forward.post.old.execute("UPDATE parcels SET weight = 5000 WHERE id = 1")
+    forward.post.new.execute("UPDATE splitctl_sync.mapping_state SET state = 'spool'")
+    for since in (0x100, 0x200):
+        batch = forward.batch(parcel)
+        batch.since = since
+        forward.applier.apply(batch)
+    assert rows(forward.post, "SELECT gen, lsn::text FROM splitctl_sync.spool") == [(2, "0/100")]
+    forward.post.new.execute("UPDATE splitctl_sync.mapping_state SET state = 'drain'")
+    forward.post.new.execute("INSERT INTO stations VALUES ('n', 1, 'A', 'ann')")
+    forward.applier.load_states()
+    forward.applier.drain(SHIPMENTS)
+    waiting = "SELECT reason, lsn::text FROM splitctl_sync.waiting"
+    assert rows(forward.post, waiting) == [("unwritable", "0/100")]
+    forward.applier.load_states()
+    batch = forward.batch(parcel)
+    batch.since = 0x300
+    forward.applier.apply(batch)
+    forward.applier.retry([parcel])
+    assert rows(forward.post, waiting) == [("unwritable", "0/100")]
+    forward.post.old.execute("UPDATE parcels SET weight = 5 WHERE id = 1")
+    forward.applier.retry([parcel])
+    assert rows(forward.post, waiting) == []
+
+
 def test_a_worker_that_was_cut_off_writes_nothing(forward: Carrier) -> None:
     """PROTOCOL 4, zombie: its successor raised the epoch."""
     fill(forward.post)

@@ -82,6 +82,46 @@ def test_a_key_that_waits_anywhere_holds_the_barrier(enabled: Library, table: st
         assert barrier.passed(target, marker)
 
 
+OLD_AND_NEW = {
+    "spool": """
+INSERT INTO splitctl_sync.spool (stream, mapping, key, lsn)
+VALUES (%(stream)s, 'm', '["1"]', %(lsn)s::pg_lsn - 1), (%(stream)s, 'm', '["2"]', %(lsn)s),
+       (%(stream)s, 'm', '["3"]', NULL)
+""",
+    "waiting": """
+INSERT INTO splitctl_sync.waiting (stream, mapping, key, reason, lsn)
+VALUES (%(stream)s, 'm', '["1"]', 'parent', %(lsn)s::pg_lsn - 1),
+       (%(stream)s, 'm', '["2"]', 'parent', %(lsn)s),
+       (%(stream)s, 'm', '["3"]', 'stray-pending', NULL)
+""",
+}
+
+
+@pytest.mark.parametrize("table", OLD_AND_NEW)
+def test_only_keys_that_changed_before_the_marker_hold_the_barrier(
+    enabled: Library, table: str
+) -> None:
+    """One whose change nobody can date counts as changed before."""
+    with (
+        connect(enabled.config.database("main"), "test") as source,
+        connect(enabled.config.database("branch"), "test") as target,
+    ):
+        marker = barrier.mark(source, FORWARD)
+        carry(enabled)
+        target.execute(OLD_AND_NEW[table].encode(), {"stream": FORWARD, "lsn": marker.lsn})
+        looked = barrier.look(target, marker)
+        assert (looked.position_passed, looked.pending, looked.passed) == (True, 2, False)
+        if table == "waiting":
+            assert (looked.contested, looked.parentless, looked.disputed) == (1, 1, True)
+        for key, passed in (('["1"]', False), ('["3"]', True)):
+            target.execute(f"DELETE FROM splitctl_sync.{table} WHERE key = %s".encode(), (key,))
+            assert barrier.passed(target, marker) is passed
+        # The next one waits for the key that is left.
+        later = barrier.mark(source, FORWARD)
+        carry(enabled)
+        assert barrier.look(target, later).pending == 1
+
+
 def test_a_stream_that_never_began_has_passed_nothing(enabled: Library) -> None:
     with connect(enabled.config.database("branch"), "test") as target:
         assert not barrier.passed(target, barrier.Marker("nobody", "0/0"))

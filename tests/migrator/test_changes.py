@@ -155,6 +155,17 @@ def test_one_key_changed_often_is_one_key() -> None:
     assert (len(batch.keys), batch.xids, batch.lsn) == (1, {0, 1, 2}, 28)
 
 
+def test_a_batch_knows_where_the_first_commit_that_brought_a_key_stands() -> None:
+    """PROTOCOL 3: by it a barrier tells keys that changed before its marker from later ones."""
+    made = collector()
+    transaction(made, Message(True, 1, "splitctl.marker", b"d.forward"), lsn=100)
+    for lsn in (200, 300):
+        transaction(made, changed(made, BOXES, new=box("a", "2")), lsn=lsn)
+    assert made.take().since == 200
+    transaction(made, changed(made, BOXES, new=box("a", "2")), lsn=400)
+    assert made.take().since == 400
+
+
 def mark(text: str) -> Message:
     return Message(True, 1, "splitctl.applied", text.encode())
 

@@ -358,6 +358,35 @@ def test_3_a_barrier_does_not_pass_while_a_key_waits(carried: Post) -> None:
     agree(carried)
 
 
+@pytest.mark.parametrize("where", ["spool", "waiting"])
+def test_3_keys_that_changed_later_do_not_hold_up_a_barrier(carried: Post, where: str) -> None:
+    """While customers write there are always some; older ones still hold it."""
+    depot(carried)
+    carried.settle()
+    if where == "spool":
+        sync.disable(carried.config, "post")
+    count = f"SELECT count(*) FROM splitctl_sync.{where}".encode()
+
+    def change(number: int) -> None:
+        # One that cannot be written, so that it waits wherever it is.
+        query = "INSERT INTO parcels (region, code, weight) VALUES ('n', 1, 5000)"
+        carried.old.execute(query)
+        until(lambda: carried.new.execute(count).fetchone() == (number,))
+
+    marker = barrier.mark(carried.old, "post.forward")
+    for number in (1, 2, 3):
+        change(number)
+        assert barrier.wait_for(carried.new, marker, 5.0).passed
+    marker = barrier.mark(carried.old, "post.forward")
+    change(4)
+    until(lambda: barrier.look(carried.new, marker).position_passed)
+    looked = barrier.wait_for(carried.new, marker, 0.2)
+    assert (looked.passed, looked.pending) == (False, 3)
+    carried.old.execute("UPDATE parcels SET weight = 5")
+    sync.enable(carried.config, "post")
+    agree(carried)
+
+
 def test_6_a_target_that_lost_commits_stops_the_stream(post: Post) -> None:
     """It failed over to a replica that lagged: what the slot confirmed cannot be read again."""
     with working(post.config):

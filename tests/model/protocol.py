@@ -225,7 +225,7 @@ class Protocol:
     # A step and a rollback (rollout/fenced.py, recovery.py, rollback.py)
 
     def _passed(self, s: State, side: int) -> bool:
-        """migrator/barrier.py: position and nothing spooled or waiting."""
+        """migrator/barrier.py, but stricter: keys that changed later are waited for too."""
         stream = s.streams[side]
         whole = not stream.spool and not stream.waits
         return "b" not in stream.unread and (whole or not self._has(Without.WHOLE_BARRIER))
