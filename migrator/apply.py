@@ -62,6 +62,7 @@ class Applier:
         mappings = self._writer.mappings
         self._lanes = Lanes(stream, mappings, lambda: self._writer.own, epoch, appliers)
         self.states: dict[str, str] = {}
+        self._drained: dict[str, str] = {}
         self.load_states()
         self._writer.load()
 
@@ -124,15 +125,19 @@ class Applier:
 
     def drain(self, name: str, limit: int = DRAIN) -> Outcome:
         """Carry up to `limit` keys from a mapping's spool. It goes live with the last of them."""
-        found = self._target.execute(s.SPOOLED, (self._stream.name, name, limit)).fetchall()
+        after = self._drained.pop(name, None)
+        asked = {"stream": self._stream.name, "mapping": name, "after": after, "limit": limit}
+        found = self._target.execute(s.SPOOLED, asked).fetchall()
         generations = {(name, tuple(json.loads(key))): int(gen) for key, gen in found}
         outcome = Outcome()
         if generations:
             outcome = self._write(Part(tuple(generations), generations=generations))
-        else:
+        elif after is None:
             self._writer.go_live(name)
         if len(generations) < limit:
             self.load_states()
+        else:
+            self._drained[name] = found[-1][0]
         return outcome
 
     def _write(self, part: Part) -> Outcome:

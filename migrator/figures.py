@@ -29,12 +29,12 @@ class Quantiles:
         """How many durations were counted."""
         return sum(self._counts)
 
-    def add(self, seconds: float) -> None:
-        """Count one duration."""
+    def add(self, seconds: float, count: int = 1) -> None:
+        """Count a duration, or several that are the same."""
         step = int(math.log(max(seconds, SMALLEST_S) / SMALLEST_S, GROWTH))
         # The largest first: a reader in between must not take a quantile for more than it.
         self.largest = max(self.largest, seconds)
-        self._counts[min(step, STEPS - 1)] += 1
+        self._counts[min(step, STEPS - 1)] += count
 
     def at(self, share: float) -> float | None:
         """The duration (seconds) below which this share lies; None without any."""

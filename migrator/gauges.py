@@ -4,9 +4,14 @@
 """
 
 import math
-from collections.abc import Callable, Mapping
+from bisect import bisect_left
+from collections.abc import Callable, Iterator, Mapping
+from itertools import accumulate
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
+from prometheus_client.core import HistogramMetricFamily
+from prometheus_client.registry import Collector
+from prometheus_client.utils import floatToGoString
 
 from migrator.parked import REASONS
 from migrator.stream_health import StreamHealth
@@ -61,6 +66,33 @@ LAST_LOOK: dict[str, tuple[str, Callable[[Seen], float | None]]] = {
 }
 
 
+class Delays(Collector):
+    """A histogram that counts many transactions of the same delay at once."""
+
+    def __init__(self, names: list[str]) -> None:
+        # For each stream how many lie in each bucket, the last one without an end; and their sum.
+        self._counts = {name: [0] * (len(DELAYS) + 1) for name in names}
+        self._sums = dict.fromkeys(names, 0.0)
+
+    def add(self, stream: str, seconds: float, count: int) -> None:
+        """Count transactions that took this long."""
+        self._counts[stream][bisect_left(DELAYS, seconds)] += count
+        self._sums[stream] += seconds * count
+
+    def collect(self) -> Iterator[HistogramMetricFamily]:
+        """The family, as the registry asks for it."""
+        family = HistogramMetricFamily(
+            "splitctl_sync_delay_seconds",
+            "Commit on the source to commit here, each transaction",
+            labels=["stream"],
+        )
+        for stream, counts in self._counts.items():
+            names = [*map(floatToGoString, DELAYS), "+Inf"]
+            buckets = list(zip(names, map(float, accumulate(counts)), strict=True))
+            family.add_metric([stream], buckets, self._sums[stream])
+        yield family
+
+
 class Gauges:
     """All figures of a worker's streams."""
 
@@ -86,21 +118,18 @@ class Gauges:
             label,
             registry=self._registry,
         )
-        self._delay = Histogram(
-            "splitctl_sync_delay_seconds",
-            "Commit on the source to commit here, each transaction",
-            label,
-            buckets=DELAYS,
-            registry=self._registry,
-        )
+        self._delays = Delays(names)
+        self._registry.register(self._delays)
         for name in names:
             self._rows.labels(name)
             self._strays.labels(name)
 
-    def carried(self, stream: str, delays_s: list[float], rows: int, strays: int) -> None:
+    def delay(self, stream: str, seconds: float, count: int) -> None:
+        """Count transactions that took this long."""
+        self._delays.add(stream, seconds, count)
+
+    def carried(self, stream: str, rows: int, strays: int) -> None:
         """Count a batch that was committed."""
-        for delay in delays_s:
-            self._delay.labels(stream).observe(delay)
         self._rows.labels(stream).inc(rows)
         self._strays.labels(stream).inc(strays)
 

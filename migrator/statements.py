@@ -73,9 +73,12 @@ SELECT %s, u.mapping, u.key::jsonb, %s::pg_lsn
 ON CONFLICT (stream, mapping, key) DO UPDATE
    SET gen = s.gen + 1, lsn = CASE WHEN excluded.lsn IS NOT NULL THEN s.lsn END
 """
+# Behind the last one that was taken: what lay before it is gone, and stepping over millions of
+# dead rows again and again would take longer than the work.
 SPOOLED: LiteralString = """
-SELECT key::text, gen FROM splitctl_sync.spool WHERE stream = %s AND mapping = %s
- ORDER BY key LIMIT %s
+SELECT key::text, gen FROM splitctl_sync.spool
+ WHERE stream = %(stream)s AND mapping = %(mapping)s AND key > coalesce(%(after)s::jsonb, 'null')
+ ORDER BY key LIMIT %(limit)s
 """
 # Only the generation that was read is taken out: a key that changed since then stays.
 UNSPOOL: LiteralString = """
@@ -94,7 +97,14 @@ DRAIN: LiteralString = """
 UPDATE splitctl_sync.mapping_state SET state = 'drain', changed_at = clock_timestamp()
  WHERE stream = %s AND mapping = ANY(%s) AND state = 'live'
 """
-SPOOL_COUNT: LiteralString = "SELECT count(*) FROM splitctl_sync.spool WHERE stream = %s"
+# Asked every second: a large number is one that the planner knows of.
+SPOOL_COUNT: LiteralString = """
+SELECT CASE WHEN some.keys < 20000 THEN some.keys
+            ELSE greatest(some.keys, (SELECT reltuples::bigint FROM pg_class
+                                       WHERE oid = 'splitctl_sync.spool'::regclass)) END
+  FROM (SELECT count(*) AS keys
+          FROM (SELECT FROM splitctl_sync.spool WHERE stream = %s LIMIT 20000) AS few) AS some
+"""
 WAITING: LiteralString = """
 SELECT mapping, key::text, reason, attempts FROM splitctl_sync.waiting WHERE stream = %s
 """
