@@ -6,10 +6,10 @@ transaction that alone is too large for memory is handed over in parts, before i
 """
 
 import threading
+from typing import Protocol
 
 from migrator.changes import Batch, Collector
 from migrator.pgoutput import CHANGES, Decoder
-from migrator.replication import Reader
 
 # So many keys wait in memory, some 250 bytes each; and so many of one unfinished transaction.
 MOST_KEYS = 200_000
@@ -22,10 +22,21 @@ HANDOVER_S = 0.1
 END_S = 5.0
 
 
+class Log(Protocol):
+    """What is read: `migrator.replication.Reader`."""
+
+    @property
+    def wal_end(self) -> int: ...
+    def read(self, timeout_s: float) -> bytes | None: ...
+    def confirm(self, lsn: int) -> None: ...
+    def keep_alive(self) -> None: ...
+    def close(self) -> None: ...
+
+
 class Capture:
     """Owns the reader: nobody else may touch it after `start`."""
 
-    def __init__(self, reader: Reader, collector: Collector) -> None:
+    def __init__(self, reader: Log, collector: Collector) -> None:
         self._reader, self._collector = reader, collector
         self._decoder = Decoder(collector.wanted)
         self._turn = threading.Condition()
@@ -69,6 +80,11 @@ class Capture:
     def confirm(self, lsn: int) -> None:
         """The target has committed this position."""
         self._reader.confirm(lsn)
+
+    @property
+    def failed(self) -> bool:
+        """Whether the reading has ended with an error, which `take` will raise."""
+        return self._error is not None
 
     @property
     def pending(self) -> int:

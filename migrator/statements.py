@@ -99,11 +99,11 @@ UPDATE splitctl_sync.mapping_state SET state = 'drain', changed_at = clock_times
 """
 # Asked every second: a large number is one that the planner knows of.
 SPOOL_COUNT: LiteralString = """
-SELECT CASE WHEN some.keys < 20000 THEN some.keys
-            ELSE greatest(some.keys, (SELECT reltuples::bigint FROM pg_class
+SELECT CASE WHEN counted.keys < 20000 THEN counted.keys
+            ELSE greatest(counted.keys, (SELECT reltuples::bigint FROM pg_class
                                        WHERE oid = 'splitctl_sync.spool'::regclass)) END
   FROM (SELECT count(*) AS keys
-          FROM (SELECT FROM splitctl_sync.spool WHERE stream = %s LIMIT 20000) AS few) AS some
+          FROM (SELECT FROM splitctl_sync.spool WHERE stream = %s LIMIT 20000) AS few) AS counted
 """
 WAITING: LiteralString = """
 SELECT mapping, key::text, reason, attempts FROM splitctl_sync.waiting WHERE stream = %s

@@ -1,0 +1,220 @@
+"""Reading ahead: what gathers while nobody takes, and what is never gathered without an end."""
+
+import struct
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from migrator import apply, capture
+from migrator.capture import Capture
+from migrator.changes import Collector, TableTruncated
+from tests.migrator.parcels import Post, carrying, until, working
+from tests.migrator.test_changes import mapping, stream
+
+SHIPMENTS = "post.forward.shipments"
+THINGS = "d.forward.things"
+
+
+def begin(number: int) -> bytes:
+    return b"B" + struct.pack("!QqI", number * 100, 0, number)
+
+
+def change(key: int) -> bytes:
+    text = str(key).encode()
+    return b"I" + struct.pack("!I", 7) + b"N" + struct.pack("!hci", 1, b"t", len(text)) + text
+
+
+def commit(number: int) -> bytes:
+    return b"C" + struct.pack("!BQQq", 0, number * 100, number * 100 + 50, 0)
+
+
+def message(prefix: str, content: str = "") -> bytes:
+    data = b"M" + struct.pack("!BQ", 1, 9) + prefix.encode() + b"\0"
+    return data + struct.pack("!I", len(content)) + content.encode()
+
+
+def transaction(number: int, *keys: int) -> list[bytes]:
+    return [begin(number), *map(change, keys), commit(number)]
+
+
+RELATION = b"R" + struct.pack("!I", 7) + b"public\0items\0d" + struct.pack("!h", 1)
+RELATION += b"\1id\0" + struct.pack("!Ii", 20, -1)
+TRUNCATE = b"T" + struct.pack("!IBI", 1, 0, 7)
+
+
+class Tape:
+    """A log that was written before: it gives one message after the other, then nothing."""
+
+    def __init__(self, *messages: bytes) -> None:
+        self.messages = [begin(1), RELATION, commit(1), *messages]
+        self.read_out = threading.Event()
+        self.more = threading.Event()
+        self.confirmed = self.answers = self.wal_end = 0
+
+    def read(self, timeout_s: float) -> bytes | None:
+        if self.messages:
+            return self.messages.pop(0)
+        self.read_out.set()
+        if timeout_s:
+            self.more.wait(timeout_s)
+        return None
+
+    def confirm(self, lsn: int) -> None:
+        self.confirmed = lsn
+
+    def keep_alive(self) -> None:
+        self.answers += 1
+
+    def close(self) -> None:
+        pass
+
+
+@pytest.fixture
+def played() -> Iterator[list[Capture]]:
+    made: list[Capture] = []
+    yield made
+    for each in made:
+        each.close()
+
+
+def play(played: list[Capture], tape: Tape) -> Capture:
+    made = Capture(tape, Collector(stream(mapping("things", ("id",), items={"id": "id"}))))
+    played.append(made)
+    made.start()
+    return made
+
+
+def keys(*numbers: int) -> list[tuple[str, tuple[str, ...]]]:
+    return [(THINGS, (str(number),)) for number in numbers]
+
+
+def test_a_key_that_changes_all_the_time_is_carried_once(played: list[Capture]) -> None:
+    """While nobody takes the batch it gathers; a key has one place in it, its transactions all."""
+    tape = Tape(*[part for n in range(2, 502) for part in transaction(n, 7, 8)])
+    made = play(played, tape)
+    assert tape.read_out.wait(5)
+    batch = made.take(5)
+    assert batch is not None
+    assert list(batch.keys) == keys(7, 8)
+    assert len(batch.xids) == len(batch.commit_us) == 500
+    assert batch.lsn == 501 * 100 + 50
+    assert made.take(0) is None
+
+
+def test_when_it_is_full_the_log_waits_and_the_server_is_answered(
+    played: list[Capture], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(capture, "MOST_KEYS", 10)
+    monkeypatch.setattr(capture, "RUN", 4)
+    tape = Tape(*[part for n in range(2, 102) for part in transaction(n, n)])
+    made = play(played, tape)
+    until(lambda: tape.answers > 20)
+    left = len(tape.messages)
+    assert left > 200
+    batch = made.take(5)
+    assert batch is not None
+    assert 10 <= len(batch.keys) < 20
+    carried = len(batch.keys)
+    while (batch := made.take(1)) is not None:
+        carried += len(batch.keys)
+    assert carried == 100
+
+
+def test_a_transaction_that_is_too_large_comes_in_parts_without_a_position(
+    played: list[Capture], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(capture, "PART_KEYS", 10)
+    monkeypatch.setattr(capture, "RUN", 4)
+    tape = Tape(*transaction(2, 1), begin(3), *map(change, range(100, 145)), commit(3))
+    made = play(played, tape)
+    first = made.take(5)
+    assert first is not None
+    assert (list(first.keys), first.part, first.lsn) == (keys(1), False, 250)
+    found: list[tuple[str, tuple[str, ...]]] = []
+    while (batch := made.take(5)) is not None and batch.part:
+        assert (batch.lsn, batch.xids, batch.since) == (0, {3}, 300)
+        assert len(batch.keys) < 20
+        found += batch.keys
+    assert batch is not None
+    assert batch.lsn == 350
+    assert sorted(found + list(batch.keys)) == sorted(keys(*range(100, 145)))
+
+
+def test_what_came_before_an_error_is_handed_over_first(played: list[Capture]) -> None:
+    tape = Tape(*transaction(2, 1), begin(3), TRUNCATE)
+    made = play(played, tape)
+    until(lambda: made.failed)
+    batch = made.take(5)
+    assert batch is not None
+    assert list(batch.keys) == keys(1)
+    with pytest.raises(TableTruncated):
+        made.take(5)
+
+
+def test_our_own_transactions_lead_nowhere_and_their_tables_are_still_known(
+    played: list[Capture],
+) -> None:
+    own = [begin(2), message("splitctl.applied", "d.reverse"), change(5), commit(2)]
+    tape = Tape(*own, *transaction(3, 6))
+    batch = play(played, tape).take(5)
+    assert batch is not None
+    assert list(batch.keys) == keys(6)
+
+
+def test_a_marker_ends_the_gathering(played: list[Capture]) -> None:
+    """Somebody holds customers at the gateway until the position is passed."""
+    tape = Tape(*transaction(2, 1), begin(3), message("splitctl.marker"), commit(3))
+    batch = play(played, tape).take(5, gather_s=60)
+    assert batch is not None
+    assert batch.urgent
+
+
+@pytest.mark.parametrize("many", [1, apply.MANY])
+def test_a_transaction_larger_than_memory_arrives_whole_and_goes_live_again(
+    post: Post, monkeypatch: pytest.MonkeyPatch, many: int
+) -> None:
+    """It goes to the spool in parts, its mappings drain, and customers' changes join the queue."""
+    monkeypatch.setattr(capture, "PART_KEYS", 50)
+    monkeypatch.setattr(capture, "RUN", 20)
+    monkeypatch.setattr(apply, "DRAIN", 30)
+    monkeypatch.setattr(apply, "MANY", many)
+    post.old.execute("INSERT INTO depots VALUES ('n', 1, 'A', 'ann', '[]')")
+    with carrying(post.forward):
+        post.settle(post.forward)
+        post.old.execute(
+            "INSERT INTO parcels (region, code, weight)"
+            " SELECT 'n', 1, n % 900 FROM generate_series(1, 1000) AS n"
+        )
+        post.old.execute("UPDATE parcels SET note = 'later' WHERE id % 7 = 0")
+        post.settle(post.forward)
+        drained = (
+            "SELECT state = 'live' AND changed_at >"
+            " (SELECT max(changed_at) FROM splitctl_sync.owner) FROM splitctl_sync.mapping_state"
+            " WHERE mapping = %s"
+        )
+        until(lambda: post.new.execute(drained, (SHIPMENTS,)).fetchone() == (True,))
+        assert post.differences(post.forward) == {}
+    left = post.new.execute("SELECT count(*) FROM splitctl_sync.spool").fetchone()
+    assert left == (0,)
+
+
+def test_a_worker_that_ends_between_the_parts_reads_the_transaction_again(
+    post: Post, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was spooled stays, the position does not move, nothing is lost."""
+    monkeypatch.setattr(capture, "PART_KEYS", 50)
+    monkeypatch.setattr(capture, "RUN", 20)
+    post.old.execute("INSERT INTO depots VALUES ('n', 1, 'A', 'ann', '[]')")
+    with carrying(post.forward):
+        post.settle(post.forward)
+    post.old.execute(
+        "INSERT INTO parcels (region, code, weight)"
+        " SELECT 'n', 1, n % 900 FROM generate_series(1, 2000) AS n"
+    )
+    spooled = "SELECT count(*) FROM splitctl_sync.spool"
+    with carrying(post.forward):
+        until(lambda: (post.new.execute(spooled).fetchone() or (0,))[0] > 0)
+    with working(post.config):
+        post.settle()
+        assert post.differences(post.forward) == {}
