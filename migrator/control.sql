@@ -16,6 +16,19 @@ CREATE TABLE IF NOT EXISTS splitctl_sync.owner (
     changed_at timestamptz NOT NULL DEFAULT now()
 );
 
+-- How the owner row came to say what it says: each move, with the buckets it moved (those between
+-- from_below and new_below). Every transaction of this database below horizon had ended before the
+-- move: what it wrote is older. A move made by hand leaves no row, and then nothing is proven by it.
+CREATE TABLE IF NOT EXISTS splitctl_sync.owner_move (
+    domain     text NOT NULL REFERENCES splitctl_sync.owner ON DELETE CASCADE,
+    epoch      bigint NOT NULL,
+    from_below integer NOT NULL,
+    new_below  integer NOT NULL,
+    horizon    xid8 NOT NULL,
+    moved_at   timestamptz NOT NULL DEFAULT clock_timestamp(),
+    PRIMARY KEY (domain, epoch)
+);
+
 -- How far a stream has come (in the target). Position and data commit together; worker_epoch lets
 -- a worker that was cut off find out that another took over. A position means nothing without the
 -- system and the timeline it was read on. Every transaction of the source below horizon is decided:
@@ -83,9 +96,14 @@ CREATE TABLE IF NOT EXISTS splitctl_sync.waiting (
 );
 
 -- Changes made on the side that does not own the bucket, with both versions (in the target).
--- Never deleted by the sync: settled_at and settled_how say what became of each. asked_in is the
--- transaction whose message asked the opposite stream for the owner's version; null where no mapping
--- leads back, so that only a person can settle it.
+-- Never deleted by the sync: settled_at, settled_how and settled_by say what became of each. asked_in
+-- is the transaction whose message asked the opposite stream for the owner's version; null where no
+-- mapping leads back, so that only a person can settle it. leads are the keys of the opposite stream
+-- to which its rows lead. outcome, by the mapping's rule:
+--   kept     the owner's version stands;
+--   carried  it was written over the owner's version, in the transaction carried_in;
+--   stopped  the stream waits at it until a person has settled it;
+--   passed   the stream has gone on since.
 CREATE TABLE IF NOT EXISTS splitctl_sync.stray (
     id          bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     stream      text NOT NULL,
@@ -100,8 +118,15 @@ CREATE TABLE IF NOT EXISTS splitctl_sync.stray (
     settled_at  timestamptz,
     settled_how text
 );
+ALTER TABLE splitctl_sync.stray
+    ADD COLUMN IF NOT EXISTS outcome text NOT NULL DEFAULT 'kept'
+        CHECK (outcome IN ('kept', 'carried', 'stopped', 'passed')),
+    ADD COLUMN IF NOT EXISTS leads jsonb,
+    ADD COLUMN IF NOT EXISTS carried_in xid8,
+    ADD COLUMN IF NOT EXISTS settled_by text;
 CREATE INDEX IF NOT EXISTS stray_unsettled
     ON splitctl_sync.stray (stream, mapping) WHERE settled_at IS NULL;
+CREATE INDEX IF NOT EXISTS stray_of_key ON splitctl_sync.stray (stream, mapping, key);
 
 -- How far the copy of a mapping has come (in the target), committed with each chunk.
 -- last_key is {"source": base table, "key": [..]}: the last driving key that was copied.

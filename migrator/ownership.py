@@ -1,6 +1,7 @@
 """Who owns which bucket of a domain: one row on each side, moved in one transaction per side."""
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, LiteralString
 
@@ -20,6 +21,18 @@ READ_LOCKED: LiteralString = (
 CREATE: LiteralString = """
 INSERT INTO splitctl_sync.owner (domain, new_below, epoch) VALUES (%s, 0, 1)
 ON CONFLICT (domain) DO NOTHING
+"""
+# Sub-transactions have greater ids than their transaction: below the snapshot's xmin are none that
+# still run. (Its list of running ones would not name them.)
+MOVED: LiteralString = """
+INSERT INTO splitctl_sync.owner_move (domain, epoch, from_below, new_below, horizon)
+VALUES (%s, %s, %s, %s, pg_snapshot_xmin(pg_current_snapshot()))
+ON CONFLICT (domain, epoch) DO NOTHING
+"""
+RECORDED: LiteralString = "SELECT to_regclass('splitctl_sync.owner_move') IS NOT NULL"
+MOVES: LiteralString = """
+SELECT epoch, from_below, new_below, horizon::text FROM splitctl_sync.owner_move
+ WHERE domain = %s ORDER BY epoch DESC
 """
 WRITE: LiteralString = """
 UPDATE splitctl_sync.owner SET new_below = %s, epoch = %s, changed_at = clock_timestamp()
@@ -55,6 +68,20 @@ class Ownership:
 
 
 @dataclass(frozen=True)
+class Move:
+    """A move of the owner, as one database has recorded it.
+
+    It gave away the buckets between the two thresholds. `horizon`: each of its transactions below
+    this 64-bit id had ended by then.
+    """
+
+    epoch: int
+    from_below: int
+    new_below: int
+    horizon: int
+
+
+@dataclass(frozen=True)
 class Reconciled:
     """The ownership both sides now have, and the databases that had to be brought up to it."""
 
@@ -80,7 +107,9 @@ def read(connection: psycopg.Connection[Any], domain: str) -> Ownership | None:
 
 def create(connection: psycopg.Connection[Any], domain: str) -> None:
     """The first row of a domain: the old side owns everything, epoch 1. A row there stays."""
-    connection.execute(CREATE, (domain,))
+    with connection.transaction():
+        if connection.execute(CREATE, (domain,)).rowcount:
+            connection.execute(MOVED, (domain, 1, 0, 0))
 
 
 def switch(
@@ -102,7 +131,34 @@ def switch(
             raise OwnerMissing(database=database, domain=domain)
         if turns(Ownership(int(row[0]), int(row[1])), wanted, domain, database):
             connection.execute(WRITE, (new_below, epoch, domain))
+            recorded = connection.execute(RECORDED).fetchone()
+            # A rollback must not fail because the schema is of an older version.
+            if recorded and recorded[0]:
+                connection.execute(MOVED, (domain, epoch, int(row[0]), new_below))
     return wanted
+
+
+def moves(connection: psycopg.Connection[Any], domain: str) -> list[Move]:
+    """The moves that this database has recorded, the latest first."""
+    return [Move(*map(int, row)) for row in connection.execute(MOVES, (domain,)).fetchall()]
+
+
+def owned_since(current: Ownership, recorded: Sequence[Move], number: int) -> int | None:
+    """The horizon of the move that gave this bucket to its present owner.
+
+    A bucket that never moved has its owner since the domain began. None when the records do not
+    reach so far back without a gap: a move by hand, or one of an older version.
+    """
+    below = current.new_below
+    if not recorded or recorded[0].epoch != current.epoch:
+        return None
+    for move in recorded:
+        if move.new_below != below:
+            return None
+        if min(move.from_below, below) <= number < max(move.from_below, below) or move.epoch == 1:
+            return move.horizon
+        below = move.from_below
+    return None
 
 
 def turns(current: Ownership, wanted: Ownership, domain: str, database: str) -> bool:

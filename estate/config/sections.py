@@ -14,7 +14,15 @@ from pydantic import (
 )
 
 from estate.config.mistakes import UnknownName
-from estate.config.values import Duration, HostPort, HttpUrl, Identifier, Size
+from estate.config.values import (
+    Duration,
+    HostPort,
+    HttpUrl,
+    Identifier,
+    Size,
+    Stray,
+    StrayRule,
+)
 from estate.secrets import SecretRef
 
 
@@ -158,6 +166,7 @@ class MappingConfig(Model):
     key: tuple[Identifier, ...] = Field(min_length=1)
     route: str = Field(min_length=1)
     sources: dict[Identifier, dict[Identifier, Identifier]] = Field(min_length=1)
+    stray: Stray = StrayRule("owner")
     _sql: str = PrivateAttr(default="")
 
     @property

@@ -1,8 +1,9 @@
 """Kinds of values that the configuration is made of: durations, sizes, names, addresses."""
 
 import re
+from dataclasses import dataclass
 from datetime import timedelta
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator
 
@@ -15,6 +16,17 @@ LAST_PORT = 65_535
 SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(kB|MB|GB|TB)")
 SIZES = {"kB": 2**10, "MB": 2**20, "GB": 2**30, "TB": 2**40}
 UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+
+
+@dataclass(frozen=True)
+class StrayRule:
+    """What becomes of a key that was changed on the side that does not own it.
+
+    `column` is the one that `newest` compares, else None.
+    """
+
+    name: Literal["owner", "carry", "newest", "stop"]
+    column: str | None = None
 
 
 def _duration(value: Any) -> timedelta:
@@ -54,6 +66,17 @@ def _host_port(value: str) -> str:
     return value
 
 
+def _stray(value: Any) -> StrayRule:
+    match value:
+        case StrayRule():
+            return value
+        case "owner" | "carry" | "stop":
+            return StrayRule(value)
+        case {"newest": str(column), **rest} if not rest and IDENTIFIER.fullmatch(column):
+            return StrayRule("newest", column)
+    raise ValueError('a rule is expected: "owner", "carry", "stop" or { newest = "a column" }')
+
+
 def parse_duration(text: str) -> timedelta:
     """A duration such as `20s`, `15m`, `24h` or `7d`. Raises ValueError with the reason."""
     return _duration(text)
@@ -65,3 +88,4 @@ Size = Annotated[int, BeforeValidator(_size)]
 Identifier = Annotated[str, AfterValidator(_identifier)]
 HttpUrl = Annotated[str, AfterValidator(_http_url)]
 HostPort = Annotated[str, AfterValidator(_host_port)]
+Stray = Annotated[StrayRule, BeforeValidator(_stray)]

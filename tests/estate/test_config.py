@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from estate.config import ConfigInvalid, ConfigNotFound, lines, load, parse_duration
+from estate.config.values import StrayRule
 from estate.secrets import SecretMissing, SecretRef
 
 ROOT = Path(__file__).parents[2]
@@ -154,6 +155,43 @@ def test_a_secret_written_in_plain_is_refused_and_not_repeated(written: Path) ->
 )
 def test_each_kind_of_mistake_names_its_key(written: Path, old: str, new: str, key: str) -> None:
     assert key in problems(written, old, new)
+
+
+STRAY = 'sources = { old_thing = { id = "id" } }\nstray = '
+
+
+@pytest.mark.parametrize(
+    ("text", "rule"),
+    [
+        ('"owner"', StrayRule("owner")),
+        ('"carry"', StrayRule("carry")),
+        ('"stop"', StrayRule("stop")),
+        ('{ newest = "changed_at" }', StrayRule("newest", "changed_at")),
+    ],
+)
+def test_a_mapping_says_what_becomes_of_a_stray(written: Path, text: str, rule: StrayRule) -> None:
+    found = 'sources = { old_thing = { id = "id" } }'
+    written.write_text(written.read_text().replace(found, STRAY + text))
+    domain = load(written).domains["things"]
+    assert domain.forward[0].stray == rule
+    # Where nothing is said, the owner wins.
+    assert domain.reverse[0].stray == StrayRule("owner")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '"newest"',
+        '"Owner"',
+        "3",
+        '{ newest = "x", or = "y" }',
+        "{ newest = 3 }",
+        '{ newest = "A" }',
+    ],
+)
+def test_a_rule_that_is_none_is_told_the_right_ones(written: Path, text: str) -> None:
+    found = problems(written, 'sources = { old_thing = { id = "id" } }', STRAY + text)
+    assert '{ newest = "a column" }' in found["domains.things.forward.0.stray"]
 
 
 def test_the_way_a_configuration_is_found(

@@ -14,6 +14,7 @@ from tests.migrator.library import Library, value
 
 TABLES = {
     "owner",
+    "owner_move",
     "progress",
     "own_write",
     "mapping_state",

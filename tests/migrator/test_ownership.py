@@ -6,7 +6,7 @@ import pytest
 
 from estate.connections import connect
 from migrator import control, ownership
-from migrator.ownership import EpochConflict, OwnerMissing, Ownership
+from migrator.ownership import EpochConflict, Move, OwnerMissing, Ownership, owned_since
 from tests.migrator.library import DOMAIN, Library
 
 
@@ -25,6 +25,56 @@ def found(library: Library) -> list[Ownership | None]:
         with connect(library.config.database(name), "test") as connection:
             result.append(ownership.read(connection, DOMAIN))
     return result
+
+
+def test_each_move_is_recorded_with_what_had_ended_before_it(both: Library) -> None:
+    """A rollback on a schema of an older version, without the records, works all the same."""
+    with connect(both.config.database("main"), "test") as connection:
+        started = connection.execute("SELECT pg_current_xact_id()::text").fetchone()
+        ownership.switch(connection, DOMAIN, 1000, 2)
+        ownership.switch(connection, DOMAIN, 1000, 2)
+        ownership.switch(connection, DOMAIN, 0, 5)
+        found = ownership.moves(connection, DOMAIN)
+        assert [(m.epoch, m.from_below, m.new_below) for m in found] == [
+            (5, 1000, 0),
+            (2, 0, 1000),
+            (1, 0, 0),
+        ]
+        assert started is not None and found[1].horizon > int(started[0]) >= found[2].horizon
+        connection.execute("DROP TABLE splitctl_sync.owner_move")
+        assert ownership.switch(connection, DOMAIN, 2000, 6) == Ownership(2000, 6)
+        control.install(connection)
+        assert ownership.moves(connection, DOMAIN) == []
+
+
+LATEST = Ownership(3000, 9)
+MOVES = [
+    Move(9, 5000, 3000, 90),
+    Move(7, 1000, 5000, 70),
+    Move(4, 0, 1000, 40),
+    Move(1, 0, 0, 10),
+]
+
+
+@pytest.mark.parametrize(
+    ("number", "since"), [(0, 40), (999, 40), (1000, 70), (2999, 70), (3000, 90), (5000, 10)]
+)
+def test_a_bucket_has_its_owner_since_the_move_that_took_it_along(number: int, since: int) -> None:
+    assert owned_since(LATEST, MOVES, number) == since
+
+
+@pytest.mark.parametrize(
+    ("current", "recorded"),
+    [
+        (LATEST, []),
+        (Ownership(3000, 10), MOVES),
+        (Ownership(2000, 9), MOVES),
+        (LATEST, [MOVES[0], MOVES[2], MOVES[3]]),
+        (LATEST, MOVES[:2]),
+    ],
+)
+def test_a_gap_in_the_records_proves_nothing(current: Ownership, recorded: list[Move]) -> None:
+    assert owned_since(current, recorded, 0) is None
 
 
 def test_without_a_schema_or_a_row_nobody_is_told_a_lie(library: Library) -> None:
