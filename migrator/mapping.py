@@ -167,6 +167,8 @@ class Shape:
 
 
 INTEGERS = frozenset(["smallint", "integer", "bigint"])
+# What the rule `newest` can compare: whole numbers, and times with and without their zone.
+ORDERED = re.compile(r"smallint|integer|bigint|date|timestamp(\(\d\))? with(out)? time zone")
 NO_ROWS = sql.SQL("SELECT * FROM (\n{query}\n) q LIMIT 0")
 # Only what the server brings counts as known: an enum or a domain of the same name may have other
 # labels or another check in the source. As text it travels just as well.
@@ -245,6 +247,13 @@ def _check(mapping: Mapping, given: tuple[str, ...], table: catalog.Table) -> No
     lacking = [n for n in (*table.primary_key, *mapping.key) if n not in given]
     if lacking:
         refuse(f"its query does not give {', '.join(dict.fromkeys(lacking))}")
+    newest = mapping.config.stray.column
+    if newest is not None:
+        column = table.column(newest)
+        if newest not in given or column is None:
+            refuse(f"its rule for strays compares {newest}, which its query does not give")
+        elif not ORDERED.fullmatch(column.type):
+            refuse(f"its rule for strays compares {newest}, no time and no whole number")
 
 
 def _canonical(

@@ -1,7 +1,7 @@
 """What is written in one transaction, what came of it, and what waits."""
 
 import threading
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -55,6 +55,7 @@ class Part:
 class Outcome:
     """What was written: rows, keys put to the spool, strays; and what has to wait, and why.
 
+    `across`: of the strays, those that were written over the owner's version.
     `settled` are keys that need not wait any more.
     """
 
@@ -62,6 +63,7 @@ class Outcome:
     deleted: int = 0
     spooled: int = 0
     strays: int = 0
+    across: int = 0
 
     def add(self, other: "Outcome") -> None:
         """Count the other's in."""
@@ -69,6 +71,7 @@ class Outcome:
         self.deleted += other.deleted
         self.spooled += other.spooled
         self.strays += other.strays
+        self.across += other.across
 
 
 Waits = dict[MappingKey, tuple[str, str]]
@@ -81,6 +84,10 @@ class Waiting:
     reason: str
     attempts: int = 0
     due: float = 0.0
+
+
+# Of two 32-bit ids farther apart than this nobody can tell which is the older one.
+HALF = 1 << 31
 
 
 class Own:
@@ -123,3 +130,14 @@ class Own:
             return False
         writer = widen(xmin, self._next)
         return self._horizon <= writer < self._next and writer not in self._ids
+
+    def is_older(self, xmin: int, horizon: int, ours: Collection[int] = ()) -> bool:
+        """Whether a row with this 32-bit xmin was surely written below the horizon, or by `ours`.
+
+        Not sure without anybody who looks from the other side, or when the horizon is so long ago
+        that ids have been used again since.
+        """
+        if self._horizon is None or self._next - horizon >= HALF:
+            return False
+        writer = widen(xmin, self._next)
+        return writer < horizon or writer >= self._next or writer in ours

@@ -1,16 +1,19 @@
 """What to do with a batch, decided from what both sides hold. Pure: no database, no clock.
 
 Each key is treated as a whole: it is carried, or it is a stray, or it waits (for a parent, or for
-the opposite stream to see a change that would be written over).
+the opposite stream to see a change that would be written over). What becomes of a stray is decided
+in `rules`.
 """
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
+from estate.config import StrayRule
 from migrator.changes import MappingKey
 from migrator.mapping import Key, Row, Side
 from migrator.ownership import Ownership
+from migrator.rules import NOTHING_KNOWN, OWNER_WINS, Facts, Verdict, verdict
 
 Values = tuple[str | None, ...]
 
@@ -28,13 +31,14 @@ class Standing:
     """A row that stands in the target now.
 
     `fresh`: somebody else wrote it, and the opposite stream has not looked at that yet. `leads`:
-    the keys of the opposite stream to which it belongs.
+    the keys of the opposite stream to which it belongs. `xmin`: the 32-bit id of its writer.
     """
 
     primary: Values
     route: str | None
     fresh: bool = False
     leads: tuple[MappingKey, ...] = ()
+    xmin: int = 0
 
 
 @dataclass(frozen=True)
@@ -58,7 +62,8 @@ class Reference:
 class Work:
     """The keys of one mapping, with what the source gives and what the target holds for each.
 
-    `undecided` are those whose rows wait in the opposite stream.
+    `undecided` are those whose rows wait in the opposite stream. `facts` are known of those that
+    are foreign.
     """
 
     mapping: str
@@ -68,15 +73,24 @@ class Work:
     standing: dict[Key, list[Standing]]
     references: tuple[Reference, ...] = ()
     undecided: frozenset[Key] = frozenset()
+    rule: StrayRule = OWNER_WINS
+    facts: Facts = NOTHING_KNOWN
 
 
 @dataclass
 class Plan:
-    """The outcome for every key. Mappings stand in the order parents first."""
+    """The outcome for every key. Mappings stand in the order parents first.
+
+    `strays` give way to the owner's version; `across` are written over it all the same; at
+    `stopped` the stream ends; `passed` were stopped at, and somebody has decided since.
+    """
 
     upserts: dict[str, list[Row]] = field(default_factory=dict)
     deletes: dict[str, list[Values]] = field(default_factory=dict)
     strays: list[MappingKey] = field(default_factory=list)
+    across: list[MappingKey] = field(default_factory=list)
+    stopped: list[MappingKey] = field(default_factory=list)
+    passed: list[MappingKey] = field(default_factory=list)
     parentless: dict[MappingKey, str] = field(default_factory=dict)
     contested: dict[MappingKey, str] = field(default_factory=dict)
     ambiguous: dict[MappingKey, str] = field(default_factory=dict)
@@ -93,6 +107,11 @@ def owns(ownership: Ownership | None, side: Side, route: str | None) -> bool:
     return ownership.owner(route or "") == side
 
 
+def foreign(work: Work, ownership: Ownership | None, side: Side) -> tuple[Key, ...]:
+    """The keys of this work that the stream's source, `side`, does not own."""
+    return tuple(key for key in work.keys if not _is_own(work, key, ownership, side))
+
+
 def decide(works: Sequence[Work], ownership: Ownership | None, side: Side) -> Plan:
     """Plan a batch whose works stand parents first; `side` is the stream's source."""
     plan = Plan()
@@ -105,8 +124,13 @@ def decide(works: Sequence[Work], ownership: Ownership | None, side: Side) -> Pl
         for key in work.keys:
             rows, standing = work.rows.get(key, []), work.standing.get(key, [])
             name = (work.mapping, key)
-            if not all(owns(ownership, side, route) for route in _routes(rows, standing)):
-                plan.strays.append(name)
+            if not _is_own(work, key, ownership, side):
+                sentence = verdict(work.rule, key, work.facts)
+                if sentence is Verdict.CARRIED and _can_be_written(rows, work, returned, available):
+                    upserts += [item.row for item in rows]
+                    plan.across.append(name)
+                else:
+                    _of(plan, sentence).append(name)
                 continue
             if any(returned[pick(item.row, work.primary_positions)] > 1 for item in rows):
                 plan.ambiguous[name] = "the mapping gives two rows with the same primary key"
@@ -130,6 +154,31 @@ def decide(works: Sequence[Work], ownership: Ownership | None, side: Side) -> Pl
 def pick(row: Sequence[str | None], positions: Iterable[int]) -> Values:
     """The values at these positions."""
     return tuple(row[position] for position in positions)
+
+
+def _is_own(work: Work, key: Key, ownership: Ownership | None, side: Side) -> bool:
+    rows, standing = work.rows.get(key, []), work.standing.get(key, [])
+    return all(owns(ownership, side, route) for route in _routes(rows, standing))
+
+
+def _of(plan: Plan, sentence: Verdict) -> list[MappingKey]:
+    match sentence:
+        case Verdict.STOPPED:
+            return plan.stopped
+        case Verdict.PASSED:
+            return plan.passed
+    # One that was to be carried and cannot be written either.
+    return plan.strays
+
+
+def _can_be_written(
+    rows: list[Routed],
+    work: Work,
+    returned: Counter[Values],
+    available: list[tuple[Reference, set[Values]]],
+) -> bool:
+    twice = any(returned[pick(item.row, work.primary_positions)] > 1 for item in rows)
+    return not twice and _missing(rows, available) is None
 
 
 def _routes(rows: list[Routed], standing: list[Standing]) -> set[str | None]:

@@ -124,14 +124,6 @@ WAIT_NO_MORE: LiteralString = """
 DELETE FROM splitctl_sync.waiting w USING unnest(%s::text[], %s::text[]) AS u(mapping, key)
  WHERE w.stream = %s AND w.mapping = u.mapping AND w.key = u.key::jsonb
 """
-STRAY: LiteralString = """
-INSERT INTO splitctl_sync.stray
-       (stream, mapping, key, source_rows, target_rows, owner_epoch, lsn, asked_in)
-SELECT %s, u.mapping, u.key::jsonb, u.source_rows::jsonb, u.target_rows::jsonb, %s, %s::pg_lsn,
-       CASE WHEN u.asked THEN pg_current_xact_id() END
-  FROM unnest(%s::text[], %s::text[], %s::text[], %s::text[], %s::bool[])
-       AS u(mapping, key, source_rows, target_rows, asked)
-"""
 # Run on the source, where the opposite stream keeps its strays: those whose owner's version
 # this stream has carried since.
 SETTLE: LiteralString = """

@@ -3,18 +3,22 @@
 import logging
 import random
 import threading
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 
 import psycopg
 
 from estate.config import Config
+from estate.connections import connect
 from estate.errors import SplitctlError, in_one_line
 from migrator.apply import Superseded
 from migrator.changes import StreamStopped
 from migrator.health import Board, StreamHealth, serve
 from migrator.mapping import Stream, streams
 from migrator.session import NotEnabled, Session, Standby, still_stands
+from migrator.strays import StoppedAtStrays, waits_for_a_person
 
 log = logging.getLogger(__name__)
 LOOK_S = 0.5
@@ -77,13 +81,17 @@ def carry(stream: Stream, board: Board, stop: threading.Event) -> None:
         except (Standby, Superseded):
             health.turn("standby")
             stop.wait(LOOK_S)
+        except StoppedAtStrays as error:
+            health.turn("stopped", str(error))
+            _until(stop, stream, partial(_settled, stream))
         except StreamStopped as error:
             health.turn("stopped", str(error))
             if session is None:
                 # Found before anything was read: asked anew it is found again, or was set right.
                 stop.wait(RECHECK_S)
             else:
-                _until_torn_down(stream, session.epoch, stop)
+                # At what it read it would only stop again.
+                _until(stop, stream, partial(_torn_down, stream, session.epoch))
         except (SplitctlError, psycopg.Error, OSError) as error:
             pause = _retry(health, in_one_line(error), pause, stop)
         except Exception as error:
@@ -99,11 +107,20 @@ def _retry(health: StreamHealth, reason: str, pause: float, stop: threading.Even
     return min(pause * 2, LONGEST_PAUSE_S)
 
 
-def _until_torn_down(stream: Stream, epoch: int, stop: threading.Event) -> None:
-    """A stream that stopped at what it read stays so until a person has torn it down."""
+def _until(stop: threading.Event, stream: Stream, condition: Callable[[], bool]) -> None:
+    """A stream that stopped stays so until a person has done what it waits for."""
     while not stop.wait(LOOK_S):
         try:
-            if not still_stands(stream, epoch):
+            if condition():
                 return
         except (SplitctlError, psycopg.Error) as error:
             log.info("%s: %s", stream.name, error)
+
+
+def _torn_down(stream: Stream, epoch: int) -> bool:
+    return not still_stands(stream, epoch)
+
+
+def _settled(stream: Stream) -> bool:
+    with connect(stream.target, f"look {stream.name}") as target:
+        return not waits_for_a_person(target, stream.name)

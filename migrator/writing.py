@@ -8,7 +8,7 @@ import psycopg
 
 from estate.errors import ExitCode, SplitctlError
 from migrator import statements as s
-from migrator.changes import MappingKey
+from migrator.changes import MappingKey, StreamStopped
 from migrator.collisions import Collisions
 from migrator.control import MARK
 from migrator.mapping import Key, Stream, key_arguments
@@ -18,8 +18,10 @@ from migrator.parts import Outcome, Own, Part, Position, Waiting, Waits
 from migrator.pgoutput import lsn_text
 from migrator.plan import Plan, Standing, Values, Work, decide, pick
 from migrator.prepared import Mappings
+from migrator.proof import Proof
 from migrator.reading import Connection, Prepared, Reading, Seen, read
-from migrator.strays import Strays
+from migrator.rules import why_carried
+from migrator.strays import Stray, Strays
 
 
 class Superseded(SplitctlError):
@@ -47,6 +49,7 @@ class Writer:
         self._stream, self._source, self._target = stream, source, target
         self._epoch, self._horizon, self.own = epoch, horizon, Own()
         self._strays = Strays(stream, target)
+        self._proof = Proof(stream, source, target)
         self.mappings = Mappings(stream, source, target)
         self.collisions = Collisions(target)
         self.waiting: dict[MappingKey, Waiting] = {}
@@ -66,7 +69,8 @@ class Writer:
     def write(self, part: Part) -> Outcome:
         """Read the part's keys on the source and write them. All of it, or nothing and an error.
 
-        Raises Superseded, StatesMoved, KeysMissing, StillInvisible, or what a statement raises.
+        Raises Superseded, StatesMoved, KeysMissing, StillInvisible, StoppedAtStrays, or what a
+        statement raises.
         """
         # Before the source is read: what the opposite stream sees later is then not missed.
         horizon = self._horizon()
@@ -81,8 +85,29 @@ class Writer:
         if not part.carry and not part.spool:
             return self._position_only(part)
         works, ownership = self._look(part, wanted, seen, horizon)
+        raw = _raw_names(seen.readings)
+        quiet = {name for name, texts in raw.items() if part.quiet.issuperset(texts)}
+        prepared = {name: found for name, (found, _) in wanted.items()}
+        works = self._proof.facts(works, ownership, prepared, part, quiet, self.own)
         plan = decide(works, ownership, self._stream.source_side)
-        return self._commit(part, seen.readings, plan, ownership)
+        if plan.stopped:
+            raise self._stop(plan.stopped, prepared, seen.readings, ownership)
+        return self._commit(part, seen.readings, plan, works, ownership)
+
+    def _stop(
+        self,
+        names: list[MappingKey],
+        prepared: dict[str, Prepared],
+        readings: dict[str, Reading],
+        ownership: Ownership | None,
+    ) -> StreamStopped:
+        """Keep the strays at which the stream stops; nothing else of the part is written."""
+        self.reset()
+        with self._target.transaction():
+            self._target.execute(MARK, (self._stream.name,))
+            self._check_claim(self._target.execute(s.CLAIM, self._claim(None)))
+            epoch = ownership.epoch if ownership else None
+            return self._strays.stop(names, prepared, readings, epoch)
 
     def park(self, part: Part, name: MappingKey, detail: str) -> Outcome:
         """Write the part without its one key, which cannot be written for this reason."""
@@ -189,6 +214,7 @@ class Writer:
                     rows=readings[name].rows,
                     standing=held,
                     references=self.mappings.references(name, present),
+                    rule=prepared.shape.mapping.config.stray,
                     undecided=_undecided(prepared, readings[name], held, seen.waiting),
                 )
             )
@@ -214,6 +240,7 @@ class Writer:
         part: Part,
         readings: dict[str, Reading],
         plan: Plan,
+        works: list[Work],
         ownership: Ownership | None,
     ) -> Outcome:
         """Write what was planned and the bookkeeping, and commit."""
@@ -236,12 +263,19 @@ class Writer:
             for key, detail in found.items()
             for name in raw[key]
         }
-        done = [*plan.settled, *(name for name in plan.strays if name not in kept)]
+        done = [*plan.settled, *plan.across, *plan.passed]
+        done += [name for name in plan.strays if name not in kept]
         settled = [name for key in done for name in raw[key]]
         prepared = {name: self.mappings[name] for name in readings}
         epoch = ownership.epoch if ownership else None
         lsn = part.position.lsn if part.position else None
-        self._strays.park(strays, prepared, readings, epoch, lsn)
+        noted = [Stray(name, "kept") for name in strays]
+        known = {work.mapping: work for work in works}
+        for name, key in plan.across:
+            how = why_carried(known[name].rule, key, known[name].facts)
+            noted.append(Stray((name, key), "carried", how))
+        self._strays.keep(noted, prepared, readings, epoch, lsn)
+        self._strays.passed(plan.passed)
         aside = self.collisions.step_aside(part.collisions, prepared, plan)
         writes: list[psycopg.Cursor[Any]] = []
         deletes: list[psycopg.Cursor[Any]] = []
@@ -265,7 +299,8 @@ class Writer:
             upserted=sum(cursor.rowcount for cursor in writes),
             deleted=sum(cursor.rowcount for cursor in deletes),
             spooled=len(part.spool),
-            strays=len(strays),
+            strays=len(noted),
+            across=len(plan.across),
         )
 
     def _note(self, part: Part, waits: Waits, settled: Iterable[MappingKey]) -> None:
@@ -344,6 +379,7 @@ def _standing(
             route,
             own.is_fresh(int(xmin)),
             tuple(lead for lead in leads if lead is not None),
+            int(xmin),
         )
         found.setdefault(tuple(key), []).append(standing)
     return found

@@ -20,7 +20,7 @@ from estate.config.sections import (
     SyncConfig,
     WriterConfig,
 )
-from estate.config.values import BUCKETS, parse_duration
+from estate.config.values import BUCKETS, StrayRule, parse_duration
 
 __all__ = [
     "BUCKETS",
@@ -38,6 +38,7 @@ __all__ = [
     "PhaseConfig",
     "Problem",
     "RollbackConfig",
+    "StrayRule",
     "SyncConfig",
     "UnknownName",
     "WriterConfig",
