@@ -36,6 +36,8 @@ DRAIN = 50_000
 FIRST_PAUSE_S = 0.01
 LONGEST_PAUSE_S = 1.0
 LIMIT_S = 60.0
+# How often a part is looked at anew because a row of it was inserted meanwhile.
+TAKEN = 3
 
 
 class Applier:
@@ -168,7 +170,7 @@ class Applier:
 
     def _attempt(self, part: Part) -> Outcome:
         """Write a part, again and again or in halves, until all of it is written or parked."""
-        started, pause = time.monotonic(), FIRST_PAUSE_S
+        started, pause, taken = time.monotonic(), FIRST_PAUSE_S, 0
         while True:
             try:
                 return self._writer.write(part)
@@ -204,6 +206,10 @@ class Applier:
                 collision = collisions.of(error, self._writer.mappings.by_table)
                 if collision is not None and collision not in part.collisions:
                     part = replace(part, collisions=part.collisions | {collision})
+                    continue
+                if isinstance(error, psycopg.errors.UniqueViolation) and taken < TAKEN:
+                    # Somebody inserted the row after we looked: now it stands, and is judged.
+                    taken += 1
                     continue
                 return self._halve(part, (error.diag.message_primary or str(error)).strip())
 

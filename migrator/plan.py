@@ -32,6 +32,7 @@ class Standing:
 
     `fresh`: somebody else wrote it, and the opposite stream has not looked at that yet. `leads`:
     the keys of the opposite stream to which it belongs. `xmin`: the 32-bit id of its writer.
+    `elsewhere`: it has another driving key there; the source gives its primary key under this one.
     """
 
     primary: Values
@@ -39,6 +40,7 @@ class Standing:
     fresh: bool = False
     leads: tuple[MappingKey, ...] = ()
     xmin: int = 0
+    elsewhere: bool = False
 
 
 @dataclass(frozen=True)

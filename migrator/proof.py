@@ -143,8 +143,7 @@ class Proof:
         asked = [
             (*key, item.row[position])
             for key in keys
-            if _primaries(work, work.standing.get(key, []))
-            <= _primaries(work, work.rows.get(key, []))
+            if not _deletes(work, key)
             for item in work.rows.get(key, [])
         ]
         if not asked:
@@ -196,9 +195,19 @@ def _primaries(work: Work, rows: Sequence[Routed | Standing]) -> set[Values]:
     }
 
 
+def _deletes(work: Work, key: Key) -> bool:
+    rows, standing = work.rows.get(key, []), work.standing.get(key, [])
+    moved = any(item.elsewhere for item in standing)
+    return moved or not _primaries(work, standing) <= _primaries(work, rows)
+
+
 def _updates_only(work: Work, key: Key) -> bool:
     rows, standing = work.rows.get(key, []), work.standing.get(key, [])
-    return bool(rows) and _primaries(work, rows) == _primaries(work, standing)
+    return (
+        bool(rows)
+        and not any(item.elsewhere for item in standing)
+        and _primaries(work, rows) == _primaries(work, standing)
+    )
 
 
 def _unchanged(work: Work, key: Key, here: Owned, own: Own, ours: Collection[int]) -> bool:

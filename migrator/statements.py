@@ -141,6 +141,12 @@ STANDING = sql.SQL(
     " FROM {table} AS t WHERE {condition}"
     " FOR NO KEY UPDATE OF t"
 )
+# Rows that the mapping gives under another driving key than the one they have in the target.
+STANDING_ELSEWHERE = sql.SQL(
+    "SELECT {primary}, {key}, t.xmin::text, ({route})::text, {leads}"
+    " FROM {table} AS t JOIN unnest({arrays}) AS u({names}) ON {condition}"
+    " FOR NO KEY UPDATE OF t"
+)
 VERSIONS = sql.SQL(
     "SELECT {key}, jsonb_agg(to_jsonb(t) ORDER BY {primary})::text,"
     " jsonb_agg(jsonb_build_array({columns}))::text"
@@ -151,11 +157,13 @@ PARENTS = sql.SQL(
     " WHERE EXISTS (SELECT FROM {table} AS p WHERE {condition})"
 )
 DELETE = sql.SQL("DELETE FROM {table} AS t USING unnest({arrays}) AS u({names}) WHERE {condition}")
-UPSERT = sql.SQL(
+# For rows that did not stand when they were looked for: one that somebody has inserted since then
+# is not written over, it fails.
+INSERT = sql.SQL(
     "INSERT INTO {table} AS t ({columns}) OVERRIDING SYSTEM VALUE"
     " SELECT {values} FROM json_to_recordset(%s::json) AS u({record})"
-    " ON CONFLICT ({primary}) DO {action}"
 )
+UPSERT = sql.SQL("{insert} ON CONFLICT ({primary}) DO {action}")
 UPDATE = sql.SQL("UPDATE SET {changes} WHERE ({before}) IS DISTINCT FROM ({after})")
 # Compared as they are; everything else by its text, so that 1.0 and 1.00 inside a document, or
 # letters that a collation calls equal, are seen as a change.
@@ -176,13 +184,18 @@ PLAIN_TYPES = frozenset(
 
 @dataclass(frozen=True)
 class Statements:
-    """All statements of one mapping. Text in, text out; keys and rows are tuples of texts."""
+    """All statements of one mapping. Text in, text out; keys and rows are tuples of texts.
+
+    `elsewhere` is None where the primary key says the driving key.
+    """
 
     rows: sql.Composed
     canonical: sql.Composed
     standing: sql.Composed
+    elsewhere: sql.Composed | None
     versions: sql.Composed
     delete: sql.Composed
+    insert: sql.Composed
     upsert: sql.Composed
     parents: tuple[sql.Composed, ...]
     references: tuple[ForeignKey, ...]
@@ -199,16 +212,25 @@ def make(shape: Shape, ways: tuple[Way, ...]) -> Statements:
         for reference in shape.table.foreign_keys
         if set(reference.columns) <= set(shape.columns)
     )
+    look: dict[str, sql.Composable] = {
+        "primary": f.texts("t", primary),
+        "key": f.texts("t", key),
+        "route": m.route(shape.mapping),
+        "leads": _leads(ways),
+        "table": table,
+    }
+    insert = _insert(shape, table)
     return Statements(
         rows=m.rows_by_keys(shape),
         canonical=_canonical(shape),
-        standing=STANDING.format(
-            primary=f.texts("t", primary),
-            key=f.texts("t", key),
-            route=m.route(shape.mapping),
-            leads=_leads(ways),
-            table=table,
-            condition=condition,
+        standing=STANDING.format(**look, condition=condition),
+        elsewhere=None
+        if set(key) <= set(primary)
+        else STANDING_ELSEWHERE.format(
+            **look,
+            arrays=f.arrays(len(primary)),
+            names=f.names(len(primary)),
+            condition=f.equal("t", primary, m.target_types(shape, primary)),
         ),
         versions=VERSIONS.format(
             primary=f.columns("t", primary),
@@ -223,7 +245,8 @@ def make(shape: Shape, ways: tuple[Way, ...]) -> Statements:
             names=f.names(len(primary)),
             condition=f.equal("t", primary, m.target_types(shape, primary)),
         ),
-        upsert=_upsert(shape, table),
+        insert=insert,
+        upsert=_upsert(shape, insert),
         parents=tuple(_parents(shape, reference) for reference in references),
         references=references,
         ways=ways,
@@ -261,7 +284,17 @@ def _parents(shape: Shape, reference: ForeignKey) -> sql.Composed:
     )
 
 
-def _upsert(shape: Shape, table: sql.Identifier) -> sql.Composed:
+def _insert(shape: Shape, table: sql.Identifier) -> sql.Composed:
+    columns = [column for name in shape.columns if (column := shape.table.column(name))]
+    return INSERT.format(
+        table=table,
+        columns=f.listed(f.identifier(column.name) for column in columns),
+        values=f.listed(_assigned(n, column) for n, column in enumerate(columns)),
+        record=f.record(len(columns)),
+    )
+
+
+def _upsert(shape: Shape, insert: sql.Composed) -> sql.Composed:
     columns = [column for name in shape.columns if (column := shape.table.column(name))]
     primary = shape.table.primary_key
     others = [column for column in columns if column.name not in primary]
@@ -274,10 +307,7 @@ def _upsert(shape: Shape, table: sql.Identifier) -> sql.Composed:
             after=f.listed(comparable("excluded", column) for column in others),
         )
     return UPSERT.format(
-        table=table,
-        columns=f.listed(f.identifier(column.name) for column in columns),
-        values=f.listed(_assigned(n, column) for n, column in enumerate(columns)),
-        record=f.record(len(columns)),
+        insert=insert,
         primary=f.listed(map(f.identifier, primary)),
         action=action,
     )

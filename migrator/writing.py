@@ -2,9 +2,11 @@
 
 import json
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import Any
 
 import psycopg
+from psycopg import sql
 
 from estate.errors import ExitCode, SplitctlError
 from migrator import statements as s
@@ -181,6 +183,7 @@ class Writer:
         target, stream, readings = self._target, self._stream, seen.readings
         keys = {name: list(dict.fromkeys(readings[name].canonical.values())) for name in wanted}
         standing: dict[str, psycopg.Cursor[Any]] = {}
+        elsewhere: dict[str, psycopg.Cursor[Any]] = {}
         parents: dict[str, list[psycopg.Cursor[Any] | None]] = {}
         with target.pipeline():
             target.execute(s.BEGIN)
@@ -192,6 +195,10 @@ class Writer:
             for name, (prepared, _) in wanted.items():
                 query = prepared.statements.standing
                 standing[name] = target.execute(query, key_arguments(keys[name]))
+                other = prepared.statements.elsewhere
+                primaries = _primaries(prepared, readings[name])
+                if other is not None and primaries:
+                    elsewhere[name] = target.execute(other, _columns(primaries))
                 parents[name] = self._ask_parents(prepared, readings[name])
             following = target.execute(s.NEXT_ID)
         self._check_claim(claim)
@@ -206,6 +213,9 @@ class Writer:
                 for cursor in parents[name]
             ]
             held = _standing(prepared, standing[name], self.own)
+            if name in elsewhere:
+                others = _standing(prepared, elsewhere[name], self.own)
+                _put_where_they_come(held, others, prepared, readings[name])
             works.append(
                 Work(
                     mapping=name,
@@ -284,14 +294,14 @@ class Writer:
             for name in reversed(list(plan.deletes)):
                 gone = plan.deletes[name]
                 if gone:
-                    columns = [list(column) for column in zip(*gone, strict=True)]
-                    deletes.append(target.execute(prepared[name].statements.delete, columns))
+                    query = prepared[name].statements.delete
+                    deletes.append(target.execute(query, _columns(gone)))
             for statement, arguments in aside:
                 target.execute(statement, arguments)
             for name, rows in plan.upserts.items():
-                if rows:
-                    query = prepared[name].statements.upsert
-                    writes.append(target.execute(query, (_records(rows),)))
+                # New ones first: a row that stands may come to refer to one of them.
+                for query, chosen in _by_standing(prepared[name], known[name], rows):
+                    writes.append(target.execute(query, (_records(chosen),)))
             self._note(part, waits, settled)
             target.execute(s.COMMIT)
         self._remember(waits, settled)
@@ -385,6 +395,31 @@ def _standing(
     return found
 
 
+def _primaries(prepared: Prepared, reading: Reading) -> set[Values]:
+    positions = prepared.shape.primary_positions
+    return {pick(item.row, positions) for rows in reading.rows.values() for item in rows}
+
+
+def _put_where_they_come(
+    standing: dict[Key, list[Standing]],
+    others: dict[Key, list[Standing]],
+    prepared: Prepared,
+    reading: Reading,
+) -> None:
+    """Add rows to the keys under which the source gives them, where they have another one here."""
+    positions = prepared.shape.primary_positions
+    comes = {pick(item.row, positions): key for key in reading.rows for item in reading.rows[key]}
+    for key, found in others.items():
+        for item in found:
+            coming = comes.get(item.primary, key)
+            if coming != key:
+                standing.setdefault(coming, []).append(replace(item, elsewhere=True))
+
+
+def _columns(rows: Iterable[Values]) -> list[list[str | None]]:
+    return [list(column) for column in zip(*rows, strict=True)]
+
+
 def _undecided(
     prepared: Prepared,
     reading: Reading,
@@ -411,6 +446,21 @@ def _raw_names(readings: dict[str, Reading]) -> dict[MappingKey, list[MappingKey
         for raw, canonical in reading.canonical.items():
             names.setdefault((mapping, canonical), []).append((mapping, raw))
     return names
+
+
+def _by_standing(
+    prepared: Prepared, work: Work, rows: list[Values]
+) -> Iterable[tuple[sql.Composed, list[Values]]]:
+    """Rows to insert, and rows that stand, locked: each with its statement, where there are any."""
+    stands = {item.primary for found in work.standing.values() for item in found}
+    new: list[Values] = []
+    there: list[Values] = []
+    for row in rows:
+        (there if pick(row, work.primary_positions) in stands else new).append(row)
+    if new:
+        yield prepared.statements.insert, new
+    if there:
+        yield prepared.statements.upsert, there
 
 
 def _records(rows: list[Values]) -> str:
