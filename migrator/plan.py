@@ -64,8 +64,8 @@ class Reference:
 class Work:
     """The keys of one mapping, with what the source gives and what the target holds for each.
 
-    `undecided` are those whose rows wait in the opposite stream. `facts` are known of those that
-    are foreign.
+    `undecided` are those whose rows wait in the opposite stream. `asked` are those that it has
+    asked for, having kept its own version. `facts` are known of those that are foreign.
     """
 
     mapping: str
@@ -75,6 +75,7 @@ class Work:
     standing: dict[Key, list[Standing]]
     references: tuple[Reference, ...] = ()
     undecided: frozenset[Key] = frozenset()
+    asked: frozenset[Key] = frozenset()
     rule: StrayRule = OWNER_WINS
     facts: Facts = NOTHING_KNOWN
 
@@ -84,7 +85,8 @@ class Plan:
     """The outcome for every key. Mappings stand in the order parents first.
 
     `strays` give way to the owner's version; `across` are written over it all the same; at
-    `stopped` the stream ends; `passed` were stopped at, and somebody has decided since.
+    `stopped` the stream ends; `passed` were stopped at, and somebody has decided since. `claimed`
+    are those of the contested that are ours to write only because they were asked for.
     """
 
     upserts: dict[str, list[Row]] = field(default_factory=dict)
@@ -95,6 +97,7 @@ class Plan:
     passed: list[MappingKey] = field(default_factory=list)
     parentless: dict[MappingKey, str] = field(default_factory=dict)
     contested: dict[MappingKey, str] = field(default_factory=dict)
+    claimed: set[MappingKey] = field(default_factory=set)
     ambiguous: dict[MappingKey, str] = field(default_factory=dict)
     settled: list[MappingKey] = field(default_factory=list)
 
@@ -140,6 +143,8 @@ def decide(works: Sequence[Work], ownership: Ownership | None, side: Side) -> Pl
             if key in work.undecided or any(item.fresh for item in standing):
                 # Written over now, the other side's version would be lost without a trace.
                 plan.contested[name] = "the other side changed it too, and that is carried first"
+                if not _belongs(rows, standing, ownership, side):
+                    plan.claimed.add(name)
                 continue
             missing = _missing(rows, available)
             if missing is not None:
@@ -159,7 +164,34 @@ def pick(row: Sequence[str | None], positions: Iterable[int]) -> Values:
 
 
 def _is_own(work: Work, key: Key, ownership: Ownership | None, side: Side) -> bool:
+    """Whether the source may write the key.
+
+    A row may go from one customer to another, whose bucket is the other side's. Each version then
+    names an owner of its own, and that one side owns both cannot be said of either. The side that
+    gives its row away may carry it; a row that it took from the other side is a stray, and when
+    the other side is asked for its version, that one may be written over it. So each has an end.
+    """
     rows, standing = work.rows.get(key, []), work.standing.get(key, [])
+    if _belongs(rows, standing, ownership, side):
+        return True
+    if not rows or not standing:
+        return False
+    gives = all(item.route is not None and owns(ownership, side, item.route) for item in standing)
+    if gives:
+        stands = {item.primary for item in standing}
+        contested = key in work.undecided or any(item.fresh for item in standing)
+        # When both sides give it away, each would wait for the other: old waits, new gives way.
+        return not (contested and side == "new") and all(
+            pick(item.row, work.primary_positions) in stands
+            for item in rows
+            if not owns(ownership, side, item.route)
+        )
+    return key in work.asked and all(owns(ownership, side, item.route) for item in rows)
+
+
+def _belongs(
+    rows: list[Routed], standing: list[Standing], ownership: Ownership | None, side: Side
+) -> bool:
     return all(owns(ownership, side, route) for route in _routes(rows, standing))
 
 

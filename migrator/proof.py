@@ -79,10 +79,11 @@ class Proof:
         """The works with what is known of their foreign keys. `quiet` are in the target's text."""
         side = self._stream.source_side
         strangers = {work.mapping: foreign(work, ownership, side) for work in works}
-        loud = [
-            (name, key) for name, keys in strangers.items() for key in keys
-            if (name, key) not in quiet
-        ]  # fmt: skip
+        # What was asked for is no change of this side's either: carried, it could change places
+        # with the version that the opposite stream carries just now.
+        quiet = {*quiet, *((work.mapping, key) for work in works for key in work.asked)}
+        loud = [(name, key) for name, keys in strangers.items() for key in keys]
+        loud = [name for name in loud if name not in quiet]
         if not loud:
             # Nothing of these has to be known: the owner's version stands.
             return [_with_quiet(work, quiet) for work in works]

@@ -22,10 +22,11 @@ class Verdict(Enum):
 class Facts:
     """What is known of a mapping's keys that its source does not own, beside their rows.
 
-    `quiet`: nobody changed them here. `unchanged`: the source only changes rows that stand in the
-    target, and nobody but sync has written these since the target's side became the owner. `late`:
-    changed while the source's side still owned them. `newer`: the source's version is the newer
-    one by the rule's column. `settled`: a person has decided about just this version.
+    `quiet`: nobody changed them here, or they were only asked for. `unchanged`: the source only
+    changes rows that stand in the target, and nobody but sync has written these since the target's
+    side became the owner. `late`: changed while the source's side still owned them. `newer`: the
+    source's version is the newer one by the rule's column. `settled`: a person has decided about
+    just this version.
     """
 
     quiet: frozenset[Key] = frozenset()

@@ -1,7 +1,7 @@
 """The statements with which a stream reads its source and writes its target, made per mapping."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import LiteralString
 
@@ -333,3 +333,9 @@ def name_arguments(names: Iterable[MappingKey]) -> tuple[list[str], list[str]]:
     """Parameters that name keys: their mappings, and themselves as JSON arrays."""
     pairs = list(names)
     return [name for name, _ in pairs], [json.dumps(key) for _, key in pairs]
+
+
+def records(rows: Sequence[Sequence[str | None]]) -> str:
+    """The parameter of an insert or upsert: rows of texts as JSON."""
+    names = [f"u{number}" for number in range(len(rows[0]))]
+    return json.dumps([dict(zip(names, row, strict=True)) for row in rows])

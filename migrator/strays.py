@@ -37,7 +37,8 @@ SELECT %s, u.mapping, u.key::jsonb, u.source_rows::jsonb, u.target_rows::jsonb, 
 # A stream that is started again at the same stray tells what both sides hold by now.
 STOPPED_AGAIN: LiteralString = """
 UPDATE splitctl_sync.stray s
-   SET source_rows = u.source_rows::jsonb, target_rows = u.target_rows::jsonb, seen_at = now()
+   SET source_rows = u.source_rows::jsonb, target_rows = u.target_rows::jsonb, seen_at = now(),
+       owner_epoch = %s
   FROM unnest(%s::text[], %s::text[], %s::text[], %s::text[])
        AS u(mapping, key, source_rows, target_rows)
  WHERE s.stream = %s AND s.mapping = u.mapping AND s.key = u.key::jsonb
@@ -50,9 +51,24 @@ UPDATE splitctl_sync.stray s SET outcome = 'passed'
  WHERE s.stream = %s AND s.mapping = u.mapping AND s.key = u.key::jsonb
    AND s.outcome = 'stopped' AND s.settled_at IS NOT NULL
 """
+# A move of the owner may settle them as well as a person.
 OPEN_STOPS: LiteralString = """
-SELECT count(*)::int FROM splitctl_sync.stray
- WHERE stream = %s AND outcome = 'stopped' AND settled_at IS NULL
+SELECT EXISTS (SELECT FROM splitctl_sync.stray
+                WHERE stream = %(stream)s AND outcome = 'stopped' AND settled_at IS NULL
+                  AND owner_epoch IS NOT DISTINCT FROM
+                      (SELECT epoch FROM splitctl_sync.owner WHERE domain = %(domain)s))
+"""
+STOPPED: LiteralString = """
+SELECT EXISTS (SELECT FROM splitctl_sync.stray
+                WHERE stream = %s AND outcome = 'stopped' AND settled_at IS NULL)
+"""
+OVERTAKEN: LiteralString = """
+UPDATE splitctl_sync.stray s
+   SET outcome = 'passed', settled_at = clock_timestamp(),
+       settled_how = 'the owner moved, and it was carried as any other change'
+  FROM unnest(%s::text[], %s::text[]) AS u(mapping, key)
+ WHERE s.stream = %s AND s.mapping = u.mapping AND s.key = u.key::jsonb
+   AND s.outcome = 'stopped' AND s.settled_at IS NULL
 """
 
 
@@ -110,10 +126,11 @@ def held(
     return found
 
 
-def waits_for_a_person(target: Connection, stream: str) -> bool:
-    """Whether the stream stopped at strays that nobody has settled yet."""
+def waits_for_a_person(target: Connection, stream: Stream) -> bool:
+    """Whether the stream stopped at strays that nobody has settled yet, under the same owner."""
+    values = {"stream": stream.name, "domain": stream.domain.name}
     try:
-        row = target.execute(OPEN_STOPS, (stream,)).fetchone()
+        row = target.execute(OPEN_STOPS, values).fetchone()
     except psycopg.errors.UndefinedTable:
         return False
     return bool(row and row[0])
@@ -124,6 +141,12 @@ class Strays:
 
     def __init__(self, stream: Stream, target: Connection) -> None:
         self._stream, self._target = stream, target
+        self._had_stopped = False
+
+    def load(self) -> None:
+        """Find out whether the stream had stopped at strays when it was last carried."""
+        row = self._target.execute(STOPPED, (self._stream.name,)).fetchone()
+        self._had_stopped = bool(row and row[0])
 
     def keep(
         self,
@@ -184,6 +207,7 @@ class Strays:
         known = self._target.execute(
             STOPPED_AGAIN,
             (
+                epoch,
                 *names_of(names),
                 [
                     given(prepared[name].shape, [r.row for r in readings[name].rows.get(key, [])])
@@ -205,10 +229,13 @@ class Strays:
             first=first,
         )
 
-    def passed(self, names: list[MappingKey]) -> None:
-        """The stream goes on behind strays at which it had stopped."""
+    def passed(self, names: list[MappingKey], settled: list[MappingKey]) -> None:
+        """The stream goes on behind strays at which it had stopped: those that a person has
+        decided, and those among the settled keys that belong to this side by now."""
         if names:
             self._target.execute(PASSED, (*names_of(names), self._stream.name))
+        if settled and self._had_stopped:
+            self._target.execute(OVERTAKEN, (*names_of(settled), self._stream.name))
 
 
 def ask_again(connection: Connection, stream: str, keys: Iterable[MappingKey]) -> None:

@@ -123,4 +123,4 @@ def _torn_down(stream: Stream, epoch: int) -> bool:
 
 def _settled(stream: Stream) -> bool:
     with connect(stream.target, f"look {stream.name}") as target:
-        return not waits_for_a_person(target, stream.name)
+        return not waits_for_a_person(target, stream)

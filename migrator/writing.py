@@ -13,15 +13,16 @@ from migrator import statements as s
 from migrator.changes import MappingKey, StreamStopped
 from migrator.collisions import Collisions
 from migrator.control import MARK
-from migrator.mapping import Key, Stream, key_arguments
+from migrator.mapping import Key, Stream, key_arguments, other
 from migrator.opposite import keys_of_rows
 from migrator.ownership import Ownership
 from migrator.parts import Outcome, Own, Part, Position, Waiting, Waits
 from migrator.pgoutput import lsn_text
-from migrator.plan import Plan, Standing, Values, Work, decide, pick
+from migrator.plan import Plan, Standing, Values, Work, decide, owns, pick
 from migrator.prepared import Mappings
 from migrator.proof import Proof
 from migrator.reading import Connection, Prepared, Reading, Seen, read
+from migrator.refusals import of_a_row
 from migrator.rules import why_carried
 from migrator.strays import Stray, Strays
 
@@ -60,6 +61,7 @@ class Writer:
         """Read from the target which keys are parked, and which transactions were ours."""
         own = self._target.execute(s.OWN_IDS, (self._stream.name,)).fetchall()
         self.own = Own(int(row[0]) for row in own)
+        self._strays.load()
         found = self._target.execute(s.WAITING, (self._stream.name,)).fetchall()
         known = {mapping.name for mapping in self._stream.mappings}
         self.waiting = {
@@ -117,12 +119,58 @@ class Writer:
         # Its error may have come before anybody waited for the transactions to be visible. Whoever
         # tries it again, or drains what is spooled beside it, relies on that (law L3).
         read(self._source, self._stream.opposite, {}, part.xids)
+        prepared = self.mappings[name[0]]
+        key = None if name in part.quiet else self._known(prepared, name[1])
+        noted: list[Stray] = []
         with self._target.transaction():
             self._target.execute(MARK, (self._stream.name,))
             self._check_claim(self._target.execute(s.CLAIM, self._claim(part.position)))
-            self._note(part, waits, [])
-        self._remember(waits, [])
-        return Outcome(spooled=len(part.spool))
+            owner = self._target.execute(s.OWNER, (self._stream.domain.name,)).fetchone()
+            if key is not None and self._is_theirs(prepared, key, owner):
+                # Parked it would hold up its owner, who may well set it right.
+                noted, waits = [Stray((name[0], key), "kept")], {}
+                readings = self._readable(prepared, name)
+                lsn = part.position.lsn if part.position else None
+                epoch = owner[1] if owner else None
+                self._strays.keep(noted, {name[0]: prepared}, readings, epoch, lsn)
+            self._note(part, waits, [name] if noted else [])
+        self._remember(waits, [name] if noted else [])
+        return Outcome(spooled=len(part.spool), strays=len(noted))
+
+    def _known(self, prepared: Prepared, key: Key) -> Key | None:
+        """The key in the target's text; None when it is none there."""
+        try:
+            if not prepared.shape.canonical:
+                parts = [[part] for part in key]
+                found = self._source.execute(prepared.statements.canonical, parts).fetchone()
+                assert found is not None
+                key = tuple(found)
+            self._target.execute(prepared.statements.standing, key_arguments([key]))
+        except psycopg.DataError:
+            self.reset()
+            return None
+        return key
+
+    def _is_theirs(self, prepared: Prepared, key: Key, owner: Any) -> bool:
+        """Whether all rows that stand under a key are owned by the target's side."""
+        ownership = Ownership(int(owner[0]), int(owner[1])) if owner else None
+        cursor = self._target.execute(prepared.statements.standing, key_arguments([key]))
+        standing = _standing(prepared, cursor, self.own).get(key, [])
+        side = other(self._stream.source_side)
+        return bool(standing) and all(
+            item.route is not None and owns(ownership, side, item.route) for item in standing
+        )
+
+    def _readable(self, prepared: Prepared, name: MappingKey) -> dict[str, Reading]:
+        """What the source gives for a key, if it can be read at all."""
+        wanted = {name[0]: (prepared, [name[1]])}
+        try:
+            return read(self._source, self._stream.opposite, wanted, ()).readings
+        except psycopg.Error as error:
+            if not of_a_row(error):
+                raise
+            self._source.rollback()
+            return {}
 
     def go_live(self, name: str) -> bool:
         """Make a drained mapping live, if its spool is empty. Returns whether it was."""
@@ -195,10 +243,10 @@ class Writer:
             for name, (prepared, _) in wanted.items():
                 query = prepared.statements.standing
                 standing[name] = target.execute(query, key_arguments(keys[name]))
-                other = prepared.statements.elsewhere
+                moved = prepared.statements.elsewhere
                 primaries = _primaries(prepared, readings[name])
-                if other is not None and primaries:
-                    elsewhere[name] = target.execute(other, _columns(primaries))
+                if moved is not None and primaries:
+                    elsewhere[name] = target.execute(moved, _columns(primaries))
                 parents[name] = self._ask_parents(prepared, readings[name])
             following = target.execute(s.NEXT_ID)
         self._check_claim(claim)
@@ -225,10 +273,20 @@ class Writer:
                     standing=held,
                     references=self.mappings.references(name, present),
                     rule=prepared.shape.mapping.config.stray,
+                    asked=self._asked(part, name, readings[name]),
                     undecided=_undecided(prepared, readings[name], held, seen.waiting),
                 )
             )
         return works, Ownership(int(row[0]), int(row[1])) if row else None
+
+    def _asked(self, part: Part, name: str, reading: Reading) -> frozenset[Key]:
+        """The keys that the opposite stream asked for, now or before they had to wait."""
+        return frozenset(
+            key
+            for raw, key in reading.canonical.items()
+            if (name, raw) in part.asked
+            or ((kept := self.waiting.get((name, raw))) and kept.reason == "asked")
+        )
 
     def _ask_parents(
         self, prepared: Prepared, reading: Reading
@@ -267,6 +325,7 @@ class Writer:
             for reason, found in (
                 ("parent", plan.parentless),
                 ("stray-pending", plan.contested),
+                ("asked", {name: plan.contested[name] for name in plan.claimed}),
                 ("asked", kept),
                 ("unwritable", plan.ambiguous),
             )
@@ -285,7 +344,7 @@ class Writer:
             how = why_carried(known[name].rule, key, known[name].facts)
             noted.append(Stray((name, key), "carried", how))
         self._strays.keep(noted, prepared, readings, epoch, lsn)
-        self._strays.passed(plan.passed)
+        self._strays.passed(plan.passed, plan.settled)
         aside = self.collisions.step_aside(part.collisions, prepared, plan)
         writes: list[psycopg.Cursor[Any]] = []
         deletes: list[psycopg.Cursor[Any]] = []
@@ -301,7 +360,7 @@ class Writer:
             for name, rows in plan.upserts.items():
                 # New ones first: a row that stands may come to refer to one of them.
                 for query, chosen in _by_standing(prepared[name], known[name], rows):
-                    writes.append(target.execute(query, (_records(chosen),)))
+                    writes.append(target.execute(query, (s.records(chosen),)))
             self._note(part, waits, settled)
             target.execute(s.COMMIT)
         self._remember(waits, settled)
@@ -461,8 +520,3 @@ def _by_standing(
         yield prepared.statements.insert, new
     if there:
         yield prepared.statements.upsert, there
-
-
-def _records(rows: list[Values]) -> str:
-    names = [f"u{number}" for number in range(len(rows[0]))]
-    return json.dumps([dict(zip(names, row, strict=True)) for row in rows])

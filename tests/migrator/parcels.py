@@ -14,9 +14,9 @@ import psycopg
 from psycopg import sql
 
 from estate.config import Config, load
-from migrator import barrier, sync
+from migrator import barrier, ownership, sync
 from migrator.health import Board
-from migrator.mapping import Stream, shape, streams
+from migrator.mapping import Side, Stream, shape, streams
 from migrator.worker import carry, run
 from rehearsal.postgres import free_port
 from tests.conftest import ConfigWriter, FreshDatabase
@@ -27,7 +27,7 @@ CREATE TABLE depots (
     tags jsonb NOT NULL DEFAULT '[]', PRIMARY KEY (region, code));
 CREATE TABLE parcels (
     id bigserial PRIMARY KEY, region text NOT NULL, code integer NOT NULL,
-    weight numeric(10,2),
+    weight numeric(10,2), revised timestamptz,
     note text, FOREIGN KEY (region, code) REFERENCES depots ON DELETE CASCADE);
 """
 NEW = """
@@ -39,7 +39,7 @@ CREATE TABLE station_tags (
     FOREIGN KEY (region, number) REFERENCES stations ON DELETE CASCADE);
 CREATE TABLE shipments (
     id bigserial PRIMARY KEY, region text NOT NULL, number bigint NOT NULL,
-    weight numeric(10,2) CHECK (weight < 1000), note text,
+    weight numeric(10,2) CHECK (weight < 1000), revised timestamptz, note text,
     FOREIGN KEY (region, number) REFERENCES stations ON DELETE CASCADE);
 """
 MAPPINGS = {
@@ -54,7 +54,8 @@ SELECT d.region, d.code::bigint AS number, g.tag, d.holder AS splitctl_route
  WHERE g.tag NOT LIKE '%secret%'
 """,
     "post/forward/shipments.sql": """
-SELECT p.id, p.region, p.code::bigint AS number, p.weight, p.note, d.holder AS splitctl_route
+SELECT p.id, p.region, p.code::bigint AS number, p.weight, p.revised, p.note,
+       d.holder AS splitctl_route
   FROM parcels p JOIN depots d USING (region, code)
 """,
     "post/reverse/depots.sql": """
@@ -65,7 +66,8 @@ SELECT s.region, s.number::integer AS code, s.title AS name, s.holder,
   FROM stations s
 """,
     "post/reverse/parcels.sql": """
-SELECT h.id, h.region, h.number::integer AS code, h.weight, h.note, s.holder AS splitctl_route
+SELECT h.id, h.region, h.number::integer AS code, h.weight, h.revised, h.note,
+       s.holder AS splitctl_route
   FROM shipments h JOIN stations s USING (region, number)
 """,
 }
@@ -138,11 +140,17 @@ class Post:
         return self.old if stream.direction == "forward" else self.new
 
     def own(self, new_below: int, epoch: int) -> None:
-        """Switch the owner in both databases."""
+        """Switch the owner in both databases, by hand: no move is recorded."""
         for connection in (self.old, self.new):
             connection.execute(
                 "UPDATE splitctl_sync.owner SET new_below = %s, epoch = %s", (new_below, epoch)
             )
+
+    def move(self, new_below: int, epoch: int, *sides: Side) -> None:
+        """Move the owner as a step does it, in both databases or on these sides alone."""
+        for side in sides or ("old", "new"):
+            connection = self.old if side == "old" else self.new
+            ownership.switch(connection, "post", new_below, epoch)
 
     def own_apart(self, *, old: tuple[int, int], new: tuple[int, int]) -> None:
         """Owner rows (threshold, epoch) as they stand between the two moves of a step."""
@@ -213,23 +221,43 @@ class Post:
         return found
 
 
-def build(databases: dict[str, FreshDatabase], write_config: ConfigWriter) -> Post:
-    """Both databases with their tables, and the configuration; sync is not enabled."""
+def build(
+    databases: dict[str, FreshDatabase],
+    write_config: ConfigWriter,
+    strays: dict[str, str] | None = None,
+    domain: str = DOMAIN,
+    more_old: str = "",
+) -> Post:
+    """Both databases with their tables, and the configuration; sync is not enabled.
+
+    `strays`: for a target table, the rule for strays as the configuration writes it. `domain` is
+    another configuration, `more_old` more DDL for the old side.
+    """
+    for table, rule in (strays or {}).items():
+        named = f'target = "{table}"\n'
+        assert named in domain
+        domain = domain.replace(named, f"{named}stray = {rule}\n")
     old, new = databases["order"].connect(), databases["checkout"].connect()
-    old.execute(OLD)
+    old.execute(f"{OLD}{more_old}".encode())
     new.execute(NEW)
     path = write_config(
         databases={name: databases[name].dsn for name in ("order", "checkout")},
-        domains=DOMAIN,
+        domains=domain,
         mappings=MAPPINGS,
         extra=f'[sync]\nlisten = "127.0.0.1:{free_port()}"',
     )
     return Post(load(path), old, new)
 
 
-def make(databases: dict[str, FreshDatabase], write_config: ConfigWriter) -> Post:
+def make(
+    databases: dict[str, FreshDatabase],
+    write_config: ConfigWriter,
+    strays: dict[str, str] | None = None,
+    domain: str = DOMAIN,
+    more_old: str = "",
+) -> Post:
     """The same with sync enabled and everything live."""
-    post = build(databases, write_config)
+    post = build(databases, write_config, strays, domain, more_old)
     sync.enable(post.config, "post")
     for connection in (post.old, post.new):
         connection.execute(LIVE)

@@ -4,7 +4,7 @@ import json
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +18,8 @@ from migrator.changes import Batch, MappingKey
 from migrator.ownership import bucket
 from migrator.pgoutput import lsn_number
 from migrator.plan import Reference, Routed, Standing, Work, decide
-from tests.migrator.parcels import Post
+from tests.conftest import ConfigWriter, FreshDatabase
+from tests.migrator.parcels import DOMAIN, OF_STATION, Post, make
 
 STATIONS, TAGS, SHIPMENTS = (f"post.forward.{t}" for t in ("stations", "station_tags", "shipments"))
 PARK = """
@@ -541,3 +542,103 @@ def test_a_unique_value_whose_holder_cannot_be_written_stops_no_stream(forward: 
         (2, "bad"),
         (3, "else"),
     ]
+
+
+@contextmanager
+def watched(post: Post) -> Iterator[Carrier]:
+    """An applier for whom all that others write from now on is fresh."""
+    stream = post.forward
+    source, target = connect(stream.source, "test"), connect(stream.target, "test")
+    (now,) = post.new.execute("SELECT pg_current_xact_id()::text").fetchone() or ("0",)
+    applier = Applier(stream, source, target, 0, horizon=lambda: int(now) + 1)
+    with closing(source), closing(target), closing(applier):
+        yield Carrier(post, applier, source, target)
+
+
+def test_2_a_row_that_is_inserted_between_the_look_and_the_write_is_not_written_over(
+    post: Post,
+) -> None:
+    """The check stands in the write: the row is looked at, then, like any other."""
+    fill(post)
+    with watched(post) as forward:
+        decided = forward.applier._writer._proof.facts
+
+        def late(works: Any, *others: Any) -> Any:
+            post.new.execute("INSERT INTO stations VALUES ('n', 1, 'theirs', 'ann')")
+            forward.applier._writer._proof.facts = decided  # type: ignore[method-assign]
+            return decided(works, *others)
+
+        forward.applier._writer._proof.facts = late  # type: ignore[method-assign]
+        forward.apply((STATIONS, ("n", "1")), (STATIONS, ("s", "1")))
+        assert rows(post, "SELECT region, title FROM stations ORDER BY 1") == [
+            ("n", "theirs"),
+            ("s", "B"),
+        ]
+        found = {name: item.reason for name, item in forward.applier.waiting.items()}
+        assert found == {(STATIONS, ("n", "1")): "stray-pending"}
+
+
+@pytest.fixture
+def by_depot(
+    fresh_databases: dict[str, FreshDatabase], write_config: ConfigWriter
+) -> Iterator[Post]:
+    """Shipments are carried depot by depot: their primary key does not say the driving key."""
+    by_id = 'key = ["id"]\nroute = "' + OF_STATION + '"\nsources = { parcels = { id = "id" } }'
+    by_station = (
+        f'key = ["region", "number"]\nroute = "{OF_STATION}"\n'
+        'sources = { parcels = { region = "region", number = "code" } }'
+    )
+    assert by_id in DOMAIN
+    made = make(
+        fresh_databases,
+        write_config,
+        domain=DOMAIN.replace(by_id, by_station),
+        more_old="ALTER TABLE parcels REPLICA IDENTITY FULL",
+    )
+    with closing(made.old), closing(made.new):
+        yield made
+
+
+def test_2_a_row_that_stands_under_another_key_is_not_written_over_unseen(by_depot: Post) -> None:
+    """A parcel has gone to another depot here, and somebody has changed its shipment there."""
+    post = by_depot
+    fill(post)
+    depots = [("n", "1"), ("s", "1")]
+    names = [(name, key) for name in (STATIONS, TAGS, SHIPMENTS) for key in depots]
+    with opened(post) as first:
+        first.apply(*names)
+    post.old.execute("UPDATE parcels SET region = 's'")
+    with watched(post) as forward:
+        post.new.execute("UPDATE shipments SET note = 'theirs' WHERE region = 'n'")
+        forward.apply((SHIPMENTS, ("s", "1")))
+        assert rows(post, "SELECT region, note FROM shipments ORDER BY 1") == [
+            ("n", "theirs"),
+            ("s", ""),
+        ]
+        assert [item.reason for item in forward.applier.waiting.values()] == ["stray-pending"]
+    with opened(post) as again:
+        # Looked at by the opposite stream, it is no obstacle: the row is moved, not doubled.
+        again.applier.retry(list(again.applier.waiting))
+        again.apply((SHIPMENTS, ("n", "1")))
+    assert post.differences(post.forward) == {}
+
+
+def test_2_a_row_that_stands_under_a_key_of_the_other_side_is_not_written_over(
+    by_depot: Post,
+) -> None:
+    """Its station belongs to a customer whose bucket is not ours."""
+    post = by_depot
+    theirs, ours = sorted(("ann", "bob"), key=bucket)
+    for region, name, holder in (("n", "A", theirs), ("s", "B", ours)):
+        post.old.execute("INSERT INTO depots VALUES (%s, 1, %s, %s, '[]')", (region, name, holder))
+    post.old.execute("INSERT INTO parcels (region, code, note) VALUES ('n', 1, 'first')")
+    names = [(name, key) for name in (STATIONS, SHIPMENTS) for key in (("n", "1"), ("s", "1"))]
+    with opened(post) as first:
+        first.apply(*names)
+    post.own(bucket(ours), 2)
+    post.old.execute("UPDATE parcels SET region = 's', note = 'taken'")
+    with opened(post) as again:
+        assert again.apply((SHIPMENTS, ("s", "1"))).strays == 1
+    assert rows(post, "SELECT region, note FROM shipments") == [("n", "first")]
+    (stray,) = post.strays(post.forward)
+    assert stray[2][0]["note"] == "taken"
