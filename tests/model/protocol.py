@@ -38,20 +38,36 @@ class Without(Enum):
     SPOOL_IN_HORIZON = auto()  # the horizon moves past what lies in the spool
     OPPOSITE_WAITING = auto()  # decision 0010: write over what waits in the opposite stream
     AGREEMENT = auto()  # a key that was asked for is tried again while the owner rows differ
+    PROOF = auto()  # row 1, 2: a late key is carried although the owner's row has changed since
+    ASKED_IS_NO_CHANGE = auto()  # a key that was only asked for is carried as a stray
     CONFLICT_IN_RECOVERY = auto()  # recovery waits for keys that both streams keep waiting
 
 
 class Protocol:
-    """The steps that are possible in a state, with some cures left out."""
+    """The steps that are possible in a state, with some cures left out.
 
-    def __init__(self, *without: Without) -> None:
+    `rule` is what becomes of a stray (migrator/rules.py): owner or carry.
+    """
+
+    def __init__(self, *without: Without, rule: str = "owner") -> None:
         self._without = frozenset(without)
+        self._rule = rule
 
     def _has(self, cure: Without) -> bool:
         return cure not in self._without
 
     def steps(self, state: State) -> Steps:
         """Everything that can happen next. A label with ! comes from outside."""
+        for label, after in self._steps(state):
+            since = state.since
+            for side in (OLD, NEW):
+                if after.owner[side] != state.owner[side]:
+                    # What has begun and is not visible yet had not ended.
+                    hidden = after.rows[side].hidden is not None
+                    since = put(since, side, after.writes[side] - hidden)
+            yield label, after._replace(since=since) if since != state.since else after
+
+    def _steps(self, state: State) -> Steps:
         yield from self._customers(state)
         yield from self._others(state)
         for side in (OLD, NEW):
@@ -191,6 +207,8 @@ class Protocol:
         if s.owner[1 - side] != side and self._has(Without.OWNER):
             if not changed:  # asked for, but not ours to write any more
                 return with_stream(s, side, stream._replace(waits="asked"))
+            if self._is_carried_all_the_same(s, side, hand):
+                return _across(s, side, hand)
             return _stray(s, side, hand)
         fresh = hand.opposite_waits or (not target.gone and target.number > hand.known)
         if fresh and self._has(Without.FRESHNESS):
@@ -204,6 +222,18 @@ class Protocol:
             back = back._replace(unread=(*back.unread, "c"))
         carried = s._replace(rows=put(s.rows, 1 - side, Row(*hand.row)))
         return with_stream(carried, 1 - side, back)
+
+    def _is_carried_all_the_same(self, s: State, side: int, hand: Hand) -> bool:
+        """migrator/proof.py: nobody has worked on the owner's row since, and both sides have it."""
+        target = s.rows[1 - side]
+        late = s.owner[side] == side
+        if s.streams[side].waits == "asked" and self._has(Without.ASKED_IS_NO_CHANGE):
+            return False
+        if target.gone or hand.row[1] or not (late or self._rule == "carry"):
+            return False
+        fresh = hand.opposite_waits or target.number > hand.known
+        unchanged = target.number <= s.since[1 - side] and not fresh
+        return unchanged or not self._has(Without.PROOF)
 
     # The copy (migrator/backfill.py, copying.py)
 
@@ -344,6 +374,16 @@ def _refused(s: State, side: int, hand: Hand) -> State:
     elif changed:
         parked = parked._replace(spool=stream.spool + 1)
     return with_stream(s, side, parked)._replace(refusals=s.refusals - 1)
+
+
+def _across(s: State, side: int, hand: Hand) -> State:
+    """The stray is written over the owner's version, which is kept."""
+    target = s.rows[1 - side]
+    mine = s.streams[side]._replace(waits="", remembered=None)
+    s = with_stream(s, side, mine)._replace(
+        kept=s.kept | s.history[target.version], strays=s.strays + 1
+    )
+    return s._replace(rows=put(s.rows, 1 - side, Row(*hand.row)))
 
 
 def _stray(s: State, side: int, hand: Hand) -> State:

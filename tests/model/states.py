@@ -55,6 +55,8 @@ class State(NamedTuple):
     rows: tuple[Row, Row]
     streams: tuple[Stream, Stream]
     owner: tuple[int, int] = (OLD, OLD)
+    # How many writes each side had when its owner row last changed.
+    since: tuple[int, int] = (0, 0)
     writes: tuple[int, int] = (0, 0)
     under_way: tuple[bool, bool] = (False, False)
     flag: int = OLD
