@@ -65,7 +65,7 @@ def after_strays(found: "Sequence[StrayRow]") -> str:
     left = [item for item in found if item.settled_at is None]
     if not left:
         return STATUS
-    return f"splitctl sync settle {left[0].stray} --how '...'  (when you have looked at both)"
+    return f"splitctl sync settle {left[0].stray} --keep owner  (or stray; look at both first)"
 
 
 def after_waiting(found: "Sequence[WaitingKey]") -> str:

@@ -112,6 +112,12 @@ class Gauges:
         self._rows = Counter(
             "splitctl_sync_applied_rows", "Rows written or deleted", label, registry=self._registry
         )
+        self._across = Counter(
+            "splitctl_sync_strays_across",
+            "Strays that were carried over the owner's version, by their rule",
+            label,
+            registry=self._registry,
+        )
         self._strays = Counter(
             "splitctl_sync_strays",
             "Changes on the side that does not own",
@@ -123,15 +129,17 @@ class Gauges:
         for name in names:
             self._rows.labels(name)
             self._strays.labels(name)
+            self._across.labels(name)
 
     def delay(self, stream: str, seconds: float, count: int) -> None:
         """Count transactions that took this long."""
         self._delays.add(stream, seconds, count)
 
-    def carried(self, stream: str, rows: int, strays: int) -> None:
-        """Count a batch that was committed."""
+    def carried(self, stream: str, rows: int, strays: int, across: int) -> None:
+        """Count a batch that was committed; `across` are strays that were written too."""
         self._rows.labels(stream).inc(rows)
         self._strays.labels(stream).inc(strays)
+        self._across.labels(stream).inc(across)
 
     def text(self, streams: Mapping[str, StreamHealth]) -> bytes:
         """The body of /metrics."""

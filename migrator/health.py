@@ -35,8 +35,10 @@ class Board:
         self.streams = {name: StreamHealth(name) for name in names}
         self._gauges = Gauges(names)
 
-    def carried(self, name: str, delays_s: list[float], rows: int, strays: int) -> None:
-        """Count a batch that was committed."""
+    def carried(
+        self, name: str, delays_s: list[float], rows: int, strays: int, across: int
+    ) -> None:
+        """Count a batch that was committed; `across` are strays that were written too."""
         health = self.streams[name]
         # A burst brings a hundred thousand at once: those of a tenth of a millisecond are as one.
         counted = Counter([int(delay * PER_S) for delay in delays_s])
@@ -47,7 +49,7 @@ class Board:
             health.last_lag_s = max(delays_s)
         health.transactions += len(delays_s)
         health.strays += strays
-        self._gauges.carried(name, rows, strays)
+        self._gauges.carried(name, rows, strays, across)
 
     def metrics(self) -> bytes:
         """The text of /metrics."""

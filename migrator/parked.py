@@ -1,7 +1,6 @@
 """What the sync has put aside, row by row: strays with both versions, and keys that wait."""
 
-import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -11,14 +10,13 @@ import psycopg
 
 from estate.config import Config
 from estate.connections import connect
-from estate.errors import ExitCode, SplitctlError, in_one_line
+from estate.errors import SplitctlError, in_one_line
 from migrator import control
 from migrator.mapping import Stream, streams
 
 Connection = psycopg.Connection[Any]
 Which = Literal["open", "all"]
 LIMIT = 100
-NUMBER = re.compile("[0-9]{1,18}")
 T = TypeVar("T")
 REFUSED = "the target refuses it"
 # The words of the control schema, for a person.
@@ -29,8 +27,16 @@ REASONS = {
     "asked": "the two sides do not agree who owns it",
 }
 
+OUTCOMES = {
+    "kept": "the owner's version stands",
+    "carried": "carried across, over the owner's version",
+    "stopped": "the stream waits at it",
+    "passed": "the stream had stopped at it",
+}
+
 STRAYS: LiteralString = """
-SELECT id, mapping, key, seen_at, source_rows, target_rows, settled_at, settled_how
+SELECT id, mapping, key, seen_at, source_rows, target_rows, settled_at, settled_how, settled_by,
+       outcome
   FROM splitctl_sync.stray
  WHERE stream = %(stream)s AND (settled_at IS NULL OR %(which)s = 'all')
  ORDER BY id DESC LIMIT %(limit)s
@@ -39,25 +45,6 @@ WAITING: LiteralString = """
 SELECT mapping, key, reason, detail, since, attempts FROM splitctl_sync.waiting
  WHERE stream = %(stream)s ORDER BY since, mapping, key LIMIT %(limit)s
 """
-SETTLE: LiteralString = """
-UPDATE splitctl_sync.stray SET settled_at = clock_timestamp(), settled_how = 'by hand: ' || %s
- WHERE stream = %s AND id = %s AND settled_at IS NULL
-"""
-KNOWN: LiteralString = "SELECT 1 FROM splitctl_sync.stray WHERE stream = %s AND id = %s"
-
-
-class NothingSaid(SplitctlError):
-    """A stray is settled by saying what was done about it. Nothing was changed."""
-
-    hint = "splitctl sync settle STRAY --how 'the customer was called'"
-    exit_code = ExitCode.USAGE
-
-
-class NoSuchStray(SplitctlError):
-    """There is no stray '{stray}'. Nothing was changed."""
-
-    hint = "splitctl sync strays --all"
-    exit_code = ExitCode.USAGE
 
 
 @dataclass(frozen=True)
@@ -65,7 +52,8 @@ class StrayRow:
     """A change on the side that did not own the key.
 
     `changed` is what stood there, `owned` what the owner's side held; both as lists of rows, empty
-    where there was none. `settled`: what became of it, None while nobody decided.
+    where there was none. `rule`: what its mapping's rule did. `settled`: what became of it, None
+    while nobody decided; `settled_by` is the person who did.
     """
 
     stray: str
@@ -75,6 +63,8 @@ class StrayRow:
     owned: list[dict[str, Any]]
     settled_at: datetime | None
     settled: str | None
+    settled_by: str | None = None
+    rule: str = OUTCOMES["kept"]
 
 
 @dataclass(frozen=True)
@@ -87,15 +77,6 @@ class WaitingKey:
     detail: str
     since: datetime
     attempts: int
-
-
-@dataclass(frozen=True)
-class Settled:
-    """Strays that somebody declared settled now, and those that were settled before."""
-
-    now: int
-    before: int
-    next_command: str = "splitctl sync strays"
 
 
 @dataclass(frozen=True)
@@ -149,34 +130,6 @@ def _each(
     return found
 
 
-def settle(config: Config, names: Sequence[str], how: str) -> Settled:
-    """Declare strays settled, each named as `strays` names it. The data stays as it is.
-
-    All of them must be there, or nothing is changed. Raises NoSuchStray, NothingSaid,
-    DatabaseUnreachable.
-    """
-    if not how.strip():
-        raise NothingSaid
-    known = {stream.name: stream for stream in streams(config)}
-    wanted: dict[str, set[int]] = {}
-    for name in names:
-        stream, _, number = name.rpartition("/")
-        if stream not in known or not NUMBER.fullmatch(number):
-            raise NoSuchStray(stray=name)
-        wanted.setdefault(stream, set()).add(int(number))
-    for stream, numbers in wanted.items():
-        with _books(known[stream]) as target:
-            for each in numbers:
-                if target is None or not target.execute(KNOWN, (stream, each)).fetchone():
-                    raise NoSuchStray(stray=f"{stream}/{each}")
-    now = 0
-    for stream, numbers in wanted.items():
-        with connect(known[stream].target, "settle") as target, target.transaction():
-            for each in numbers:
-                now += target.execute(SETTLE, (how, stream, each)).rowcount
-    return Settled(now, sum(len(numbers) for numbers in wanted.values()) - now)
-
-
 @contextmanager
 def _books(stream: Stream) -> Iterator[Connection | None]:
     """The target, where a stream keeps its books; None when sync was never enabled there."""
@@ -194,11 +147,21 @@ def _stray(
     owned: list[dict[str, Any]] | None,
     settled_at: datetime | None,
     settled: str | None,
+    settled_by: str | None,
+    outcome: str,
 ) -> StrayRow:
     table = mapping.removeprefix(f"{stream.name}.")
     name = f"{stream.name}/{number}"
     return StrayRow(
-        name, f"{table} {_key(key)}", seen_at, changed or [], owned or [], settled_at, settled
+        stray=name,
+        key=f"{table} {_key(key)}",
+        seen_at=seen_at,
+        changed=changed or [],
+        owned=owned or [],
+        settled_at=settled_at,
+        settled=settled,
+        settled_by=settled_by,
+        rule=OUTCOMES[outcome],
     )
 
 

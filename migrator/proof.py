@@ -154,7 +154,7 @@ class Proof:
             names=f.names(len(names)),
             arrays=f.arrays(len(names) + 1),
             type=f.verbatim(shape.cast(column)),
-            column=sql.Identifier(column),
+            column=f.identifier(column),
             table=f.table(shape.table.name),
             condition=f.equal("t", names, target_types(shape, names)),
         )

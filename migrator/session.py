@@ -174,7 +174,8 @@ class Session:
 
     def _count(self, outcome: Outcome, delays_s: list[float]) -> None:
         rows = outcome.upserted + outcome.deleted
-        self._board.carried(self._stream.name, delays_s, rows, outcome.strays)
+        strays, across = outcome.strays, outcome.across
+        self._board.carried(self._stream.name, delays_s, rows, strays, across)
         health = self._health
         health.upserted += outcome.upserted
         health.deleted += outcome.deleted

@@ -32,6 +32,9 @@ SELECT p.lsn::text,
          WHERE t.stream = p.stream AND t.settled_at IS NULL),
        (SELECT count(*) FROM splitctl_sync.stray t
          WHERE t.stream = p.stream AND t.settled_at IS NOT NULL),
+       (SELECT coalesce(jsonb_object_agg(o.outcome, o.count), '{}')
+          FROM (SELECT t.outcome, count(*) FROM splitctl_sync.stray t
+                 WHERE t.stream = p.stream GROUP BY t.outcome) AS o),
        EXISTS (SELECT FROM splitctl_sync.mapping_state m
                  LEFT JOIN splitctl_sync.backfill b USING (stream, mapping)
                 WHERE m.stream = p.stream AND m.state = 'spool'
@@ -58,7 +61,8 @@ class StreamStatus:
     were too large for the decoder's memory. `log_left_bytes` may still be kept until
     `log_limited_by` is reached: in `log_full_in_s`, were nothing confirmed and log written as fast
     as on average.
-    `strays` counts those not settled yet; the others were settled by the owner's version.
+    `strays` counts those not settled yet; `strays_by_outcome` all of them, by what was done: `kept`
+    (the owner's version stands), `carried` across, `stopped` (the stream waits at it), `passed`.
     """
 
     stream: str
@@ -82,6 +86,7 @@ class StreamStatus:
     end_it_with: str | None = None
     problem: str | None = None
     strays_settled: int = 0
+    strays_by_outcome: dict[str, int] = field(default_factory=dict)
 
 
 def status(config: Config) -> list[StreamStatus]:
@@ -140,13 +145,14 @@ def _from_target(target: Connection, stream: Stream, facts: dict[str, Any]) -> s
     if row is None:
         facts |= NEVER_BEGUN
         return None
-    lsn, heartbeat_age, delay, spooled, waiting, strays, settled, paused = row
+    lsn, heartbeat_age, delay, spooled, waiting, strays, settled, outcomes, paused = row
     facts |= {
         "enabled": not paused,
         "spooled": int(spooled),
         "waiting": int(waiting),
         "strays": int(strays),
         "strays_settled": int(settled),
+        "strays_by_outcome": outcomes,
         "states": states.read(target, stream.name),
     }
     if heartbeat_age is not None:

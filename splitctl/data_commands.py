@@ -2,6 +2,7 @@
 
 import signal
 import threading
+from enum import StrEnum
 from typing import Annotated, Any
 
 import typer
@@ -28,6 +29,15 @@ backfill = command_group("Copy what was there before sync began.")
 verify = command_group("Compare both sides, exactly, beside live writes.")
 
 Database = Annotated[str | None, typer.Argument(help="One database; all when left out.")]
+
+
+class Stands(StrEnum):
+    """Which of a stray's versions is to stand."""
+
+    OWNER = "owner"
+    STRAY = "stray"
+
+
 Limit = Annotated[int, typer.Option("--limit", min=1, help="At most so many of each stream.")]
 
 
@@ -176,16 +186,21 @@ def _aside(found: Any, following: str) -> Listing:
 @sync.command("settle")
 def sync_settle(
     strays: Annotated[list[str], typer.Argument(help="Strays, as `sync strays` names them.")],
-    how: Annotated[str, typer.Option("--how", help="What was done about them; kept with them.")],
+    how: Annotated[
+        str | None, typer.Option("--how", help="What was done about them; kept with them.")
+    ] = None,
+    keep: Annotated[
+        Stands | None, typer.Option("--keep", help="Have this version stand on both sides.")
+    ] = None,
     config: ConfigPath = None,
     output: OutputFormat = Output.TEXT,
 ) -> None:
-    """Declare strays settled, when you have looked at both versions. No data is changed."""
+    """Settle strays, when you have looked at both versions. Without --keep no data is changed."""
 
     def work(c: Any) -> Any:
-        from migrator import parked
+        from migrator import settling
 
-        return parked.settle(c, strays, how)
+        return settling.settle(c, strays, how, keep.value if keep else None)
 
     answer(work, config, output)
 

@@ -47,7 +47,7 @@ def test_after_what_was_put_aside() -> None:
     settled = replace(stray, stray="checkout.reverse/6", settled_at=seen, settled="by hand: seen")
     assert following.after_strays([settled]) == "splitctl status"
     assert following.after_strays([settled, stray]).startswith(
-        "splitctl sync settle checkout.reverse/7 --how"
+        "splitctl sync settle checkout.reverse/7 --keep"
     )
     late = WaitingKey("checkout.reverse.carts", "1", REASONS["parent"], "", seen, 2)
     refused = replace(late, reason=REASONS["unwritable"])

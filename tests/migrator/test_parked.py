@@ -2,8 +2,9 @@
 
 import pytest
 
-from migrator import parked, sync
-from migrator.parked import Aside, NoSuchStray, NothingSaid
+from migrator import parked, settling, sync
+from migrator.parked import Aside
+from migrator.settling import NoSuchStray, NothingSaid
 from tests.migrator.parcels import Post, until
 
 
@@ -29,9 +30,9 @@ def test_a_stray_is_shown_with_both_versions(carried: Post) -> None:
 def test_settled_by_hand_it_is_kept_with_what_was_said(carried: Post) -> None:
     with_a_stray(carried)
     (stray,) = parked.strays(carried.config, None, "open").rows
-    done = parked.settle(carried.config, [stray.stray, stray.stray], "the customer was called")
+    done = settling.settle(carried.config, [stray.stray, stray.stray], "the customer was called")
     assert (done.now, done.before) == (1, 0)
-    again = parked.settle(carried.config, [stray.stray], "something else")
+    again = settling.settle(carried.config, [stray.stray], "something else")
     assert (again.now, again.before) == (0, 1)
     assert parked.strays(carried.config, "post", "open").rows == []
     (kept,) = parked.strays(carried.config, "post", "all").rows
@@ -45,7 +46,7 @@ def test_an_unknown_stray_is_named_and_no_other_is_touched(carried: Post, name: 
     with_a_stray(carried)
     (stray,) = parked.strays(carried.config, "post", "open").rows
     with pytest.raises(NoSuchStray, match=name):
-        parked.settle(carried.config, [stray.stray, name], "seen")
+        settling.settle(carried.config, [stray.stray, name], "seen")
     assert len(parked.strays(carried.config, "post", "open").rows) == 1
 
 
@@ -77,4 +78,4 @@ def test_books_that_cannot_be_read_do_not_hide_the_others(carried: Post) -> None
 
 def test_nobody_settles_without_saying_how(carried: Post) -> None:
     with pytest.raises(NothingSaid):
-        parked.settle(carried.config, ["post.reverse/1"], " ")
+        settling.settle(carried.config, ["post.reverse/1"], " ")
