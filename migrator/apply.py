@@ -18,12 +18,13 @@ import psycopg
 from migrator import statements as s
 from migrator.changes import Batch, MappingKey
 from migrator.collisions import KeysMissing
+from migrator.entering import Superseded
 from migrator.lanes import Lanes, Load, plain
 from migrator.mapping import Stream
 from migrator.parts import Outcome, Part, Position, Waiting
 from migrator.reading import Connection
 from migrator.refusals import TRANSIENT, of_a_row
-from migrator.writing import StatesMoved, Superseded, Writer
+from migrator.writing import StatesMoved, Writer
 
 __all__ = ["Applier", "Outcome", "Superseded"]
 

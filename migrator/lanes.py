@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any
 
 import psycopg
 
@@ -20,13 +19,13 @@ from migrator import sets
 from migrator import statements as s
 from migrator.changes import MappingKey
 from migrator.control import MARK
+from migrator.entering import entered
 from migrator.mapping import Key, Stream, key_arguments
 from migrator.parts import Own
 from migrator.prepared import Mappings
 from migrator.reading import Connection, Prepared, snapshot
 from migrator.refusals import TRANSIENT, of_a_row
 from migrator.sets import SetStatements
-from migrator.writing import Superseded
 
 log = logging.getLogger(__name__)
 # Keys of one transaction. More would be no quicker, and would hold its locks longer.
@@ -166,22 +165,18 @@ class _Lane:
         stream = self._stream
         shared = self._statements(target, prepared, True)
         whole = self._statements(target, prepared, False)
+        claim = {"stream": stream.name, "epoch": self._epoch, "domain": stream.domain.name}
         with target.pipeline():
             target.execute(s.BEGIN)
             target.execute(MARK, (stream.name,))
-            claim = target.execute(s.CLAIM_SHARED, (stream.name, self._epoch))
-            own = target.execute(s.OWN_ID, (stream.name,))
+            begun = target.execute(s.ENTER_BESIDE, claim)
             following = target.execute(s.NEXT_ID)
-            owner = target.execute(s.OWNER, (stream.domain.name,))
-            states = target.execute(s.STATES, (stream.name,))
-        if claim.fetchone() is None:
-            target.rollback()
-            raise Superseded(stream=stream.name)
-        below = _below(owner.fetchone())
+        entry = entered(begun, stream.name)
+        below = entry.ownership.new_below if entry.ownership else 0
         nothing = below == (BUCKETS if stream.source_side == "old" else 0)
-        moved = dict(states.fetchall()).get(prepared.shape.mapping.name) != load.state
-        number_of_ours, beyond = int(own.fetchall()[0][0]), int(following.fetchall()[0][0])
-        self._own().begin(number_of_ours, beyond, load.horizon)
+        moved = entry.states.get(prepared.shape.mapping.name) != load.state
+        beyond = int(following.fetchall()[0][0])
+        self._own().begin(entry.own, beyond, load.horizon)
         contested = snapshot(source, stream.opposite, load.xids)
         if nothing or moved or contested:
             # A key that waits in the opposite stream may be among ours.
@@ -217,11 +212,6 @@ class _Lane:
             target.execute(s.COMMIT)
         left = {tuple(row) for look in looks for row in look.fetchall()}
         return upsert.rowcount, list(left)
-
-
-def _below(row: Any) -> int:
-    """Without an owner row everything belongs to the old side."""
-    return int(row[0]) if row else 0
 
 
 def plain(mappings: Mappings, names: Iterable[MappingKey]) -> list[MappingKey]:

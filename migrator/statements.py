@@ -27,10 +27,6 @@ HORIZON: LiteralString = "SELECT horizon::text FROM splitctl_sync.progress WHERE
 PUBLISH: LiteralString = """
 UPDATE splitctl_sync.progress SET horizon = %s::text::xid8 WHERE stream = %s AND worker_epoch = %s
 """
-OWN_ID: LiteralString = """
-INSERT INTO splitctl_sync.own_write (stream, xid) VALUES (%s, pg_current_xact_id())
-RETURNING xid::text
-"""
 OWN_IDS: LiteralString = "SELECT xid::text FROM splitctl_sync.own_write WHERE stream = %s"
 # Without a horizon nobody asks for them.
 OWN_IDS_PAST: LiteralString = """
@@ -50,15 +46,31 @@ UPDATE splitctl_sync.progress
        updated_at = CASE WHEN %(lsn)s::pg_lsn IS NULL THEN updated_at ELSE clock_timestamp() END
  WHERE stream = %(stream)s AND worker_epoch = %(epoch)s
 """
-# The same for one of several that write at once: their rows come before the position.
-CLAIM_SHARED: LiteralString = """
-SELECT FROM splitctl_sync.progress WHERE stream = %s AND worker_epoch = %s FOR SHARE
+# How a transaction that writes rows goes on after its mark: its own id written down, the owner and
+# the states of the mappings locked. No row without the claim. One statement, because it is run for
+# every few rows.
+_ENTERING: LiteralString = """
+, own AS (
+    INSERT INTO splitctl_sync.own_write (stream, xid)
+    SELECT stream, pg_current_xact_id() FROM claim RETURNING xid
+), owner AS (
+    SELECT new_below, epoch FROM splitctl_sync.owner WHERE domain = %(domain)s FOR SHARE
+), states AS (
+    SELECT mapping, state FROM splitctl_sync.mapping_state WHERE stream = %(stream)s FOR SHARE
+)
+SELECT own.xid::text, owner.new_below, owner.epoch,
+       (SELECT jsonb_object_agg(mapping, state) FROM states)
+  FROM own LEFT JOIN owner ON true
 """
+_BESIDE: LiteralString = """
+SELECT stream FROM splitctl_sync.progress
+ WHERE stream = %(stream)s AND worker_epoch = %(epoch)s FOR SHARE
+"""
+ENTER: LiteralString = f"WITH claim AS ({CLAIM} RETURNING stream){_ENTERING}"
+# For one of several that write at once: their rows come before the position.
+ENTER_BESIDE: LiteralString = f"WITH claim AS ({_BESIDE}){_ENTERING}"
 OWNER: LiteralString = (
     "SELECT new_below, epoch FROM splitctl_sync.owner WHERE domain = %s FOR SHARE"
-)
-STATES: LiteralString = (
-    "SELECT mapping, state FROM splitctl_sync.mapping_state WHERE stream = %s FOR SHARE"
 )
 STATES_SEEN: LiteralString = (
     "SELECT mapping, state FROM splitctl_sync.mapping_state WHERE stream = %s"

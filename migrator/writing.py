@@ -8,11 +8,11 @@ from typing import Any
 import psycopg
 from psycopg import sql
 
-from estate.errors import ExitCode, SplitctlError
 from migrator import statements as s
 from migrator.changes import MappingKey, StreamStopped
 from migrator.collisions import Collisions
 from migrator.control import MARK
+from migrator.entering import Superseded, entered
 from migrator.mapping import Key, Stream, key_arguments, other
 from migrator.opposite import keys_of_rows
 from migrator.ownership import Ownership
@@ -25,13 +25,6 @@ from migrator.reading import Connection, Prepared, Reading, Seen, read
 from migrator.refusals import of_a_row
 from migrator.rules import why_carried
 from migrator.strays import Stray, Strays
-
-
-class Superseded(SplitctlError):
-    """Another worker has taken over stream '{stream}'; this one wrote nothing more."""
-
-    hint = "splitctl sync status"
-    exit_code = ExitCode.PRECONDITION
 
 
 class StatesMoved(Exception):
@@ -236,10 +229,8 @@ class Writer:
         with target.pipeline():
             target.execute(s.BEGIN)
             target.execute(MARK, (stream.name,))
-            claim = target.execute(s.CLAIM, self._claim(part.position))
-            number = target.execute(s.OWN_ID, (stream.name,))
-            owner = target.execute(s.OWNER, (stream.domain.name,))
-            states = target.execute(s.STATES, (stream.name,))
+            enter = {**self._claim(part.position), "domain": stream.domain.name}
+            begun = target.execute(s.ENTER, enter)
             for name, (prepared, _) in wanted.items():
                 query = prepared.statements.standing
                 standing[name] = target.execute(query, key_arguments(keys[name]))
@@ -249,11 +240,9 @@ class Writer:
                     elsewhere[name] = target.execute(moved, _columns(primaries))
                 parents[name] = self._ask_parents(prepared, readings[name])
             following = target.execute(s.NEXT_ID)
-        self._check_claim(claim)
-        _check_states(part, dict(states.fetchall()))
-        row = owner.fetchone()
-        own, beyond = int(number.fetchall()[0][0]), int(following.fetchall()[0][0])
-        self.own.begin(own, beyond, horizon)
+        entry = entered(begun, stream.name)
+        _check_states(part, entry.states)
+        self.own.begin(entry.own, int(following.fetchall()[0][0]), horizon)
         works = []
         for name, (prepared, _) in wanted.items():
             present = [
@@ -277,7 +266,7 @@ class Writer:
                     undecided=_undecided(prepared, readings[name], held, seen.waiting),
                 )
             )
-        return works, Ownership(int(row[0]), int(row[1])) if row else None
+        return works, entry.ownership
 
     def _asked(self, part: Part, name: str, reading: Reading) -> frozenset[Key]:
         """The keys that the opposite stream asked for, now or before they had to wait."""

@@ -12,7 +12,7 @@ import psycopg
 import pytest
 
 from estate.connections import connect
-from migrator import apply
+from migrator import apply, lanes
 from migrator.apply import Applier, Superseded
 from migrator.changes import Batch, MappingKey
 from migrator.ownership import bucket
@@ -556,19 +556,21 @@ def watched(post: Post) -> Iterator[Carrier]:
 
 
 def test_2_a_row_that_is_inserted_between_the_look_and_the_write_is_not_written_over(
-    post: Post,
+    post: Post, many: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The check stands in the write: the row is looked at, then, like any other."""
     fill(post)
     with watched(post) as forward:
-        decided = forward.applier._writer._proof.facts
+        proof: Any = forward.applier._writer._proof
+        place, name = (proof, "facts") if many > 1 else (lanes, "snapshot")
+        before = getattr(place, name)
 
-        def late(works: Any, *others: Any) -> Any:
+        def late(*given: Any) -> Any:
             post.new.execute("INSERT INTO stations VALUES ('n', 1, 'theirs', 'ann')")
-            forward.applier._writer._proof.facts = decided  # type: ignore[method-assign]
-            return decided(works, *others)
+            monkeypatch.setattr(place, name, before)
+            return before(*given)
 
-        forward.applier._writer._proof.facts = late  # type: ignore[method-assign]
+        monkeypatch.setattr(place, name, late)
         forward.apply((STATIONS, ("n", "1")), (STATIONS, ("s", "1")))
         assert rows(post, "SELECT region, title FROM stations ORDER BY 1") == [
             ("n", "theirs"),
