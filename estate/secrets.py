@@ -45,6 +45,13 @@ class SecretRef:
             raise self._missing(f"{path} is empty")
         return value
 
+    def same(self, other: "SecretRef") -> bool:
+        """Whether both hold the same value. One that is missing is told where it is used."""
+        try:
+            return self.reveal() == other.reveal()
+        except SecretMissing:
+            return False
+
     def token(self) -> str:
         """The value, fit for a header; one that is not would be told by whoever refuses it."""
         value = self.reveal()

@@ -23,9 +23,10 @@ OWN: dict[str, tuple[str, Callable[[StreamHealth], float | None]]] = {
     "lag_seconds": ("Commit on the source to commit here", lambda h: h.last_lag_s),
     "lag_bytes": ("Log of the source not carried yet", lambda h: h.lag_bytes),
     "pending_keys": (
-        "Keys gathered, spooled or waiting",
-        lambda h: h.gathered + h.waiting + h.spooled,
+        "Keys gathered, spooled, waiting, in refuge",
+        lambda h: h.gathered + h.waiting + h.spooled + h.refuge,
     ),
+    "refuge_keys": ("Keys that the ledger keeps while the target is away", lambda h: h.refuge),
     "heartbeat_age_seconds": (
         "Since the last heartbeat that came round was sent",
         lambda h: h.heartbeat_age_s,

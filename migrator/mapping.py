@@ -57,13 +57,17 @@ class Mapping:
 
 @dataclass(frozen=True)
 class Stream:
-    """A domain's sync in one direction: one slot, one publication, one applier."""
+    """A domain's sync in one direction: one slot, one publication, one applier.
+
+    `ledger`: where its keys find refuge while the target is away.
+    """
 
     domain: DomainConfig
     direction: Direction
     source: DatabaseConfig
     target: DatabaseConfig
     mappings: tuple[Mapping, ...]
+    ledger: DatabaseConfig
 
     @property
     def name(self) -> str:
@@ -131,6 +135,7 @@ def _stream(config: Config, domain: DomainConfig, direction: Direction) -> Strea
         source=old if forward else new,
         target=new if forward else old,
         mappings=tuple(Mapping(f"{domain.name}.{direction}.{c.target}", c) for c in configs),
+        ledger=config.ledger_database,
     )
 
 

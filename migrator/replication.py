@@ -1,6 +1,7 @@
 """Reading a replication slot: COPY BOTH over a bare libpq connection, answers to the server.
 
-What is confirmed to the slot is only ever a position that the target has committed (law L4).
+What is confirmed to the slot is only ever a position that the target has committed (law L4), or
+the ledger in its place, while the target is away.
 """
 
 import select

@@ -1,5 +1,6 @@
 """How each stream stands: carried how far, alive or not, what waits."""
 
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -10,8 +11,9 @@ import psycopg
 from estate.config import Config, DatabaseConfig
 from estate.connections import connect
 from estate.errors import ExitCode, SplitctlError, in_one_line
-from migrator import control, states, watch
+from migrator import control, kept, slots, states, watch
 from migrator.mapping import Stream, streams
+from migrator.pgoutput import lsn_number, lsn_text
 from migrator.watch import LogSeen
 
 Connection = psycopg.Connection[Any]
@@ -63,6 +65,7 @@ class StreamStatus:
     as on average.
     `strays` counts those not settled yet; `strays_by_outcome` all of them, by what was done: `kept`
     (the owner's version stands), `carried` across, `stopped` (the stream waits at it), `passed`.
+    `refuge` counts the keys that the ledger keeps, because the target is away.
     """
 
     stream: str
@@ -87,6 +90,7 @@ class StreamStatus:
     problem: str | None = None
     strays_settled: int = 0
     strays_by_outcome: dict[str, int] = field(default_factory=dict)
+    refuge: int = 0
 
 
 def status(config: Config) -> list[StreamStatus]:
@@ -109,15 +113,29 @@ class _Desk:
     """
 
     def __init__(self, stack: ExitStack, databases: list[DatabaseConfig]) -> None:
+        self._stack = stack
         self._open: dict[str, Connection | SplitctlError] = {}
         each = {database.name: database for database in databases}
         with ThreadPoolExecutor(max_workers=len(each) or 1) as pool:
             coming = {name: pool.submit(connect, item, "status") for name, item in each.items()}
         for name, future in coming.items():
-            try:
-                self._open[name] = stack.enter_context(future.result())
-            except SplitctlError as error:
-                self._open[name] = error
+            self._keep(name, future.result)
+
+    def _keep(self, name: str, come: Callable[[], Connection]) -> None:
+        try:
+            self._open[name] = self._stack.enter_context(come())
+        except SplitctlError as error:
+            self._open[name] = error
+
+    def is_away(self, database: DatabaseConfig) -> bool:
+        """Whether it did not answer."""
+        return isinstance(self._open[database.name], SplitctlError)
+
+    def ledger(self, stream: Stream) -> Connection:
+        """The ledger's; opened only when it is asked for."""
+        if stream.ledger.name not in self._open:
+            self._keep(stream.ledger.name, lambda: connect(stream.ledger, "status"))
+        return self.connection(stream.ledger)
 
     def connection(self, database: DatabaseConfig) -> Connection:
         found = self._open[database.name]
@@ -134,6 +152,8 @@ def _status(stream: Stream, desk: _Desk) -> StreamStatus:
             _from_source(desk.connection(stream.source), stream, lsn, facts)
     except (SplitctlError, psycopg.Error) as error:
         facts["problem"] = in_one_line(error)
+        if desk.is_away(stream.target):
+            _from_ledger(stream, desk, facts)
     return StreamStatus(stream.name, **facts)
 
 
@@ -161,6 +181,21 @@ def _from_target(target: Connection, stream: Stream, facts: dict[str, Any]) -> s
         facts["heartbeat_age_ms"] = max(float(heartbeat_age), 0.0)
         facts["lag_ms"] = max(late, float(delay or 0.0))
     return str(lsn)
+
+
+def _from_ledger(stream: Stream, desk: _Desk, facts: dict[str, Any]) -> None:
+    """Fill in what is kept of a stream whose target is away, as far as it can be asked."""
+    try:
+        ledger, source = desk.ledger(stream), desk.connection(stream.source)
+        held, slot = kept.find(ledger, stream.name), slots.find(source, stream.slot)
+        if held is None or slot is None or held.end < lsn_number(slot.lsn):
+            return  # nothing, or what was taken back long ago
+        facts["refuge"] = kept.count(ledger, stream.name)
+        facts["problem"] += f"; {facts['refuge']} changed key(s) are kept in the ledger until then"
+        _from_source(source, stream, lsn_text(held.end), facts)
+        facts["worker_alive"] = slot.active_pid is not None
+    except (SplitctlError, psycopg.Error) as error:
+        facts["problem"] += f"; {in_one_line(error)}"
 
 
 def _from_source(source: Connection, stream: Stream, lsn: str, facts: dict[str, Any]) -> None:

@@ -29,10 +29,11 @@ class StreamHealth:
     """One stream as its worker sees it. Written by its thread alone, read by everybody.
 
     `state`: starting, disabled (not enabled yet), standby (another worker carries it), running,
-    retrying (after an error), stopped (it will not go on without a person). `horizon`: it has
-    decided of every transaction of its source below this 64-bit id: carried, kept as a stray, or
-    parked. `seen` is its last look at both databases, while it runs. `round_trip_s` is the time a
-    heartbeat took from the source, through the log, to its commit in the target.
+    refuge (its target is away, changed keys are kept in the ledger: `refuge` of them), retrying
+    (after an error), stopped (it will not go on without a person). `horizon`: it has decided of
+    every transaction of its source below this 64-bit id: carried, kept as a stray, or parked.
+    `seen` is its last look at both databases, while it runs. `round_trip_s` is the time a heartbeat
+    took from the source, through the log, to its commit in the target.
     """
 
     name: str
@@ -43,6 +44,7 @@ class StreamHealth:
     gathered: int = 0
     waiting: int = 0
     spooled: int = 0
+    refuge: int = 0
     transactions: int = 0
     upserted: int = 0
     deleted: int = 0
@@ -89,7 +91,8 @@ class StreamHealth:
     def turn(self, state: str, reason: str | None = None) -> None:
         """Change the state; a new one is told in the log."""
         if (state, reason) != (self.state, self.reason):
-            level = logging.WARNING if state in ("retrying", "stopped") else logging.INFO
+            alarming = state in ("refuge", "retrying", "stopped")
+            level = logging.WARNING if alarming else logging.INFO
             log.log(level, "%s: %s%s", self.name, state, f": {reason}" if reason else "")
         if state != "running":
             # What was true while it ran may be true no more: unknown is better.
@@ -113,6 +116,7 @@ class StreamHealth:
             "gathered": self.gathered,
             "waiting": self.waiting,
             "spooled": self.spooled,
+            "refuge": self.refuge,
             "transactions": self.transactions,
             "upserted": self.upserted,
             "deleted": self.deleted,

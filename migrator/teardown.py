@@ -8,7 +8,7 @@ import psycopg
 from estate.config import Config
 from estate.connections import DatabaseUnreachable, connect
 from estate.errors import ExitCode, SplitctlError
-from migrator import archive, control, ownership, sequences, slots
+from migrator import archive, control, kept, ownership, sequences, slots
 from migrator.mapping import Stream, streams
 
 Connection = psycopg.Connection[Any]
@@ -104,6 +104,12 @@ def teardown(config: Config, domain: str | None = None) -> Removed:
                 left += [f"{name}: {row[0]}" for row in connection.execute(LEFT).fetchall()]
         except DatabaseUnreachable as error:
             unreachable.append(f"{name}: {error.facts['reason']}")
+    try:
+        with connect(config.ledger_database, "teardown") as ledger:
+            if kept.discard_all(ledger, [stream.name for stream in both]):
+                removed.append("ledger: keys kept while a target was away")
+    except DatabaseUnreachable as error:
+        unreachable.append(f"ledger: {error.facts['reason']}")
     roles = tuple(
         f"{name}: the tool's role, when no split needs it: splitctl sync grants {name} --revoke"
         for name in dict.fromkeys(stream.source.name for stream in both)

@@ -1,5 +1,6 @@
 """What stands in a `config.toml`: the whole estate, section by section."""
 
+from datetime import timedelta
 from pathlib import Path
 from typing import Literal, Self
 
@@ -78,9 +79,13 @@ class MetricsConfig(Model):
 
 
 class SyncConfig(Model):
-    """The sync worker: `listen` is the address of its health and metrics pages."""
+    """The sync worker: `listen` is the address of its health and metrics pages.
+
+    A stream whose target was away for `refuge_after` keeps its changed keys in the ledger.
+    """
 
     listen: HostPort = "127.0.0.1:9187"
+    refuge_after: Duration = timedelta(seconds=10)
 
 
 class FenceConfig(Model):
@@ -247,6 +252,13 @@ class Config(Model):
     writers: list[WriterConfig] = Field(default_factory=list)
     gates: list[GateConfig] = Field(default_factory=list)
     domains: dict[str, DomainConfig] = Field(min_length=1)
+
+    @property
+    def ledger_database(self) -> DatabaseConfig:
+        """The ledger's database. Where it shares one with the data, it shares the budget too."""
+        own = self.ledger.dsn
+        shared = sum(other.connections for other in self.databases.values() if own.same(other.dsn))
+        return DatabaseConfig(name="ledger", dsn=own, connections=self.ledger.connections + shared)
 
     def database(self, name: str) -> DatabaseConfig:
         """The database of this name. Raises UnknownName."""

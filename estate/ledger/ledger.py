@@ -54,26 +54,12 @@ class LockHeld(SplitctlError):
     exit_code = ExitCode.PRECONDITION
 
 
-def database(config: Config) -> DatabaseConfig:
-    """The ledger's database. Where it shares one with the data, it shares the budget too."""
-    own = config.ledger.dsn.reveal()
-    shared = 0
-    for other in config.databases.values():
-        try:
-            shared += other.connections if other.dsn.reveal() == own else 0
-        except SplitctlError:
-            continue  # a missing secret of another database is told where that one is used
-    return DatabaseConfig(
-        name=LEDGER, dsn=config.ledger.dsn, connections=config.ledger.connections + shared
-    )
-
-
 def open_ledger(config: Config, command: str | None = None) -> "Ledger":
     """Open the ledger, bring its schema up to date, and take in what the journal kept.
 
     Raises LedgerUnreachable or LedgerNewer.
     """
-    ledger = Ledger(database(config), command or shlex.join(sys.argv[1:]) or "python")
+    ledger = Ledger(config.ledger_database, command or shlex.join(sys.argv[1:]) or "python")
     try:
         ledger.prepare()
         ledger.merge(journal.of(config))

@@ -3,7 +3,7 @@
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import BigInteger, DateTime, Float, Identity, Integer, MetaData, Text, func
+from sqlalchemy import BigInteger, Boolean, DateTime, Float, Identity, Integer, MetaData, Text, func
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
@@ -98,3 +98,30 @@ class OperatorLockRow(Base):
     host: Mapped[str]
     command: Mapped[str]
     since: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp())
+
+
+class RefugeRow(Base):
+    """What is kept of a stream while its target is away.
+
+    Every change of its source behind `from_lsn` up to `to_lsn` is among the keys.
+    """
+
+    __tablename__ = "refuge"
+
+    stream: Mapped[str] = mapped_column(primary_key=True)
+    system_id: Mapped[str]
+    timeline: Mapped[int] = mapped_column(Integer)
+    from_lsn: Mapped[int] = mapped_column(BigInteger)
+    to_lsn: Mapped[int] = mapped_column(BigInteger)
+    began_at: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp())
+
+
+class RefugeKeyRow(Base):
+    """A key that changed meanwhile, or for which the opposite stream `asked`: nobody changed it."""
+
+    __tablename__ = "refuge_key"
+
+    stream: Mapped[str] = mapped_column(primary_key=True)
+    mapping: Mapped[str] = mapped_column(primary_key=True)
+    key: Mapped[list[str]] = mapped_column(JSONB, primary_key=True)
+    asked: Mapped[bool] = mapped_column(Boolean)

@@ -110,7 +110,7 @@ def test_migrations_make_what_the_models_say(
     engine = create_engine("postgresql+psycopg://")
     kinds = {"JSONB": "jsonb", "TEXT": "text", "BIGINT": "bigint", "INTEGER": "integer"}
     kinds |= {"TIMESTAMP WITH TIME ZONE": "timestamp with time zone"}
-    kinds |= {"FLOAT(53)": "double precision"}
+    kinds |= {"FLOAT(53)": "double precision", "BOOLEAN": "boolean"}
     for key, column in wanted.items():
         assert made[key][1] == kinds[column.type.compile(engine.dialect)], key
 

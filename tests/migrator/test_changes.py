@@ -41,7 +41,7 @@ def mapping(target: str, key: tuple[str, ...], **sources: dict[str, str]) -> Map
 def stream(*mappings: Mapping) -> Stream:
     database = DatabaseConfig.model_construct(name="x", dsn=SecretRef("env:X"))
     domain = DomainConfig.model_construct(name="d", forward=[], reverse=[])
-    return Stream(domain, "forward", database, database, mappings)
+    return Stream(domain, "forward", database, database, mappings, database)
 
 
 def relation(name: str, *columns: str, identity: tuple[str, ...] | None = None) -> Relation:
