@@ -18,6 +18,7 @@ from migrator import kept, slots
 from migrator import statements as s
 from migrator.capture import Capture
 from migrator.changes import Batch, Collector
+from migrator.kept import TakenBack
 from migrator.mapping import Stream
 from migrator.pgoutput import lsn_number
 from migrator.reading import read
@@ -40,12 +41,12 @@ class NoRefuge(SplitctlError):
 
 
 def take_refuge(
-    stream: Stream, health: StreamHealth, stop: threading.Event, away: Exception
+    stream: Stream, health: StreamHealth, stop: threading.Event, absence: "Absence"
 ) -> None:
     """Keep what changes in the ledger until the target answers, or `stop` is set.
 
-    `away` is how it was found to be away. Raises NoRefuge, SlotBusy when another worker reads the
-    slot, TakenBack, StreamStopped, or what ends a connection.
+    Raises NoRefuge, SlotBusy when another worker reads the slot, TakenBack, StreamStopped, or what
+    ends a connection.
     """
     try:
         refuge = Refuge(stream, health)
@@ -54,8 +55,13 @@ def take_refuge(
     except (SplitctlError, psycopg.Error) as error:
         raise NoRefuge(stream=stream.name, reason=in_one_line(error)) from error
     with closing(refuge):
-        health.turn("refuge", in_one_line(away))
-        refuge.run(stop)
+        health.turn("refuge", absence.reason)
+        try:
+            refuge.run(stop)
+        except TakenBack:
+            # The target answers, if not to us: whoever it answers to goes first.
+            absence.ended()
+            raise
 
 
 def answers(database: DatabaseConfig) -> bool:
@@ -76,11 +82,15 @@ def _names(error: Exception, database: DatabaseConfig) -> bool:
 
 
 class Absence:
-    """Since when a target has been away, as far as one stream's thread has found out."""
+    """Since when a target has been away, as far as one stream's thread has found out.
+
+    `reason` is what it last found.
+    """
 
     def __init__(self, target: DatabaseConfig, patience_s: float) -> None:
         self._target, self._patience_s = target, patience_s
         self._since: float | None = None
+        self.reason = ""
 
     def ended(self) -> None:
         """It has answered."""
@@ -88,7 +98,7 @@ class Absence:
 
     def is_long(self, error: Exception) -> bool:
         """Look again after this error of a session: has it been away for long enough?"""
-        now = time.monotonic()
+        now, self.reason = time.monotonic(), in_one_line(error)
         # A lost connection, a full disk, or something else altogether: only asking helps.
         if not _names(error, self._target) and answers(self._target):
             self._since = None

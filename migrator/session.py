@@ -8,7 +8,7 @@ from typing import LiteralString
 
 from estate.connections import connect
 from estate.errors import ExitCode, SplitctlError
-from migrator import control, ownership
+from migrator import control, kept, ownership
 from migrator import statements as s
 from migrator.apply import Applier, Outcome
 from migrator.capture import Capture
@@ -82,6 +82,14 @@ class PositionLost(StreamStopped):
     hint = "splitctl sync teardown {domain}, then enable, backfill and verify anew"
 
 
+class SlotMoved(SplitctlError):
+    """Stream '{stream}' begins anew: another worker confirmed {confirmed} meanwhile, because the
+    target was away for it. What it kept is in the ledger."""
+
+    hint = "splitctl sync status"
+    exit_code = ExitCode.PRECONDITION
+
+
 class OtherServer(StreamStopped):
     """Stream '{stream}' stops: its source is not the server it was read from ({why}), so the
     stored position {stored} means nothing there."""
@@ -133,6 +141,7 @@ class Session:
             self._stored = lsn
             self._read_horizon()
             self._reader.start(stream.slot, stream.publication, lsn)
+            self._check_start(lsn)
             self._capture.start()
         except BaseException:
             self._stack.close()
@@ -323,10 +332,27 @@ class Session:
             state = "gone" if slot is None else "lost"
             raise SlotMissing(stream=name, domain=domain, slot=self._stream.slot, state=state)
         if slot[0] is not None and lsn_number(stored) < lsn_number(slot[0]):
-            raise PositionLost(stream=name, domain=domain, stored=stored, confirmed=slot[0])
+            # No loss, if it found refuge in the ledger while the target was away.
+            with kept.needed(self._stream) as ledger:
+                held = kept.find(ledger, name)
+                if held is None or not held.covers(lsn_number(stored), lsn_number(slot[0])):
+                    raise PositionLost(stream=name, domain=domain, stored=stored, confirmed=slot[0])
+                self._check_server(system, held.system_id, held.timeline, held.end)
+                taken = kept.take_back(ledger, self._target, self._stream, epoch, held)
+            stored = lsn_text(taken)
+            self._health.refuge = 0
         if timeline != system.timeline:
             self._target.execute(MOVE_TIMELINE, (system.timeline, name, epoch))
         return epoch, lsn_number(stored)
+
+    def _check_start(self, lsn: int) -> None:
+        """The server begins where the slot was confirmed, if that is further: found too late.
+
+        Raises SlotMoved. From here on nobody else can move it.
+        """
+        slot = self._source.execute(SLOT, (self._stream.slot,)).fetchone()
+        if slot is not None and slot[0] is not None and lsn < lsn_number(slot[0]):
+            raise SlotMoved(stream=self._stream.name, confirmed=slot[0])
 
     def _check_server(self, system: System, system_id: str, timeline: int, stored: int) -> None:
         why = None

@@ -17,6 +17,8 @@ from migrator.apply import Superseded
 from migrator.changes import StreamStopped
 from migrator.health import Board, StreamHealth, serve
 from migrator.mapping import Stream, streams
+from migrator.refuge import Absence, take_refuge
+from migrator.replication import SlotBusy
 from migrator.session import NotEnabled, Session, Standby, still_stands
 from migrator.strays import StoppedAtStrays, waits_for_a_person
 
@@ -26,6 +28,8 @@ RECHECK_S = 2.0
 FIRST_PAUSE_S = 0.2
 LONGEST_PAUSE_S = 10.0
 END_S = 5.0
+# Every worker that ever carried has a greater one than a stream that was just enabled.
+FIRST_EPOCH = 1
 
 
 @dataclass(frozen=True)
@@ -46,10 +50,13 @@ def run(config: Config, stop: threading.Event) -> Ended:
     Streams that are not enabled are looked for twice a second. Raises AddressTaken.
     """
     found = streams(config)
+    after_s = config.sync.refuge_after.total_seconds()
     board = Board([stream.name for stream in found])
     server = serve(config.sync.listen, board)
     threads = [
-        threading.Thread(target=carry, args=(stream, board, stop), name=stream.name, daemon=True)
+        threading.Thread(
+            target=carry, args=(stream, board, stop, after_s), name=stream.name, daemon=True
+        )
         for stream in found
     ]
     try:
@@ -64,21 +71,37 @@ def run(config: Config, stop: threading.Event) -> Ended:
     return Ended({name: health.state for name, health in board.streams.items()})
 
 
-def carry(stream: Stream, board: Board, stop: threading.Event) -> None:
-    """One stream's thread: sessions, one after the other, until `stop` is set."""
+def carry(stream: Stream, board: Board, stop: threading.Event, refuge_after_s: float) -> None:
+    """One stream's thread: sessions, one after the other, until `stop` is set.
+
+    Between two of them, when the target has been away for so long, it takes refuge in the ledger.
+    """
     health = board.streams[stream.name]
-    pause = FIRST_PAUSE_S
+    absence = Absence(stream.target, refuge_after_s)
+    pause, epoch = FIRST_PAUSE_S, FIRST_EPOCH
     while not stop.is_set():
-        session: Session | None = None
+        reading = False
         try:
-            session = Session(stream, board)
-            with closing(session):
+            try:
+                session = Session(stream, board)
+                reading, epoch = True, session.epoch
+                with closing(session):
+                    pause = FIRST_PAUSE_S
+                    absence.ended()
+                    session.run(stop)
+            except (NotEnabled, Standby, Superseded, StreamStopped):
+                absence.ended()
+                raise
+            except (SplitctlError, psycopg.Error, OSError) as error:
+                if not absence.is_long(error):
+                    raise
+                reading = True
+                take_refuge(stream, health, stop, absence)
                 pause = FIRST_PAUSE_S
-                session.run(stop)
         except NotEnabled:
             health.turn("disabled")
             stop.wait(LOOK_S)
-        except (Standby, Superseded):
+        except (Standby, Superseded, SlotBusy):
             health.turn("standby")
             stop.wait(LOOK_S)
         except StoppedAtStrays as error:
@@ -86,12 +109,12 @@ def carry(stream: Stream, board: Board, stop: threading.Event) -> None:
             _until(stop, stream, partial(_settled, stream))
         except StreamStopped as error:
             health.turn("stopped", str(error))
-            if session is None:
+            if reading:
+                # At what it read it would only stop again.
+                _until(stop, stream, partial(_torn_down, stream, epoch))
+            else:
                 # Found before anything was read: asked anew it is found again, or was set right.
                 stop.wait(RECHECK_S)
-            else:
-                # At what it read it would only stop again.
-                _until(stop, stream, partial(_torn_down, stream, session.epoch))
         except (SplitctlError, psycopg.Error, OSError) as error:
             pause = _retry(health, in_one_line(error), pause, stop)
         except Exception as error:

@@ -227,6 +227,9 @@ def build(
     strays: dict[str, str] | None = None,
     domain: str = DOMAIN,
     more_old: str = "",
+    *,
+    ledger: str | None = None,
+    refuge_after: str = "10s",
 ) -> Post:
     """Both databases with their tables, and the configuration; sync is not enabled.
 
@@ -244,7 +247,8 @@ def build(
         databases={name: databases[name].dsn for name in ("order", "checkout")},
         domains=domain,
         mappings=MAPPINGS,
-        extra=f'[sync]\nlisten = "127.0.0.1:{free_port()}"',
+        ledger=ledger,
+        extra=f'[sync]\nlisten = "127.0.0.1:{free_port()}"\nrefuge_after = "{refuge_after}"',
     )
     return Post(load(path), old, new)
 
@@ -258,11 +262,16 @@ def make(
 ) -> Post:
     """The same with sync enabled and everything live."""
     post = build(databases, write_config, strays, domain, more_old)
+    enable(post)
+    return post
+
+
+def enable(post: Post) -> None:
+    """Enable sync, with everything live."""
     sync.enable(post.config, "post")
     for connection in (post.old, post.new):
         connection.execute(LIVE)
         connection.execute(COPIED)
-    return post
 
 
 @contextmanager
@@ -286,7 +295,7 @@ def carrying(stream: Stream, opposite: str = "disabled") -> Iterator[None]:
     """A worker of one stream alone; `opposite` is the state in which it sees the other."""
     stop = threading.Event()
     board = Board([stream.name, stream.opposite])
-    thread = threading.Thread(target=carry, args=(stream, board, stop))
+    thread = threading.Thread(target=carry, args=(stream, board, stop, 10.0))
     board.streams[stream.opposite].turn(opposite)
     thread.start()
     try:
