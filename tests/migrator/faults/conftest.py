@@ -16,6 +16,9 @@ from tests.migrator.faults.ground import NAMES, Ground, Proxied, ground
 from tests.migrator.faults.run import Run, direct
 from tests.migrator.parcels import build
 
+# Short, so that what is done to a side for a second or two reaches it at times.
+REFUGE_AFTER = "500ms"
+
 
 @pytest.fixture(scope="package")
 def standing() -> Iterator[Ground]:
@@ -31,13 +34,15 @@ def new_run(standing: Ground, write_config: ConfigWriter) -> Iterator[Callable[[
     databases: dict[str, FreshDatabase] = {
         name: Proxied(f"t_{mark}_{name}", standing.servers[side]) for side, name in NAMES.items()
     }
-    for database in databases.values():
+    # Beside the old side's database, but not behind its wire: it goes when that server goes.
+    ledger = FreshDatabase(f"t_{mark}_ledger", standing.servers["old"])
+    for database in (*databases.values(), ledger):
         with psycopg.connect(database.server.dsn(), autocommit=True) as connection:
             name = sql.Identifier(database.name)
             connection.execute(sql.SQL("CREATE DATABASE {}").format(name))
 
     def make(seed: int) -> Run:
-        post = build(databases, write_config)
+        post = build(databases, write_config, ledger=ledger.dsn, refuge_after=REFUGE_AFTER)
         post.old.close()
         post.new.close()
         path, listen = post.config.path, post.config.sync.listen
@@ -59,5 +64,5 @@ def new_run(standing: Ground, write_config: ConfigWriter) -> Iterator[Callable[[
             standing.heal_server(side)
         # One that cannot be dropped must not keep the other's slots.
         with contextlib.ExitStack() as stack:
-            for database in databases.values():
+            for database in (*databases.values(), ledger):
                 stack.callback(drop_database, database.server, database.name)

@@ -18,7 +18,8 @@ TAKE_OVER_S = 20.0
 class Harm:
     """Does harm to one run, by chance. `tell` gets what is done.
 
-    `carried_by` tells whether the worker of this name is the one that carries now.
+    `carried_by` tells whether the worker of this name is the one that carries now, `in_refuge`
+    whether what would be written on this side is kept in the ledger.
     """
 
     ground: Ground
@@ -26,6 +27,7 @@ class Harm:
     chance: random.Random
     tell: Callable[[str], None]
     carried_by: Callable[[str], bool]
+    in_refuge: Callable[[Side], bool]
 
     @property
     def kinds(self) -> dict[str, Callable[[], None]]:
@@ -42,6 +44,8 @@ class Harm:
             "cut the new side off": lambda: self._cut("new"),
             "silence the old side": lambda: self._silence("old"),
             "silence the new side": lambda: self._silence("new"),
+            "take the old side away": lambda: self._take_away("old"),
+            "take the new side away": lambda: self._take_away("new"),
             "slow the old side down": lambda: self._slow("old"),
             "slow the new side down": lambda: self._slow("new"),
             "end the sessions on the old side": lambda: self.ground.end_sessions("old"),
@@ -110,6 +114,17 @@ class Harm:
     def _cut(self, side: Side) -> None:
         self.ground.proxies[side].cut()
         self._for_a_while(1.0)
+        self.ground.proxies[side].heal()
+
+    def _take_away(self, side: Side) -> None:
+        """For so long that what would be written there finds refuge in the ledger; at times the
+        worker is killed in the middle of that."""
+        self.ground.proxies[side].cut()
+        wait_until(lambda: self.in_refuge(side), TAKE_OVER_S)
+        self._for_a_while(2.0)
+        if self.chance.random() < 0.5:
+            self._kill_worker()
+            self._for_a_while(2.0)
         self.ground.proxies[side].heal()
 
     def _silence(self, side: Side) -> None:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import httpx
 import psycopg
@@ -61,7 +62,9 @@ class Run:
         self.new_below, self.epoch = 0, 1
         chance = random.Random(self.seed)
         self.pauses = random.Random(f"{self.seed} pauses")
-        self.harm = Harm(self.ground, self.config, chance, self._tell, self._carried_by)
+        self.harm = Harm(
+            self.ground, self.config, chance, self._tell, self._carried_by, self._in_refuge
+        )
         self.failures: list[Exception] = []
 
     def _tell(self, what: str) -> None:
@@ -205,12 +208,24 @@ class Run:
 
     def _carried_by(self, name: str) -> bool:
         """Whether this worker says that it carries both streams."""
+        streams = self._health(name)
+        return bool(streams) and all(item["state"] == "running" for item in streams.values())
+
+    def _in_refuge(self, side: Side) -> bool:
+        """Whether the worker says that it keeps what would be written on this side."""
+        stream = self.post.forward if side == "new" else self.post.reverse
+        state = self._health(WORKER).get(stream.name, {}).get("state")
+        return bool(state == "refuge")
+
+    def _health(self, name: str) -> dict[str, Any]:
+        """The streams as this worker sees them; nothing when it does not answer."""
         path = self.config if name == WORKER else self.config.with_name("second.toml")
         try:
             answer = httpx.get(f"http://{load(path).sync.listen}/status", timeout=2).json()
         except (httpx.HTTPError, ValueError):
-            return False
-        return all(stream["state"] == "running" for stream in answer["streams"].values())
+            return {}
+        streams: dict[str, Any] = answer["streams"]
+        return streams
 
     # The reckoning
 

@@ -29,6 +29,7 @@ def test_nothing_is_lost_or_doubled_ever(new_run: Callable[[int], Run], seed: in
         ["cut the worker off and let it wake"],
         ["kill the old server", "kill the new server"],
         ["cut the old side off", "silence the new side"],
+        ["take the new side away", "take the old side away"],
         ["fill the new side's disk"],
         ["set the clock", "set the clock"],
     ],
