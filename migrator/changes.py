@@ -116,6 +116,8 @@ class Collector:
         self._skipped = False
         self._keys: dict[MappingKey, None] = {}
         self._again: set[MappingKey] = set()
+        self._beat: tuple[int, datetime] | None = None
+        self._urgent = False
 
     @property
     def wanted(self) -> dict[str, tuple[str, ...]]:
@@ -195,8 +197,12 @@ class Collector:
             batch.since = batch.since or begin.final_lsn
             batch.commit_us.append(event.commit_us)
             self._keys = {}
+        # Not when they are read: handed over before the commit, they would have no position.
+        if self._beat is not None:
+            batch.horizon, batch.heartbeat_at = self._beat
+        batch.urgent |= self._urgent
         batch.lsn, batch.last_commit_us = event.end_lsn, event.commit_us
-        self._begin = None
+        self._begin, self._beat, self._urgent = None, None, False
 
     def _truncate(self, event: Truncate) -> None:
         self._first = False
@@ -212,14 +218,13 @@ class Collector:
             if first and stream.rpartition(".")[0] == self._stream.domain.name:
                 self._skipped = True
         elif event.prefix == MARKER:
-            self._batch.urgent = True
+            self._urgent = True
         elif event.prefix == AGAIN:
             self._asked_again(event.content)
         elif event.prefix == HEARTBEAT:
             stream, horizon, stamp = event.content.decode(errors="replace").split(" ", 2)
             if stream == self._stream.name:
-                self._batch.horizon = int(horizon)
-                self._batch.heartbeat_at = datetime.fromisoformat(stamp)
+                self._beat = int(horizon), datetime.fromisoformat(stamp)
 
     def _asked_again(self, content: bytes) -> None:
         """Keys that the opposite stream wants from here; its transaction is skipped otherwise."""

@@ -40,7 +40,7 @@ NEXT_ID: LiteralString = "SELECT pg_snapshot_xmax(pg_current_snapshot())::text"
 # The worker's claim and its position, in the transaction that writes the data (laws L4 and L5).
 CLAIM: LiteralString = """
 UPDATE splitctl_sync.progress
-   SET lsn = coalesce(%(lsn)s::pg_lsn, lsn),
+   SET lsn = greatest(lsn, %(lsn)s::pg_lsn),
        source_commit_at = coalesce(%(committed)s::timestamptz, source_commit_at),
        heartbeat_at = coalesce(%(heartbeat)s::timestamptz, heartbeat_at),
        updated_at = CASE WHEN %(lsn)s::pg_lsn IS NULL THEN updated_at ELSE clock_timestamp() END

@@ -209,6 +209,19 @@ def test_markers_and_heartbeats_move_the_position() -> None:
     assert not made.take().worth_storing
 
 
+@pytest.mark.parametrize("prefix", ["splitctl.marker", "splitctl.heartbeat"])
+def test_a_message_counts_when_its_transaction_has_ended(prefix: str) -> None:
+    """Handed over before, the batch would have no position, and the target would go back to 0."""
+    made = collector()
+    made.feed(Begin(100, 5_000_000, 7))
+    made.feed(Message(True, 1, prefix, b"d.forward 77 2024-05-06 07:08:09+00"))
+    assert not made.batch.worth_storing
+    made.feed(Commit(100, 108, 5_000_000))
+    assert made.batch.worth_storing and made.take().lsn == 108
+    transaction(made)
+    assert not made.take().worth_storing
+
+
 def test_keys_that_the_opposite_stream_asks_for() -> None:
     made = collector()
     asked = {"stream": "d.forward", "keys": [[THINGS, ["1"]], [CRATES, ["2", "a"]], ["x", ["1"]]]}
