@@ -19,10 +19,10 @@ from estate.errors import ExitCode, SplitctlError
 from migrator import control
 from migrator import statements as s
 from migrator.changes import Batch
+from migrator.entering import Superseded
 from migrator.mapping import Stream
 from migrator.pgoutput import lsn_text
 from migrator.replication import System
-from migrator.writing import Superseded
 
 log = logging.getLogger(__name__)
 Connection = psycopg.Connection[Any]

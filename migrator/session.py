@@ -20,7 +20,6 @@ from migrator.replication import Reader, System
 from migrator.watch import Watch
 
 log = logging.getLogger(__name__)
-APPLIERS = 2
 IDLE_S = 0.1
 # Above so many transactions a second, batches are gathered for a while: carried one by one they
 # would take the cores that the shop needs.
@@ -104,7 +103,7 @@ class Session:
     is much to write; `close` ends them. `epoch` is the worker's claim on the target's position.
     """
 
-    def __init__(self, stream: Stream, board: Board, appliers: int = APPLIERS) -> None:
+    def __init__(self, stream: Stream, board: Board, appliers: int) -> None:
         self._stream, self._board = stream, board
         self._health = board.streams[stream.name]
         self._opposite = board.streams[stream.opposite]

@@ -10,7 +10,7 @@ from functools import partial
 
 import psycopg
 
-from estate.config import Config
+from estate.config import Config, SyncConfig
 from estate.connections import connect
 from estate.errors import SplitctlError, in_one_line
 from migrator.apply import Superseded
@@ -50,12 +50,11 @@ def run(config: Config, stop: threading.Event) -> Ended:
     Streams that are not enabled are looked for twice a second. Raises AddressTaken.
     """
     found = streams(config)
-    after_s = config.sync.refuge_after.total_seconds()
     board = Board([stream.name for stream in found])
     server = serve(config.sync.listen, board)
     threads = [
         threading.Thread(
-            target=carry, args=(stream, board, stop, after_s), name=stream.name, daemon=True
+            target=carry, args=(stream, board, stop, config.sync), name=stream.name, daemon=True
         )
         for stream in found
     ]
@@ -71,19 +70,19 @@ def run(config: Config, stop: threading.Event) -> Ended:
     return Ended({name: health.state for name, health in board.streams.items()})
 
 
-def carry(stream: Stream, board: Board, stop: threading.Event, refuge_after_s: float) -> None:
+def carry(stream: Stream, board: Board, stop: threading.Event, settings: SyncConfig) -> None:
     """One stream's thread: sessions, one after the other, until `stop` is set.
 
-    Between two of them, when the target has been away for so long, it takes refuge in the ledger.
+    Between two of them, when the target has been away for long, it takes refuge in the ledger.
     """
     health = board.streams[stream.name]
-    absence = Absence(stream.target, refuge_after_s)
+    absence = Absence(stream.target, settings.refuge_after.total_seconds())
     pause, epoch = FIRST_PAUSE_S, FIRST_EPOCH
     while not stop.is_set():
         reading = False
         try:
             try:
-                session = Session(stream, board)
+                session = Session(stream, board, settings.appliers)
                 reading, epoch = True, session.epoch
                 with closing(session):
                     pause = FIRST_PAUSE_S

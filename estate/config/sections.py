@@ -81,10 +81,12 @@ class MetricsConfig(Model):
 class SyncConfig(Model):
     """The sync worker: `listen` is the address of its health and metrics pages.
 
-    A stream whose target was away for `refuge_after` keeps its changed keys in the ledger.
+    So many `appliers` of a stream write large batches side by side, each with a connection to both
+    sides. A stream whose target was away for `refuge_after` keeps its changed keys in the ledger.
     """
 
     listen: HostPort = "127.0.0.1:9187"
+    appliers: int = Field(default=2, ge=1, le=16)
     refuge_after: Duration = timedelta(seconds=10)
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import psycopg
 from psycopg import sql
 
-from estate.config import Config, load
+from estate.config import Config, SyncConfig, load
 from migrator import barrier, ownership, sync
 from migrator.health import Board
 from migrator.mapping import Side, Stream, shape, streams
@@ -295,7 +295,7 @@ def carrying(stream: Stream, opposite: str = "disabled") -> Iterator[None]:
     """A worker of one stream alone; `opposite` is the state in which it sees the other."""
     stop = threading.Event()
     board = Board([stream.name, stream.opposite])
-    thread = threading.Thread(target=carry, args=(stream, board, stop, 10.0))
+    thread = threading.Thread(target=carry, args=(stream, board, stop, SyncConfig()))
     board.streams[stream.opposite].turn(opposite)
     thread.start()
     try:
