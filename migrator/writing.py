@@ -2,27 +2,24 @@
 
 import json
 from collections.abc import Callable, Iterable
-from dataclasses import replace
 from typing import Any
 
 import psycopg
-from psycopg import sql
 
+from migrator import look, unreadable
 from migrator import statements as s
 from migrator.changes import MappingKey, StreamStopped
 from migrator.collisions import Collisions
 from migrator.control import MARK
 from migrator.entering import Superseded, entered
 from migrator.mapping import Key, Stream, key_arguments, other
-from migrator.opposite import keys_of_rows
 from migrator.ownership import Ownership
 from migrator.parts import Outcome, Own, Part, Position, Waiting, Waits
 from migrator.pgoutput import lsn_text
-from migrator.plan import Plan, Standing, Values, Work, decide, owns, pick
+from migrator.plan import Plan, Work, decide, owns, pick
 from migrator.prepared import Mappings
 from migrator.proof import Proof
 from migrator.reading import Connection, Prepared, Reading, Seen, read
-from migrator.refusals import of_a_row
 from migrator.rules import why_carried
 from migrator.strays import Stray, Strays
 
@@ -82,7 +79,7 @@ class Writer:
         if not part.carry and not part.spool:
             return self._position_only(part)
         works, ownership = self._look(part, wanted, seen, horizon)
-        raw = _raw_names(seen.readings)
+        raw = look.raw_names(seen.readings)
         quiet = {name for name, texts in raw.items() if part.quiet.issuperset(texts)}
         prepared = {name: found for name, (found, _) in wanted.items()}
         works = self._proof.facts(works, ownership, prepared, part, quiet, self.own)
@@ -113,7 +110,11 @@ class Writer:
         # tries it again, or drains what is spooled beside it, relies on that (law L3).
         read(self._source, self._stream.opposite, {}, part.xids)
         prepared = self.mappings[name[0]]
-        key = None if name in part.quiet else self._known(prepared, name[1])
+        key = (
+            None
+            if name in part.quiet
+            else unreadable.known(self._source, self._target, prepared, name[1])
+        )
         noted: list[Stray] = []
         with self._target.transaction():
             self._target.execute(MARK, (self._stream.name,))
@@ -122,7 +123,7 @@ class Writer:
             if key is not None and self._is_theirs(prepared, key, owner):
                 # Parked it would hold up its owner, who may well set it right.
                 noted, waits = [Stray((name[0], key), "kept")], {}
-                readings = self._readable(prepared, name)
+                readings = unreadable.read(self._source, self._stream.opposite, prepared, name)
                 lsn = part.position.lsn if part.position else None
                 epoch = owner[1] if owner else None
                 self._strays.keep(noted, {name[0]: prepared}, readings, epoch, lsn)
@@ -130,40 +131,15 @@ class Writer:
         self._remember(waits, [name] if noted else [])
         return Outcome(spooled=len(part.spool), strays=len(noted))
 
-    def _known(self, prepared: Prepared, key: Key) -> Key | None:
-        """The key in the target's text; None when it is none there."""
-        try:
-            if not prepared.shape.canonical:
-                parts = [[part] for part in key]
-                found = self._source.execute(prepared.statements.canonical, parts).fetchone()
-                assert found is not None
-                key = tuple(found)
-            self._target.execute(prepared.statements.standing, key_arguments([key]))
-        except psycopg.DataError:
-            self.reset()
-            return None
-        return key
-
     def _is_theirs(self, prepared: Prepared, key: Key, owner: Any) -> bool:
         """Whether all rows that stand under a key are owned by the target's side."""
         ownership = Ownership(int(owner[0]), int(owner[1])) if owner else None
         cursor = self._target.execute(prepared.statements.standing, key_arguments([key]))
-        standing = _standing(prepared, cursor, self.own).get(key, [])
+        held = look.standing(prepared, cursor, self.own).get(key, [])
         side = other(self._stream.source_side)
-        return bool(standing) and all(
-            item.route is not None and owns(ownership, side, item.route) for item in standing
+        return bool(held) and all(
+            item.route is not None and owns(ownership, side, item.route) for item in held
         )
-
-    def _readable(self, prepared: Prepared, name: MappingKey) -> dict[str, Reading]:
-        """What the source gives for a key, if it can be read at all."""
-        wanted = {name[0]: (prepared, [name[1]])}
-        try:
-            return read(self._source, self._stream.opposite, wanted, ()).readings
-        except psycopg.Error as error:
-            if not of_a_row(error):
-                raise
-            self._source.rollback()
-            return {}
 
     def go_live(self, name: str) -> bool:
         """Make a drained mapping live, if its spool is empty. Returns whether it was."""
@@ -235,9 +211,9 @@ class Writer:
                 query = prepared.statements.standing
                 standing[name] = target.execute(query, key_arguments(keys[name]))
                 moved = prepared.statements.elsewhere
-                primaries = _primaries(prepared, readings[name])
+                primaries = look.primaries(prepared, readings[name])
                 if moved is not None and primaries:
-                    elsewhere[name] = target.execute(moved, _columns(primaries))
+                    elsewhere[name] = target.execute(moved, look.in_columns(primaries))
                 parents[name] = self._ask_parents(prepared, readings[name])
             following = target.execute(s.NEXT_ID)
         entry = entered(begun, stream.name)
@@ -249,10 +225,10 @@ class Writer:
                 frozenset(tuple(found) for found in cursor.fetchall()) if cursor else frozenset()
                 for cursor in parents[name]
             ]
-            held = _standing(prepared, standing[name], self.own)
+            held = look.standing(prepared, standing[name], self.own)
             if name in elsewhere:
-                others = _standing(prepared, elsewhere[name], self.own)
-                _put_where_they_come(held, others, prepared, readings[name])
+                others = look.standing(prepared, elsewhere[name], self.own)
+                look.put_where_they_come(held, others, prepared, readings[name])
             works.append(
                 Work(
                     mapping=name,
@@ -263,7 +239,7 @@ class Writer:
                     references=self.mappings.references(name, present),
                     rule=prepared.shape.mapping.config.stray,
                     asked=self._asked(part, name, readings[name]),
-                    undecided=_undecided(prepared, readings[name], held, seen.waiting),
+                    undecided=look.undecided(prepared, readings[name], held, seen.waiting),
                 )
             )
         return works, entry.ownership
@@ -301,7 +277,7 @@ class Writer:
         ownership: Ownership | None,
     ) -> Outcome:
         """Write what was planned and the bookkeeping, and commit."""
-        raw = _raw_names(readings)
+        raw = look.raw_names(readings)
         strays = [name for name in plan.strays if not set(raw[name]) <= part.quiet]
         # The owner changed since the opposite stream asked: tried again, they are strays of ours.
         kept = {
@@ -343,12 +319,12 @@ class Writer:
                 gone = plan.deletes[name]
                 if gone:
                     query = prepared[name].statements.delete
-                    deletes.append(target.execute(query, _columns(gone)))
+                    deletes.append(target.execute(query, look.in_columns(gone)))
             for statement, arguments in aside:
                 target.execute(statement, arguments)
             for name, rows in plan.upserts.items():
                 # New ones first: a row that stands may come to refer to one of them.
-                for query, chosen in _by_standing(prepared[name], known[name], rows):
+                for query, chosen in look.by_standing(prepared[name], known[name], rows):
                     writes.append(target.execute(query, (s.records(chosen),)))
             self._note(part, waits, settled)
             target.execute(s.COMMIT)
@@ -421,91 +397,3 @@ def _check_states(part: Part, states: dict[str, str]) -> None:
         states.get(name) == "live" for name in spooled
     ):
         raise StatesMoved
-
-
-def _standing(
-    prepared: Prepared, cursor: psycopg.Cursor[Any], own: Own
-) -> dict[Key, list[Standing]]:
-    width = len(prepared.shape.table.primary_key)
-    ways = prepared.statements.ways
-    found: dict[Key, list[Standing]] = {}
-    for row in cursor.fetchall():
-        *key, xmin, route, values = row[width:]
-        leads = [way.key(value) for way, value in zip(ways, values, strict=True)]
-        standing = Standing(
-            tuple(row[:width]),
-            route,
-            own.is_fresh(int(xmin)),
-            tuple(lead for lead in leads if lead is not None),
-            int(xmin),
-        )
-        found.setdefault(tuple(key), []).append(standing)
-    return found
-
-
-def _primaries(prepared: Prepared, reading: Reading) -> set[Values]:
-    positions = prepared.shape.primary_positions
-    return {pick(item.row, positions) for rows in reading.rows.values() for item in rows}
-
-
-def _put_where_they_come(
-    standing: dict[Key, list[Standing]],
-    others: dict[Key, list[Standing]],
-    prepared: Prepared,
-    reading: Reading,
-) -> None:
-    """Add rows to the keys under which the source gives them, where they have another one here."""
-    positions = prepared.shape.primary_positions
-    comes = {pick(item.row, positions): key for key in reading.rows for item in reading.rows[key]}
-    for key, found in others.items():
-        for item in found:
-            coming = comes.get(item.primary, key)
-            if coming != key:
-                standing.setdefault(coming, []).append(replace(item, elsewhere=True))
-
-
-def _columns(rows: Iterable[Values]) -> list[list[str | None]]:
-    return [list(column) for column in zip(*rows, strict=True)]
-
-
-def _undecided(
-    prepared: Prepared,
-    reading: Reading,
-    standing: dict[Key, list[Standing]],
-    waiting: frozenset[MappingKey],
-) -> frozenset[Key]:
-    """The keys whose rows lead to one that is parked in the opposite stream."""
-    if not waiting:
-        return frozenset()
-    found, ways, columns = set(), prepared.statements.ways, prepared.shape.columns
-    for key in reading.canonical.values():
-        rows = [item.row for item in reading.rows.get(key, [])]
-        leads = set(keys_of_rows(ways, columns, rows))
-        leads.update(lead for item in standing.get(key, []) for lead in item.leads)
-        if leads & waiting:
-            found.add(key)
-    return frozenset(found)
-
-
-def _raw_names(readings: dict[str, Reading]) -> dict[MappingKey, list[MappingKey]]:
-    """For each key in the target's text: the texts under which the log has it."""
-    names: dict[MappingKey, list[MappingKey]] = {}
-    for mapping, reading in readings.items():
-        for raw, canonical in reading.canonical.items():
-            names.setdefault((mapping, canonical), []).append((mapping, raw))
-    return names
-
-
-def _by_standing(
-    prepared: Prepared, work: Work, rows: list[Values]
-) -> Iterable[tuple[sql.Composed, list[Values]]]:
-    """Rows to insert, and rows that stand, locked: each with its statement, where there are any."""
-    stands = {item.primary for found in work.standing.values() for item in found}
-    new: list[Values] = []
-    there: list[Values] = []
-    for row in rows:
-        (there if pick(row, work.primary_positions) in stands else new).append(row)
-    if new:
-        yield prepared.statements.insert, new
-    if there:
-        yield prepared.statements.upsert, there
