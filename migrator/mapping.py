@@ -7,6 +7,7 @@ Statements that hold a query double its percent signs: execute them with paramet
 """
 
 import re
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any, Literal, LiteralString
 
@@ -14,7 +15,7 @@ import psycopg
 from psycopg import sql
 
 from estate import catalog
-from estate.config import Config, DatabaseConfig, DomainConfig, MappingConfig
+from estate.config import Config, DatabaseConfig, DomainConfig, MappingConfig, StrayRule
 from estate.errors import ExitCode, SplitctlError
 from migrator import fragments as f
 
@@ -252,13 +253,21 @@ def _check(mapping: Mapping, given: tuple[str, ...], table: catalog.Table) -> No
     lacking = [n for n in (*table.primary_key, *mapping.key) if n not in given]
     if lacking:
         refuse(f"its query does not give {', '.join(dict.fromkeys(lacking))}")
-    newest = mapping.config.stray.column
-    if newest is not None:
-        column = table.column(newest)
-        if newest not in given or column is None:
-            refuse(f"its rule for strays compares {newest}, which its query does not give")
-        elif not ORDERED.fullmatch(column.type):
-            refuse(f"its rule for strays compares {newest}, no time and no whole number")
+    problem = of_stray_rule(mapping.config.stray, given, table)
+    if problem is not None:
+        refuse(problem)
+
+
+def of_stray_rule(rule: StrayRule, given: Collection[str], table: catalog.Table) -> str | None:
+    """Why the rule for strays does not fit a query that gives these columns, if it does not."""
+    if rule.column is None:
+        return None
+    column = table.column(rule.column)
+    if rule.column not in given or column is None:
+        return f"the rule for strays compares {rule.column}, which the query does not give"
+    if not ORDERED.fullmatch(column.type):
+        return f"the rule for strays compares {rule.column}, no time and no whole number"
+    return None
 
 
 def _canonical(

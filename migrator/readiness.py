@@ -13,7 +13,7 @@ from estate.config import Config, DatabaseConfig, MappingConfig, Problem
 from estate.connections import connect
 from estate.errors import ExitCode, SplitctlError, in_one_line
 from migrator import slots
-from migrator.mapping import ROUTE, Stream, streams
+from migrator.mapping import ROUTE, Stream, of_stray_rule, streams
 
 Connection = psycopg.Connection[Any]
 TEXT_OIDS = {25, 1043}
@@ -262,6 +262,9 @@ class _MappingCheck:
             if lacking:
                 reason = f"the query does not give {', '.join(lacking)} of the {kind}"
                 yield self._problem(reason, remedy)
+        problem = of_stray_rule(self.mapping.stray, written, target)
+        if problem is not None:
+            yield self._problem(problem, "Correct stray, or let the query give that column.")
         indexed = self.target.execute(INDEXED, (target.oid, list(self.mapping.key))).fetchone()
         if indexed is not None and not indexed[0]:
             names_ = ", ".join(self.mapping.key)

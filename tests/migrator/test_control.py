@@ -46,6 +46,26 @@ def test_a_plain_role_installs_it_and_takes_it_out_again(library: Library) -> No
     assert not value(library.old, "SELECT rolsuper FROM pg_roles WHERE rolname = 'library_tool'")
 
 
+def test_a_schema_of_an_older_version_is_brought_up(library: Library) -> None:
+    """What it holds stays: a stray of then was kept for its owner, as the only rule was."""
+    with connect(library.config.database("main"), "test") as connection:
+        control.install(connection)
+        ownership.create(connection, "lending")
+        connection.execute("DROP TABLE splitctl_sync.owner_move")
+        connection.execute(
+            "ALTER TABLE splitctl_sync.stray DROP outcome, DROP leads, DROP carried_in,"
+            " DROP settled_by"
+        )
+        connection.execute(
+            "INSERT INTO splitctl_sync.stray (stream, mapping, key)"
+            " VALUES ('lending.forward', 'lending.forward.loans', '[\"1\"]')"
+        )
+        control.install(connection)
+        assert value(connection, "SELECT outcome FROM splitctl_sync.stray") == "kept"
+        ownership.switch(connection, "lending", 5, 2)
+        assert [move.epoch for move in ownership.moves(connection, "lending")] == [2]
+
+
 def test_two_commands_install_at_the_same_moment(library: Library) -> None:
     failures: list[Exception] = []
 

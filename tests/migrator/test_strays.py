@@ -14,6 +14,7 @@ import pytest
 
 from migrator import ownership, parked, settling
 from migrator.mapping import Side, Stream, other
+from migrator.readiness import NotReady
 from migrator.settling import Keep
 from tests.conftest import ConfigWriter, FreshDatabase
 from tests.migrator.parcels import Post, make, until, working
@@ -606,3 +607,12 @@ def test_a_deleted_row_of_the_side_that_does_not_own_comes_back_and_is_counted(
         until(lambda: wrong.notes() == ([("the owner's",)], [("the owner's",)]))
         wrong.is_quiet()
     assert [row[0] for row in post.strays(post.reverse)] == ["post.reverse.parcels"]
+
+
+@pytest.mark.parametrize("column", ["note", "weight", "elsewhere"])
+def test_newest_compares_a_time_or_a_whole_number_of_the_mapping(
+    fresh_databases: dict[str, FreshDatabase], write_config: ConfigWriter, column: str
+) -> None:
+    rule = f'{{ newest = "{column}" }}'
+    with pytest.raises(NotReady, match=f"compares {column}"):
+        make(fresh_databases, write_config, {"shipments": rule})
