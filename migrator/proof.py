@@ -15,6 +15,7 @@ from psycopg import sql
 
 from migrator import fragments as f
 from migrator import ownership as o
+from migrator import statements as s
 from migrator.changes import MappingKey, widen
 from migrator.mapping import Key, Stream, target_types
 from migrator.ownership import Move, Ownership
@@ -22,7 +23,7 @@ from migrator.parts import Own, Part
 from migrator.plan import Routed, Standing, Values, Work, foreign, owns, pick
 from migrator.reading import Connection, Prepared
 from migrator.rules import Facts
-from migrator.strays import given, held, names_of
+from migrator.strays import given, held
 
 # Our own writes over a foreign row: the owner did not change it by them.
 CARRIED: LiteralString = """
@@ -91,6 +92,7 @@ class Proof:
         here = Owned(ownership, o.moves(self._target, domain))
         # Read after the rows: a side that claims a bucket now claimed it when they were read.
         there = Owned(o.read(self._source, domain), o.moves(self._source, domain))
+        xids = self._wide(part.xids)
         ours = self._carried(loud)
         found = []
         for work in works:
@@ -102,14 +104,14 @@ class Proof:
                     if _updates_only(work, key)
                     and _unchanged(work, key, here, own, ours.get((work.mapping, key), set()))
                 ),
-                late=frozenset(key for key in keys if self._late(work, key, here, there, part)),
+                late=frozenset(key for key in keys if self._late(work, key, here, there, xids)),
                 newer=self._newer(work, keys, prepared[work.mapping]),
                 settled=self._settled(work, keys, prepared),
             )
             found.append(_with_quiet(replace(work, facts=facts), quiet))
         return found
 
-    def _late(self, work: Work, key: Key, here: Owned, there: Owned, part: Part) -> bool:
+    def _late(self, work: Work, key: Key, here: Owned, there: Owned, xids: set[int]) -> bool:
         """Whether the source's side still owned the key when it was changed there.
 
         Told by the source's own owner row, or by the transactions of a part that all ended before
@@ -123,14 +125,18 @@ class Proof:
             if owns(there.ownership, side, route):
                 continue
             since = there.since(route)
-            if since is None or not part.xids:
-                return False
-            if any(widen(xid, since) >= since for xid in part.xids):
+            if since is None or not xids or max(xids) >= since:
                 return False
         return bool(lost)
 
+    def _wide(self, xids: Collection[int]) -> set[int]:
+        """These 32-bit ids of the source in 64 bits."""
+        row = self._source.execute(s.NEXT_ID).fetchone()
+        assert row is not None
+        return {widen(xid, int(row[0])) for xid in xids}
+
     def _carried(self, names: list[MappingKey]) -> dict[MappingKey, set[int]]:
-        columns = names_of(names)
+        columns = s.name_arguments(names)
         found: dict[MappingKey, set[int]] = {}
         for name, key, xid in self._target.execute(CARRIED, (*columns, self._stream.name)):
             found.setdefault((name, tuple(json.loads(key))), set()).add(int(xid))
@@ -167,7 +173,9 @@ class Proof:
         if work.rule.name != "stop" or not keys:
             return frozenset()
         names = [(work.mapping, key) for key in keys]
-        rows = self._target.execute(DECIDED, (*names_of(names), self._stream.name)).fetchall()
+        rows = self._target.execute(
+            DECIDED, (*s.name_arguments(names), self._stream.name)
+        ).fetchall()
         decided: dict[Key, list[Any]] = {}
         for _, key, version in rows:
             decided.setdefault(tuple(json.loads(key)), []).append(version)

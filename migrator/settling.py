@@ -88,7 +88,7 @@ class OwnerMoved(SplitctlError):
     exit_code = ExitCode.PRECONDITION
 
 
-class Unknown(SplitctlError):
+class VersionUnknown(SplitctlError):
     """Stray '{stray}' could not be read on its side, so there is no version of it to write.
     Nothing was changed."""
 
@@ -144,7 +144,7 @@ def settle(
 
     Without `keep` the data stays as it is, and those settled before are left alone. All of them
     must be there, or nothing is changed. Raises NoSuchStray, NothingSaid, StreamWaits,
-    OwnerChanged, OwnerMoved, Unknown, NoWayBack, Refused, DatabaseUnreachable.
+    OwnerChanged, OwnerMoved, VersionUnknown, NoWayBack, Refused, DatabaseUnreachable.
     """
     how = (how or "").strip()
     if not how and keep is None:
@@ -264,7 +264,10 @@ class _Desk:
         return None if same else now.version
 
     def write(self, strays: list[_Stray]) -> int:
-        """Returns the number of rows written or deleted. Raises OwnerMoved, Unknown, Refused."""
+        """Returns the number of rows written or deleted.
+
+        Raises OwnerMoved, VersionUnknown, Refused.
+        """
         row = self._target.execute(s.OWNER, (self._stream.domain.name,)).fetchone()
         self._ownership = Ownership(int(row[0]), int(row[1])) if row else None
         place = {name: number for number, name in enumerate(self._mappings.order)}
@@ -310,7 +313,7 @@ class _Desk:
             )
             return self._target.execute(query, (json.dumps(stray.target),)).fetchall()
         if stray.source is None:
-            raise Unknown(stray=self._name(stray))
+            raise VersionUnknown(stray=self._name(stray))
         return _rows(prepared, stray.source)
 
     def _standing(self, prepared: Prepared, key: Key) -> list[tuple[Values, str | None]]:

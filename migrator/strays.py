@@ -13,6 +13,7 @@ from typing import LiteralString
 
 import psycopg
 
+from migrator import statements as s
 from migrator.changes import AGAIN, MappingKey, StreamStopped
 from migrator.mapping import Key, Row, Shape, Stream, key_arguments
 from migrator.opposite import keys_of_rows
@@ -95,12 +96,6 @@ class Stray:
     name: MappingKey
     outcome: str
     how: str | None = None
-
-
-def names_of(names: Iterable[MappingKey]) -> tuple[list[str], list[str]]:
-    """Parameters that name keys: their mappings, and themselves as JSON arrays."""
-    pairs = list(names)
-    return [name for name, _ in pairs], [json.dumps(key) for _, key in pairs]
 
 
 def given(shape: Shape, rows: Iterable[Row]) -> str:
@@ -208,7 +203,7 @@ class Strays:
             STOPPED_AGAIN,
             (
                 epoch,
-                *names_of(names),
+                *s.name_arguments(names),
                 [
                     given(prepared[name].shape, [r.row for r in readings[name].rows.get(key, [])])
                     for name, key in names
@@ -233,9 +228,9 @@ class Strays:
         """The stream goes on behind strays at which it had stopped: those that a person has
         decided, and those among the settled keys that belong to this side by now."""
         if names:
-            self._target.execute(PASSED, (*names_of(names), self._stream.name))
+            self._target.execute(PASSED, (*s.name_arguments(names), self._stream.name))
         if settled and self._had_stopped:
-            self._target.execute(OVERTAKEN, (*names_of(settled), self._stream.name))
+            self._target.execute(OVERTAKEN, (*s.name_arguments(settled), self._stream.name))
 
 
 def ask_again(connection: Connection, stream: str, keys: Iterable[MappingKey]) -> None:

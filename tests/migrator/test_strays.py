@@ -32,6 +32,12 @@ REVISED = {
 }
 
 
+KILL = """
+SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+ WHERE application_name LIKE 'splitctl sync%' AND datname = current_database()
+"""
+
+
 @pytest.fixture
 def ruled(fresh_databases: dict[str, FreshDatabase], write_config: ConfigWriter) -> Any:
     """The parcel split with one rule for strays in every mapping."""
@@ -172,8 +178,11 @@ def test_carry_not_over_what_the_owner_did_since_the_switch(ruled: Make, side: S
     assert (outcome, mine[0]["note"], theirs[0]["note"]) == ("kept", "late", "the owner's")
 
 
+@pytest.mark.parametrize("killed", [False, True], ids=["", "killed meanwhile"])
 @pytest.mark.parametrize("side", BOTH)
-def test_carry_waits_for_an_owner_who_writes_just_now(ruled: Make, side: Side) -> None:
+def test_carry_waits_for_an_owner_who_writes_just_now(
+    ruled: Make, side: Side, killed: bool
+) -> None:
     """His row is locked before it is judged; and a savepoint hides him no better (way 2)."""
     post = ruled('"carry"')
     with working(post.config):
@@ -185,6 +194,8 @@ def test_carry_waits_for_an_owner_who_writes_just_now(ruled: Make, side: Side) -
             wrong.here(NOTE, "late")
             waits = "SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
             until(lambda: post.target(wrong.stream).execute(waits).fetchone())
+            if killed:
+                post.target(wrong.stream).execute(KILL)
         until(wrong.kept)
         agree(post)
         assert wrong.notes() == ([("the owner's",)], [("the owner's",)])
@@ -589,7 +600,7 @@ def test_what_cannot_be_read_where_it_does_not_belong_does_not_hold_up_its_owner
         assert pending(post) == []
         (unread,) = (n for n, row in enumerate(wrong.kept()) if row[1] is None)
         assert [row["tag"] for row in wrong.kept()[unread][2]] == ["x"]
-        with pytest.raises(settling.Unknown):
+        with pytest.raises(settling.VersionUnknown):
             settling.settle(post.config, [wrong.name(unread)], None, "stray")
 
 
