@@ -13,11 +13,13 @@ import psycopg
 import pytest
 
 from estate.config import load
+from estate.connections import connect
 from estate.ledger import Ledger
 from migrator import kept, sync
 from migrator.changes import Batch
 from migrator.pgoutput import lsn_number
 from migrator.replication import System
+from migrator.writing import Superseded
 from rehearsal.postgres import free_port
 from tests.conftest import ConfigWriter, FreshDatabase
 from tests.migrator.faults.proxy import Proxy
@@ -384,6 +386,55 @@ def test_a_key_that_changed_and_was_asked_for_has_changed(books: psycopg.Connect
     kept.keep(books, "s", HERE, 200, batch(300, 2, again=(1,)))
     rows = books.execute("SELECT key, asked FROM splitctl.refuge_key ORDER BY 1").fetchall()
     assert rows == [(["1"], False), (["2"], False), (["3"], True)]
+
+
+SHIPMENTS = "post.forward.shipments"
+
+
+def test_many_keys_are_taken_back_in_bounded_transactions_and_the_position_comes_last(
+    post: Post, fresh_databases: dict[str, FreshDatabase], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a worker that was cut off nothing is written; what grew meanwhile is taken as well."""
+    with Ledger(post.forward.ledger, "test") as ledger:
+        ledger.prepare()
+    row = post.new.execute("SELECT lsn - '0/0' FROM splitctl_sync.progress").fetchone()
+    assert row is not None
+    start = int(row[0])
+    monkeypatch.setattr(kept, "CHUNK", 2)
+    names = {(SHIPMENTS, (str(number),)): None for number in range(5)}
+    names[("post.forward.removed", ("1",))] = None
+    growing = [Batch({(SHIPMENTS, ("9",)): None}, lsn=start + 200)]
+    written: list[str] = []
+    real = kept._claimed
+
+    def claimed(target: Any, stream: str, epoch: int, lsn: str | None) -> Any:
+        if lsn is not None and growing:
+            kept.keep(books, FORWARD, HERE, start + 100, growing.pop())
+        written.append("keys" if lsn is None else "position")
+        return real(target, stream, epoch, lsn)
+
+    monkeypatch.setattr(kept, "_claimed", claimed)
+    with (
+        connect(post.forward.ledger, "test") as books,
+        connect(post.forward.target, "test") as target,
+    ):
+        kept.begin(books, FORWARD, HERE, start)
+        kept.keep(books, FORWARD, HERE, start, Batch(names, lsn=start + 100))
+        held = kept.find(books, FORWARD)
+        assert held is not None
+        with pytest.raises(Superseded):
+            kept.take_back(books, target, post.forward, 7, held)
+        assert post.new.execute("SELECT * FROM splitctl_sync.spool").fetchall() == []
+        written.clear()
+        assert kept.take_back(books, target, post.forward, 0, held) == start + 200
+        assert written == [*["keys"] * 3, "position"] * 2
+        assert kept.find(books, FORWARD) is None and kept.count(books, FORWARD) == 0
+    spool = post.new.execute("SELECT key, lsn - '0/0' FROM splitctl_sync.spool ORDER BY key")
+    assert spool.fetchall() == [([str(number)], start) for number in (0, 1, 2, 3, 4, 9)]
+    states = post.new.execute(
+        "SELECT mapping FROM splitctl_sync.mapping_state WHERE state = 'drain'"
+    )
+    assert states.fetchall() == [(SHIPMENTS,)]
 
 
 @pytest.mark.parametrize(
