@@ -54,7 +54,10 @@ class ForeignKey:
 
 @dataclass(frozen=True)
 class Table:
-    """A table in schema public. `sequences` maps a column to the sequence that feeds it."""
+    """A table in schema public. `sequences` maps a column to the sequence that feeds it.
+
+    `layout` is another text when its columns or their types are others: see LAYOUTS.
+    """
 
     oid: int
     name: str
@@ -64,6 +67,7 @@ class Table:
     replica_identity: ReplicaIdentity
     identity_columns: tuple[str, ...]
     sequences: dict[str, str]
+    layout: str
 
     def column(self, name: str) -> Column | None:
         """The column of this name, or None."""
@@ -98,6 +102,12 @@ SELECT i.indisprimary, i.indisreplident, a.attname
  WHERE i.indrelid = %s AND (i.indisprimary OR i.indisreplident) AND k.n <= i.indnkeyatts
  ORDER BY i.indexrelid, k.n
 """
+# For each of these tables, its columns and their types in one text.
+LAYOUTS: LiteralString = """
+SELECT attrelid, string_agg(concat_ws(' ', attname, atttypid, atttypmod), ',' ORDER BY attnum)
+  FROM pg_attribute
+ WHERE attrelid = ANY(%s::oid[]) AND attnum > 0 AND NOT attisdropped GROUP BY attrelid
+"""
 FOREIGN_KEYS: LiteralString = """
 SELECT o.conname, r.relname, o.confdeltype::text = 'c',
        ARRAY(SELECT a.attname::text FROM unnest(o.conkey) WITH ORDINALITY k(n, i)
@@ -115,12 +125,15 @@ def table(connection: psycopg.Connection[Any], name: str) -> Table:
     if head is None:
         raise TableMissing(table=name, database=connection.info.dbname)
     oid, replident = int(head[0]), str(head[1])
+    # Before the columns: of what is changed in between, the layout is then the older one.
+    layout = layouts(connection, [oid]).get(oid, "")
     columns = connection.execute(COLUMNS, (name, oid)).fetchall()
     index = connection.execute(INDEX_COLUMNS, (oid,)).fetchall()
     primary_key = tuple(str(row[2]) for row in index if row[0])
     identity = _IDENTITY[replident]
     if identity == "full":
-        identity_columns = tuple(str(row[0]) for row in columns)
+        # What the server computes is not in the log.
+        identity_columns = tuple(str(row[0]) for row in columns if not row[5])
     elif identity == "index":
         identity_columns = tuple(str(row[2]) for row in index if row[1])
     elif identity == "default":
@@ -139,4 +152,10 @@ def table(connection: psycopg.Connection[Any], name: str) -> Table:
         replica_identity=identity,
         identity_columns=identity_columns,
         sequences={str(row[0]): str(row[8]) for row in columns if row[8] is not None},
+        layout=layout,
     )
+
+
+def layouts(connection: psycopg.Connection[Any], oids: list[int]) -> dict[int, str]:
+    """The layouts of these tables by oid, as far as they are there."""
+    return dict(connection.execute(LAYOUTS, (oids,)).fetchall())

@@ -24,7 +24,7 @@ from migrator.mapping import Stream
 from migrator.parts import Outcome, Part, Position, Waiting
 from migrator.reading import Connection
 from migrator.refusals import TRANSIENT, of_a_row
-from migrator.writing import StatesMoved, Writer
+from migrator.writing import LayoutMoved, StatesMoved, Writer
 
 __all__ = ["Applier", "Outcome", "Superseded"]
 
@@ -94,6 +94,8 @@ class Applier:
 
     def apply(self, batch: Batch) -> Outcome:
         """Write a batch and its position. Raises Superseded, or what stops the stream."""
+        if batch.altered:
+            self._make_anew()
         position = Position(batch.lsn, batch.source_commit_at, batch.heartbeat_at)
         keys, xids = tuple(batch.keys), frozenset(batch.xids)
         again = frozenset(batch.again)
@@ -169,9 +171,14 @@ class Applier:
         carry = tuple(name for name in part.carry if name not in given)
         return replace(part, carry=carry, settled=settled)
 
+    def _make_anew(self) -> None:
+        """Tables have other columns: what was made for them is made again when it is needed."""
+        self._writer.mappings.forget()
+        self._lanes.forget()
+
     def _attempt(self, part: Part) -> Outcome:
         """Write a part, again and again or in halves, until all of it is written or parked."""
-        started, pause, taken = time.monotonic(), FIRST_PAUSE_S, 0
+        started, pause = time.monotonic(), FIRST_PAUSE_S
         while True:
             try:
                 return self._writer.write(part)
@@ -184,6 +191,9 @@ class Applier:
                 if part.generations is not None:
                     return Outcome()
                 part = self._sorted(part)
+            except LayoutMoved:
+                self._writer.reset()
+                self._make_anew()
             except KeysMissing as missing:
                 self._writer.reset()
                 whole = self._merged(part, missing.names)
@@ -203,16 +213,24 @@ class Applier:
                 if not of_a_row(error) or not part.carry:
                     raise
                 self._writer.reset()
-                collisions = self._writer.collisions
-                collision = collisions.of(error, self._writer.mappings.by_table)
-                if collision is not None and collision not in part.collisions:
-                    part = replace(part, collisions=part.collisions | {collision})
-                    continue
-                if isinstance(error, psycopg.errors.UniqueViolation) and taken < TAKEN:
-                    # Somebody inserted the row after we looked: now it stands, and is judged.
-                    taken += 1
-                    continue
-                return self._halve(part, (error.diag.message_primary or str(error)).strip())
+                again = self._otherwise(part, error)
+                if again is None:
+                    return self._halve(part, (error.diag.message_primary or str(error)).strip())
+                part = again
+
+    def _otherwise(self, part: Part, error: psycopg.Error) -> Part | None:
+        """The part as it is worth another attempt; None when a row is to blame."""
+        if self._writer.mappings.moved:
+            # The row may be right, and only what we knew of its column is not.
+            self._make_anew()
+            return part
+        collision = self._writer.collisions.of(error, self._writer.mappings.by_table)
+        if collision is not None and collision not in part.collisions:
+            return replace(part, collisions=part.collisions | {collision})
+        if isinstance(error, psycopg.errors.UniqueViolation) and part.taken < TAKEN:
+            # Somebody inserted the row after we looked: now it stands, and is judged.
+            return replace(part, taken=part.taken + 1)
+        return None
 
     def _halve(self, part: Part, detail: str) -> Outcome:
         if len(part.carry) == 1:

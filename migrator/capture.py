@@ -6,6 +6,7 @@ transaction that alone is too large for memory is handed over in parts, before i
 """
 
 import threading
+from collections.abc import Mapping
 from typing import Protocol
 
 from migrator.changes import Batch, Collector
@@ -34,11 +35,11 @@ class Log(Protocol):
 
 
 class Capture:
-    """Owns the reader: nobody else may touch it after `start`."""
+    """Owns the reader: nobody else may touch it after `start`. `names`: see `pgoutput.Decoder`."""
 
-    def __init__(self, reader: Log, collector: Collector) -> None:
+    def __init__(self, reader: Log, collector: Collector, names: Mapping[int, str]) -> None:
         self._reader, self._collector = reader, collector
-        self._decoder = Decoder(collector.wanted)
+        self._decoder = Decoder(collector.wanted, names)
         self._turn = threading.Condition()
         self._asked = self._stopping = False
         self._error: BaseException | None = None

@@ -45,23 +45,27 @@ class TableTruncated(StreamStopped):
 
 
 class TableChanged(StreamStopped):
-    """Stream '{stream}' stops: the columns of table '{table}' changed while it was read ({what}).
-    Nothing after that point was carried over."""
+    """Stream '{stream}' stops: table '{table}' has no column {columns} any more, which leads to a
+    driving key. Nothing after that point was carried over."""
 
-    hint = "correct the mappings if they need it, then start: splitctl sync run"
+    hint = "correct sources.{table} of the mappings, or give it back, then start: splitctl sync run"
 
 
 class KeyNotInIdentity(StreamStopped):
     """Stream '{stream}' stops: column {columns} of table '{table}' leads to a driving key and is
-    not in its replica identity, so a deleted row would not say which key it had."""
+    not in its replica identity, so a row that was changed or deleted does not say which key it
+    had. Nothing after that point was carried over."""
 
-    hint = "alter table {table} replica identity full, or using a unique index with that column"
+    hint = (
+        "alter table {table} replica identity full, or using a unique index with that column; then"
+        " splitctl sync teardown {domain}, enable and backfill it anew"
+    )
 
 
 class TableUnknown(StreamStopped):
     """Stream '{stream}' stops: the log has changes of table '{table}', which no mapping reads."""
 
-    hint = "give the table its name back, or: splitctl sync teardown {domain}"
+    hint = "give the table its name back, or correct the mappings, then start: splitctl sync run"
 
 
 @dataclass
@@ -72,7 +76,8 @@ class Batch:
     `lsn` is the position behind the last of them, `since` that of the first commit that brought
     one. `commit_us` holds the commit times (microseconds since 1970) of those that brought keys.
     `horizon`: every transaction of the source below this 64-bit id is in this batch or an earlier
-    one. `urgent`: somebody waits for the position itself.
+    one. `altered`: base tables have other columns than before. `urgent`: somebody waits for the
+    position itself.
     `part`: these are keys of one transaction whose end was not read yet; there is no position.
     """
 
@@ -84,6 +89,7 @@ class Batch:
     commit_us: list[int] = field(default_factory=list)
     heartbeat_at: datetime | None = None
     horizon: int | None = None
+    altered: bool = False
     urgent: bool = False
     part: bool = False
     since: int = 0
@@ -109,7 +115,9 @@ class Collector:
     def __init__(self, stream: Stream) -> None:
         self._stream = stream
         self._leads = _leads(stream.mappings)
-        self._relations: dict[int, Relation] = {}
+        self._layouts: dict[int, tuple[tuple[str, ...], tuple[int, ...]]] = {}
+        self._hidden: dict[int, str] = {}
+        self._altered = False
         self._batch = Batch()
         self._begin: Begin | None = None
         self._first = False
@@ -202,7 +210,9 @@ class Collector:
             batch.horizon, batch.heartbeat_at = self._beat
         batch.urgent |= self._urgent
         batch.lsn, batch.last_commit_us = event.end_lsn, event.commit_us
-        self._begin, self._beat, self._urgent = None, None, False
+        batch.altered |= self._altered
+        self._begin, self._beat = None, None
+        self._urgent = self._altered = False
 
     def _truncate(self, event: Truncate) -> None:
         self._first = False
@@ -235,33 +245,28 @@ class Collector:
 
     def _relation(self, event: Relation) -> None:
         if event.name not in self._leads:
-            raise self._stop(TableUnknown, table=event.name)
-        known = self._relations.get(event.oid)
-        if known is not None:
-            before = dict(zip(known.columns, known.types, strict=True))
-            after = dict(zip(event.columns, event.types, strict=True))
-            changed = [f"{name} added" for name in after if name not in before]
-            changed += [f"{name} dropped" for name in before if name not in after]
-            changed += [
-                f"{name} has another type"
-                for name in after
-                if name in before and before[name] != after[name]
-            ]
-            if changed:
-                raise self._stop(TableChanged, table=event.name, what=", ".join(changed))
+            # A partition is told of beside its table, in whose name its changes come.
+            return
         columns, _ = self._leads[event.name]
         gone = [name for name in columns if name not in event.columns]
         if gone:
-            what = ", ".join(f"{name} dropped" for name in gone)
-            raise self._stop(TableChanged, table=event.name, what=what)
+            raise self._stop(TableChanged, table=event.name, columns=", ".join(gone))
         hidden = [name for name in columns if name not in event.identity]
         if hidden:
-            raise self._stop(KeyNotInIdentity, table=event.name, columns=", ".join(hidden))
-        self._relations[event.oid] = event
+            self._hidden[event.oid] = ", ".join(hidden)
+        else:
+            self._hidden.pop(event.oid, None)
+        # The rows are read anew: of other columns only the mappings' statements need to know.
+        layout = (event.columns, event.types)
+        self._altered |= self._layouts.get(event.oid) != layout
+        self._layouts[event.oid] = layout
 
     def _change(self, change: Change) -> None:
         """Note the keys that the old and the new version of a row lead to."""
-        relation, _, old, new = change
+        relation, kind, old, new = change
+        if self._hidden and kind != "I" and relation.oid in self._hidden:
+            columns = self._hidden[relation.oid]
+            raise self._stop(KeyNotInIdentity, table=relation.name, columns=columns)
         if old is not None:
             self._lead(relation.name, old)
             if new is not None and LEFT_OUT in new:
@@ -272,7 +277,10 @@ class Collector:
             self._lead(relation.name, new)
 
     def _lead(self, table: str, values: tuple[Value, ...]) -> None:
-        columns, leads = self._leads[table]
+        found = self._leads.get(table)
+        if found is None:
+            raise self._stop(TableUnknown, table=table)
+        columns, leads = found
         for name, pick in leads:
             key = pick(values)
             # A null leads nowhere: nothing stands under it in the target.

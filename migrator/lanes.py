@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import psycopg
 
+from estate.catalog import LAYOUTS
 from estate.config import BUCKETS
 from estate.connections import connect
 from migrator import sets
@@ -76,6 +77,11 @@ class Lanes:
                 self._mapping(self._mappings[name], by_mapping[name], load, done)
         return done
 
+    def forget(self) -> None:
+        """Make statements and stages anew when they are needed."""
+        for lane in self._lanes:
+            lane.forget()
+
     def close(self) -> None:
         """End their connections."""
         self._pool.shutdown()
@@ -111,6 +117,12 @@ class _Lane:
         self._sets: dict[tuple[str, bool], SetStatements] = {}
         self._source: Connection | None = None
         self._target: Connection | None = None
+
+    def forget(self) -> None:
+        self._stack.close()
+        self._source = self._target = None
+        self._stages.clear()
+        self._sets.clear()
 
     def close(self) -> None:
         self._stack.close()
@@ -163,6 +175,7 @@ class _Lane:
         load: Load,
     ) -> tuple[int, list[Key]]:
         stream = self._stream
+        table = prepared.shape.table
         shared = self._statements(target, prepared, True)
         whole = self._statements(target, prepared, False)
         claim = {"stream": stream.name, "epoch": self._epoch, "domain": stream.domain.name}
@@ -171,10 +184,14 @@ class _Lane:
             target.execute(MARK, (stream.name,))
             begun = target.execute(s.ENTER_BESIDE, claim)
             following = target.execute(s.NEXT_ID)
+            # What is asked of a table that is locked stays so until the end.
+            target.execute(whole.lock, ())
+            layouts = target.execute(LAYOUTS, ([table.oid],))
         entry = entered(begun, stream.name)
         below = entry.ownership.new_below if entry.ownership else 0
         nothing = below == (BUCKETS if stream.source_side == "old" else 0)
         moved = entry.states.get(prepared.shape.mapping.name) != load.state
+        moved |= dict(layouts.fetchall()).get(table.oid) != table.layout
         beyond = int(following.fetchall()[0][0])
         self._own().begin(entry.own, beyond, load.horizon)
         contested = snapshot(source, stream.opposite, load.xids)

@@ -248,6 +248,10 @@ def _check(mapping: Mapping, given: tuple[str, ...], table: catalog.Table) -> No
     computed = [c.name for c in table.columns if c.generated and c.name in given]
     if computed:
         refuse(f"'{table.name}' computes {', '.join(computed)} by itself")
+    fixed = [c.name for c in table.columns if c.always and c.name in given]
+    fixed = [name for name in fixed if name not in table.primary_key]
+    if fixed:
+        refuse(f"'{table.name}' never lets {', '.join(fixed)} be changed")
     if not table.primary_key:
         refuse(f"'{table.name}' has no primary key")
     lacking = [n for n in (*table.primary_key, *mapping.key) if n not in given]

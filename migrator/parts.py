@@ -29,7 +29,7 @@ class Part:
     `held`: such keys of a part that was halved since. They are not merged again. `settled`: keys
     whose rows are written already, as far as they are named anywhere in the bookkeeping. `since`:
     nothing that it stands for was committed on the source before this position; None: that is not
-    known, or stands in the spool.
+    known, or stands in the spool. `taken`: how often somebody else was quicker with a row.
     """
 
     carry: tuple[MappingKey, ...] = ()
@@ -44,6 +44,7 @@ class Part:
     held: frozenset[MappingKey] = frozenset()
     settled: tuple[MappingKey, ...] = ()
     since: int | None = None
+    taken: int = 0
 
     @property
     def state(self) -> str:

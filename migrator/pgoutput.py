@@ -6,6 +6,7 @@ burst brings hundreds of thousands of them a second.
 """
 
 import struct
+from collections.abc import Mapping
 from typing import Final, NamedTuple
 
 TEXT: Final = ord("t")
@@ -111,10 +112,13 @@ class Decoder:
     """Turns one pgoutput message at a time into an event. It remembers the relations it was told.
 
     `wanted` maps a table's name to the columns to decode, in the order in which they are given.
+    `names` holds, by oid, the names that tables have now: the log knows them by older ones.
     """
 
-    def __init__(self, wanted: dict[str, tuple[str, ...]]) -> None:
-        self._wanted = wanted
+    def __init__(
+        self, wanted: dict[str, tuple[str, ...]], names: Mapping[int, str] | None = None
+    ) -> None:
+        self._wanted, self._names = wanted, names or {}
         self._relations: dict[int, Relation] = {}
         self._layouts: dict[bytes, _Layout] = {}
 
@@ -162,6 +166,7 @@ class Decoder:
         oid = _number(data, 1, 4)
         namespace, at = _string(data, 5)
         name, at = _string(data, at)
+        name = self._names.get(oid, name)
         replica_identity = chr(data[at])
         count = _number(data, at + 1, 2)
         at += 3

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from graphlib import CycleError, TopologicalSorter
 
+from estate import catalog
 from estate.catalog import ForeignKey
 from migrator import mapping as m
 from migrator import opposite, statements
@@ -34,6 +35,18 @@ class Mappings:
             self._prepared[name] = Prepared(shape, statements.make(shape, ways))
             self.order = _parents_before_children(self._prepared)
         return self._prepared[name]
+
+    def forget(self) -> None:
+        """Make them anew when they are needed: tables have other columns than before."""
+        self._prepared.clear()
+        self.order.clear()
+
+    @property
+    def moved(self) -> bool:
+        """Whether a target has other columns than the statements were made for."""
+        made = [prepared.shape.table for prepared in self._prepared.values()]
+        found = catalog.layouts(self._target, [table.oid for table in made])
+        return any(found.get(table.oid) != table.layout for table in made)
 
     @property
     def by_table(self) -> dict[str, Prepared]:

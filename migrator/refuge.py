@@ -14,7 +14,7 @@ import psycopg
 from estate.config import DatabaseConfig
 from estate.connections import DatabaseUnreachable, connect
 from estate.errors import ExitCode, SplitctlError, in_one_line
-from migrator import kept, slots
+from migrator import kept, publication, slots
 from migrator import statements as s
 from migrator.capture import Capture
 from migrator.changes import Batch, Collector
@@ -118,7 +118,8 @@ class Refuge:
             purpose = f"refuge {stream.name}"
             self._source = self._stack.enter_context(connect(stream.source, purpose))
             reader = Reader(stream.source, f"log {stream.name}")
-            self._capture = Capture(reader, Collector(stream))
+            names = publication.check(self._source, stream)
+            self._capture = Capture(reader, Collector(stream), names)
             self._stack.callback(self._capture.close)
             self._system = reader.system()
             ends = reader.timeline_ends(self._system.timeline)

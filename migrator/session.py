@@ -8,7 +8,7 @@ from typing import LiteralString
 
 from estate.connections import connect
 from estate.errors import ExitCode, SplitctlError
-from migrator import control, kept, ownership
+from migrator import control, kept, ownership, publication
 from migrator import statements as s
 from migrator.apply import Applier, Outcome
 from migrator.capture import Capture
@@ -125,7 +125,8 @@ class Session:
                 connection.execute(SETTINGS)
                 connection.prepared_max = PREPARED_STATEMENTS
             self._reader = Reader(stream.source, f"log {stream.name}")
-            self._capture = Capture(self._reader, Collector(stream))
+            names = publication.check(self._source, stream)
+            self._capture = Capture(self._reader, Collector(stream), names)
             self._stack.callback(self._capture.close)
             self.epoch, lsn = self._take_over()
             self._applier = Applier(
@@ -206,6 +207,7 @@ class Session:
 
     def _look_around(self) -> None:
         """Once a second: states that others changed, what is pending, how far the log is."""
+        publication.check(self._source, self._stream)
         self._applier.load_states()
         row = self._target.execute(s.SPOOL_COUNT, (self._stream.name,)).fetchone()
         self._health.spooled = int(row[0]) if row else 0

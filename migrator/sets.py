@@ -40,6 +40,7 @@ STAGE = sql.SQL(
     " SELECT {columns}, NULL::text AS splitctl_route FROM {table} WITH NO DATA"
 )
 NEVER_NULL = sql.SQL("ALTER TABLE {name} ALTER splitctl_route SET NOT NULL")
+LOCK = sql.SQL("LOCK TABLE {table} IN ROW EXCLUSIVE MODE")
 OUT = sql.SQL(
     "COPY (SELECT {columns}, q.splitctl_route::text FROM (\n{query}\n) q WHERE {condition})"
     " TO STDOUT WITH (FORMAT {form})"
@@ -83,14 +84,16 @@ BUCKET = sql.SQL(
 class SetStatements:
     """All statements of one mapping that work on whole sets, in the order in which they are run.
 
-    `stage` makes the stage, once for a connection. `out` (parameters: `key_arguments`) and `into`
-    move rows from the source to it. `not_ours` and `upsert` take `Guard.arguments`. `unsettled`
-    finds the keys that are not settled then: those without rows (parameters: one array for each
-    key column), those with rows that were not written (`Guard.arguments`), and those under which
-    rows stand that were not given (`key_arguments`; None where that cannot be).
+    `stage` makes the stage, once for a connection. `lock` keeps the target's columns as they are.
+    `out` (parameters: `key_arguments`) and `into` move rows from the source to the stage.
+    `not_ours` and `upsert` take `Guard.arguments`. `unsettled` finds the keys that are not settled
+    then: those without rows (parameters: one array for each key column), those with rows that were
+    not written (`Guard.arguments`), and those under which rows stand that were not given
+    (`key_arguments`; None where that cannot be).
     """
 
     stage: tuple[sql.Composed, ...]
+    lock: sql.Composed
     out: sql.Composed
     into: sql.Composed
     not_ours: sql.Composed | None
@@ -127,6 +130,7 @@ def make(shape: Shape, number: int, *, shared: bool) -> SetStatements:
             ),
             NEVER_NULL.format(name=name),
         ),
+        lock=LOCK.format(table=table),
         out=OUT.format(
             columns=f.casts_of("q", shape.columns, shape.casts),
             query=m.query(shape.mapping),

@@ -1,7 +1,7 @@
 """Sync as a whole: switching it on and off. How it stands and its end are part of this API too."""
 
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, LiteralString
 
 import psycopg
@@ -9,7 +9,7 @@ import psycopg
 from estate.config import Config
 from estate.connections import connect
 from estate.errors import ExitCode, SplitctlError
-from migrator import control, ownership, readiness, sequences, slots, states
+from migrator import control, ownership, publication, readiness, sequences, slots, states
 from migrator.mapping import Stream, streams
 from migrator.status import StreamStatus, status
 from migrator.teardown import Removed, teardown
@@ -96,7 +96,7 @@ def enable(config: Config, domain: str) -> Enabled:
 
     All checks come first, and all problems are told at once. Then, each step harmless by itself:
     control schema, owner, sequences, publications, slots, positions, mapping states. Raises
-    NotReady, SlotBlocked, SlotLost, DatabaseUnreachable.
+    NotReady, SlotBlocked, SlotLost, TableNotPublished, DatabaseUnreachable.
     """
     warnings = readiness.require(config, domain)
     both = streams(config, domain)
@@ -110,6 +110,7 @@ def enable(config: Config, domain: str) -> Enabled:
             ownership.create(connection, domain)
         for stream in both:
             _check_slot(connections, stream)
+            _check_published(connections, stream)
         shared = sequences.share_out(config, domain)
         published = [
             stream.publication
@@ -144,6 +145,15 @@ def _check_slot(connections: dict[str, Connection], stream: Stream) -> None:
             stream=stream.name,
             domain=stream.domain.name,
         )
+
+
+def _check_published(connections: dict[str, Connection], stream: Stream) -> None:
+    """A table that was replaced since the stream began has changed unseen: it is no new one."""
+    source, target = connections[stream.source.name], connections[stream.target.name]
+    known = states.read(target, stream.name)
+    begun = [mapping for mapping in stream.mappings if mapping.name in known]
+    if begun and slots.published(source, stream.publication):
+        publication.check(source, replace(stream, mappings=tuple(begun)))
 
 
 def _begin(connections: dict[str, Connection], stream: Stream) -> bool:

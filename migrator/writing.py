@@ -6,6 +6,7 @@ from typing import Any
 
 import psycopg
 
+from estate.catalog import LAYOUTS
 from migrator import look, unreadable
 from migrator import statements as s
 from migrator.changes import MappingKey, StreamStopped
@@ -26,6 +27,10 @@ from migrator.strays import Stray, Strays
 
 class StatesMoved(Exception):
     """The state of a mapping is no longer what the part was made for. Nothing was written."""
+
+
+class LayoutMoved(Exception):
+    """A target has other columns than its statements were made for. Nothing was written."""
 
 
 class Writer:
@@ -63,8 +68,8 @@ class Writer:
     def write(self, part: Part) -> Outcome:
         """Read the part's keys on the source and write them. All of it, or nothing and an error.
 
-        Raises Superseded, StatesMoved, KeysMissing, StillInvisible, StoppedAtStrays, or what a
-        statement raises.
+        Raises Superseded, StatesMoved, LayoutMoved, KeysMissing, StillInvisible, StoppedAtStrays,
+        or what a statement raises.
         """
         # Before the source is read: what the opposite stream sees later is then not missed.
         horizon = self._horizon()
@@ -216,8 +221,13 @@ class Writer:
                     elsewhere[name] = target.execute(moved, look.in_columns(primaries))
                 parents[name] = self._ask_parents(prepared, readings[name])
             following = target.execute(s.NEXT_ID)
+            # Asked with the rows' tables locked: they stay so until the end.
+            layouts = target.execute(LAYOUTS, ([p.shape.table.oid for p, _ in wanted.values()],))
         entry = entered(begun, stream.name)
         _check_states(part, entry.states)
+        found = dict(layouts.fetchall())
+        if any(found.get(p.shape.table.oid) != p.shape.table.layout for p, _ in wanted.values()):
+            raise LayoutMoved
         self.own.begin(entry.own, int(following.fetchall()[0][0]), horizon)
         works = []
         for name, (prepared, _) in wanted.items():

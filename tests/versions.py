@@ -8,6 +8,7 @@ names the remedy, and the summary lists it; in CI such a skip is a failure (`tes
 from pathlib import Path
 
 import pytest
+from _pytest.mark import ParameterSet
 
 from rehearsal.binaries import SUPPORTED, missing
 from rehearsal.children import Children
@@ -55,17 +56,16 @@ class Pool:
         )
 
 
-def parametrized() -> list[object]:
-    """The pairs as parameters of a test; those that cannot be tested here are skips."""
+def parametrized() -> list[ParameterSet]:
+    """The pairs as parameters of a test."""
+    return [pair(*versions) for versions in PAIRS]
+
+
+def pair(old: int, new: int) -> ParameterSet:
+    """One pair as a parameter of the fixture `versions`; a skip where it cannot be tested."""
     absent = missing()
-    return [
-        pytest.param(
-            pair,
-            id="old-{}-new-{}".format(*pair),
-            marks=[pytest.mark.skip(str(absent[v])) for v in sorted(set(pair)) if v in absent],
-        )
-        for pair in PAIRS
-    ]
+    marks = [pytest.mark.skip(str(absent[v])) for v in sorted({old, new}) if v in absent]
+    return pytest.param((old, new), id=f"old-{old}-new-{new}", marks=marks)
 
 
 def summary() -> list[str]:

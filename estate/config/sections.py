@@ -20,6 +20,7 @@ from estate.config.values import (
     HostPort,
     HttpUrl,
     Identifier,
+    Name,
     Size,
     Stray,
     StrayRule,
@@ -168,11 +169,11 @@ class PhaseConfig(Model):
 class MappingConfig(Model):
     """One SQL query that says what one table holds (law L1)."""
 
-    target: Identifier
+    target: Name
     query: Path
-    key: tuple[Identifier, ...] = Field(min_length=1)
+    key: tuple[Name, ...] = Field(min_length=1)
     route: str = Field(min_length=1)
-    sources: dict[Identifier, dict[Identifier, Identifier]] = Field(min_length=1)
+    sources: dict[Name, dict[Name, Name]] = Field(min_length=1)
     stray: Stray = StrayRule("owner")
     _sql: str = PrivateAttr(default="")
 
@@ -216,8 +217,8 @@ class DomainConfig(Model):
     phases: list[PhaseConfig] = Field(min_length=1)
     forward: list[MappingConfig] = Field(min_length=1)
     reverse: list[MappingConfig] = Field(min_length=1)
-    unmapped_old: list[Identifier] = Field(default_factory=list)
-    unmapped_new: list[Identifier] = Field(default_factory=list)
+    unmapped_old: list[Name] = Field(default_factory=list)
+    unmapped_new: list[Name] = Field(default_factory=list)
 
     @field_validator("phases")
     @classmethod

@@ -15,6 +15,7 @@ HOST_PORT = re.compile(r"[^\s:]+:\d{1,5}")
 LAST_PORT = 65_535
 SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(kB|MB|GB|TB)")
 SIZES = {"kB": 2**10, "MB": 2**20, "GB": 2**30, "TB": 2**40}
+LONGEST_NAME = 63
 UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 
@@ -54,6 +55,14 @@ def _identifier(value: str) -> str:
     return value
 
 
+def _name(value: str) -> str:
+    if not value or "\0" in value or len(value.encode()) > LONGEST_NAME:
+        raise ValueError(
+            f"the name of a table or a column is expected, of up to {LONGEST_NAME} bytes"
+        )
+    return value
+
+
 def _http_url(value: str) -> str:
     if not HTTP_URL.fullmatch(value):
         raise ValueError("an address is expected, like 'http://gateway-1:8081'")
@@ -86,6 +95,8 @@ Duration = Annotated[timedelta, BeforeValidator(_duration)]
 # In bytes; a unit is 1024 of the one before, as PostgreSQL counts.
 Size = Annotated[int, BeforeValidator(_size)]
 Identifier = Annotated[str, AfterValidator(_identifier)]
+# Of a table or a column, exactly as the catalogue has it: upper case and all.
+Name = Annotated[str, AfterValidator(_name)]
 HttpUrl = Annotated[str, AfterValidator(_http_url)]
 HostPort = Annotated[str, AfterValidator(_host_port)]
 Stray = Annotated[StrayRule, BeforeValidator(_stray)]

@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import TypeAdapter, ValidationError
 
 from estate.config import ConfigInvalid, ConfigNotFound, lines, load, parse_duration
-from estate.config.values import StrayRule
+from estate.config.values import Name, StrayRule
 from estate.secrets import SecretMissing, SecretRef
 
 ROOT = Path(__file__).parents[2]
@@ -266,3 +267,14 @@ def test_a_token_that_no_header_can_carry_is_refused_and_not_repeated(
     with pytest.raises(SecretMissing, match="no token") as caught:
         SecretRef("env:TOKEN").token()
     assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["Order", 'a "b" c', "100%", "ä" * 31])
+def test_tables_and_columns_may_have_any_name(name: str) -> None:
+    assert TypeAdapter(Name).validate_python(name) == name
+
+
+@pytest.mark.parametrize("name", ["", "ä" * 32, "a\0"])
+def test_what_the_server_would_cut_or_refuse_is_no_name(name: str) -> None:
+    with pytest.raises(ValidationError, match="63 bytes"):
+        TypeAdapter(Name).validate_python(name)
