@@ -37,7 +37,9 @@ class Log(Protocol):
 class Capture:
     """Owns the reader: nobody else may touch it after `start`. `names`: see `pgoutput.Decoder`."""
 
-    def __init__(self, reader: Log, collector: Collector, names: Mapping[int, str]) -> None:
+    def __init__(
+        self, reader: Log, collector: Collector, names: Mapping[int, str] | None = None
+    ) -> None:
         self._reader, self._collector = reader, collector
         self._decoder = Decoder(collector.wanted, names)
         self._turn = threading.Condition()
