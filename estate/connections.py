@@ -1,6 +1,7 @@
 """Connections to the estate's databases: named, limited in time, and counted."""
 
 import os
+from collections.abc import Sequence
 from typing import Any, LiteralString
 
 import psycopg
@@ -39,6 +40,8 @@ COUNT_OURS: LiteralString = (
     "SELECT count(*) FROM pg_stat_activity"
     " WHERE datname = current_database() AND application_name LIKE 'splitctl %'"
 )
+
+DEFAULTS: LiteralString = "SELECT name, setting FROM pg_settings WHERE name = ANY(%s)"
 
 
 class DatabaseUnreachable(SplitctlError):
@@ -120,6 +123,21 @@ def connect(
         connection.close()
         raise
     return connection
+
+
+def server_defaults(database: DatabaseConfig, names: Sequence[str]) -> dict[str, str]:
+    """What a session of our role has where it asks for nothing: these settings, by name.
+
+    Raises DatabaseUnreachable, SecretMissing.
+    """
+    given = {"connect_timeout": str(CONNECT_TIMEOUT_S), **parameters(database)}
+    conninfo = make_conninfo(**given, application_name=f"{APPLICATION} defaults")
+    try:
+        with psycopg.connect(conninfo, autocommit=True) as connection:
+            rows = connection.execute(DEFAULTS, (list(names),)).fetchall()
+    except psycopg.Error as error:
+        raise DatabaseUnreachable(database=database.name, reason=_reason(error)) from error
+    return {str(name): str(setting) for name, setting in rows}
 
 
 def replication_connection(database: DatabaseConfig, purpose: str) -> PGconn:

@@ -218,7 +218,7 @@ class Applier:
                     return self._halve(part, (error.diag.message_primary or str(error)).strip())
                 part = again
 
-    def _otherwise(self, part: Part, error: psycopg.Error, attempts: int) -> Part | None:
+    def _otherwise(self, part: Part, error: psycopg.Error) -> Part | None:
         """The part as it is worth another attempt; None when a row is to blame."""
         if self._writer.mappings.moved:
             # The row may be right, and only what we knew of its column is not.

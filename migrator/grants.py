@@ -24,6 +24,8 @@ END
 $splitctl$;
 -- REPLICATION reads the log. The role is no superuser, and the tool needs no extension.
 ALTER ROLE {role} LOGIN INHERIT REPLICATION;
+-- Since when a transaction is open, so that whoever holds the log back is named with its age.
+GRANT pg_read_all_stats TO {role};
 {membership}-- CREATE: a schema and the publications. TEMPORARY: the stage of the backfill.
 GRANT CONNECT, CREATE, TEMPORARY ON DATABASE {database_name} TO {role};
 """

@@ -26,12 +26,17 @@ NEARLY_USED = 0.8
 GREATEST = {"smallint": 2**15 - 1, "integer": 2**31 - 1, "bigint": 2**63 - 1}
 
 SETTINGS: LiteralString = """
-SELECT n.nspname, c.relname, s.seqincrement, s.seqmax, s.seqcycle,
-       c.relowner::regrole::text, pg_has_role(current_user, c.relowner, 'USAGE')
+SELECT n.nspname, c.relname, s.seqincrement, s.seqmax, s.seqcycle
   FROM pg_sequence s JOIN pg_class c ON c.oid = s.seqrelid
   JOIN pg_namespace n ON n.oid = c.relnamespace
  WHERE s.seqrelid = to_regclass(%s)
 """
+
+
+# Whether this domain was ever enabled here: numbers are shared out before the first position.
+SHARED: LiteralString = (
+    "SELECT 1 FROM splitctl_sync.mapping_state WHERE split_part(stream, '.', 1) = %s"
+)
 
 
 @dataclass(frozen=True)
@@ -51,18 +56,13 @@ class Member:
 
 @dataclass(frozen=True)
 class Count:
-    """A sequence as it is now; `following` is the number it hands out next.
-
-    `owner` must be ours for it to be shared out, which `ours` tells.
-    """
+    """A sequence as it is now; `following` is the number it hands out next."""
 
     name: sql.Identifier
     step: int
     limit: int
     following: int
     cycles: bool
-    owner: str
-    ours: bool
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,8 @@ class Share:
     """What one side hands out for a column. `left` numbers remain until sequence or type end.
 
     `hands_out` is odd or even once it is shared out; None: anything. `problem` says how ids could
-    meet, or end; empty when they cannot. `generated`: always, or by default.
+    meet, or end; empty when they cannot. `generated`: always, or by default. `widening` is the SQL
+    that gives it more numbers.
     """
 
     column: str
@@ -81,6 +82,7 @@ class Share:
     left: int
     used: float
     generated: str
+    widening: str
     problem: str = ""
     fix: str | None = None
 
@@ -112,6 +114,10 @@ def share(member: Member, count: Count, domain: str) -> Share:
     limit = min(count.limit, GREATEST.get(member.type, count.limit))
     shared = _is_right(count, member.side)
     left = max((limit - count.following) // abs(count.step) + 1, 0)
+    widening = (
+        f"ALTER TABLE {member.table} ALTER COLUMN {member.column} TYPE bigint;"
+        f" ALTER SEQUENCE {count.name.as_string()} AS bigint;"
+    )
     problem, fix = "", None
     name = count.name.as_string().replace('"', "")
     if not shared:
@@ -125,10 +131,7 @@ def share(member: Member, count: Count, domain: str) -> Share:
         fix = f"ALTER SEQUENCE {count.name.as_string()} NO CYCLE;"
     elif not left:
         problem = f"{name} has no number left below {limit}"
-        fix = (
-            f"ALTER TABLE {member.table} ALTER COLUMN {member.column} TYPE bigint;"
-            f" ALTER SEQUENCE {count.name.as_string()} AS bigint;"
-        )
+        fix = widening
     return Share(
         column=str(member),
         sequence=name,
@@ -138,6 +141,7 @@ def share(member: Member, count: Count, domain: str) -> Share:
         left=left,
         used=round(min(max(count.following / limit, 0.0), 1.0), 4),
         generated="always" if member.always else "by default",
+        widening=widening,
         problem=problem,
         fix=fix,
     )
@@ -219,4 +223,4 @@ def read(connection: Connection, sequence: str) -> Count:
     assert value is not None
     last, called = int(value[0]), bool(value[1])
     following = last + step if called else last
-    return Count(name, step, limit, following, bool(row[4]), str(row[5]), bool(row[6]))
+    return Count(name, step, limit, following, bool(row[4]))

@@ -3,13 +3,17 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
+from typing import TYPE_CHECKING
 
 from estate.config import Config, Problem
 from estate.connections import connect
 from estate.errors import ExitCode, SplitctlError
 from rollout.parallel import TookTooLong, gather
 
-OLDEST = 14
+if TYPE_CHECKING:
+    from migrator.readiness import ServerFacts
+    from migrator.shares import Share
+
 # A domain's mappings are tried on real rows, and some look at many.
 PATIENCE_S = 120.0
 
@@ -22,11 +26,17 @@ REMEDIES = {
 
 @dataclass(frozen=True)
 class Examination:
-    """What was found: the parts that answered, what is in the way, what to know."""
+    """What was found: the parts that answered, what is in the way, what to know.
+
+    Problems and warnings have a `fix` that can be copied, where there is one. `servers` are the
+    databases' figures, `shares` the numbers that each side hands out.
+    """
 
     healthy: list[str] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
-    warnings: list[str] = field(default_factory=list)
+    warnings: list[Problem] = field(default_factory=list)
+    servers: list["ServerFacts"] = field(default_factory=list)
+    shares: list["Share"] = field(default_factory=list)
 
     @property
     def exit_code(self) -> ExitCode:
@@ -39,9 +49,11 @@ class Examination:
         return "mend the problems, then: splitctl doctor" if self.problems else "splitctl status"
 
     def to_text(self) -> str:
-        """Problems first: each with its key, the reason and the remedy."""
+        """Problems first: each with its key, the reason, the remedy and what can be copied."""
         lines = [f"PROBLEM  {problem}" for problem in self.problems]
         lines += [f"warning  {warning}" for warning in self.warnings]
+        lines += [f"server   {_server(facts)}" for facts in self.servers]
+        lines += [f"ids      {_share(share)}" for share in self.shares]
         lines += [f"ok       {name}" for name in self.healthy]
         return "\n".join(lines)
 
@@ -51,30 +63,39 @@ def examine(config: Config) -> Examination:
     found = Examination()
     databases = {f"databases.{name}": partial(_database, config, name) for name in config.databases}
     others = {"gateway": partial(_gateways, config), "ledger": partial(_ledger, config)}
-    lacking = _ask({**databases, **others}, found)
-    ready = {name for name in config.databases if f"databases.{name}" not in lacking}
+    silent, lacking = _ask({**databases, **others}, found)
     domains = {
-        f"domains.{name}": partial(_domain, config, name)
+        f"domains.{name}": partial(_servers if lacking & keys else _domain, config, name)
         for name, domain in config.domains.items()
-        if {domain.old, domain.new} <= ready
+        if not (keys := {f"databases.{domain.old}", f"databases.{domain.new}"}) & silent
     }
     _ask(domains, found)
     return found
 
 
-def _ask(parts: Mapping[str, Callable[[], Examination]], found: Examination) -> set[str]:
-    """Ask all at once and add what they found. Returns the keys of those with a problem."""
-    lacking = set()
+def _ask(
+    parts: Mapping[str, Callable[[], Examination]], found: Examination
+) -> tuple[set[str], set[str]]:
+    """Ask all at once and add what they found.
+
+    Returns the keys of those that could not be asked, and of those that lack something.
+    """
+    silent, lacking = set(), set()
     for key, outcome in gather(parts, PATIENCE_S).items():
         part = outcome.value or Examination()
         if outcome.error is not None:
             part.problems.append(_problem(key, outcome.error))
+            silent.add(key)
         if part.problems:
             lacking.add(key)
         found.healthy.extend(part.healthy)
-        found.problems.extend(part.problems)
-        found.warnings.extend(part.warnings)
-    return lacking
+        found.shares.extend(part.shares)
+        # Domains share databases: what was told of one is not told again.
+        found.problems.extend(item for item in part.problems if item not in found.problems)
+        found.warnings.extend(item for item in part.warnings if item not in found.warnings)
+        told = {facts.database for facts in found.servers}
+        found.servers.extend(facts for facts in part.servers if facts.database not in told)
+    return silent, lacking
 
 
 def _database(config: Config, name: str) -> Examination:
@@ -83,9 +104,6 @@ def _database(config: Config, name: str) -> Examination:
     key, settings = f"databases.{name}", config.database(name)
     with connect(settings, "doctor") as connection:
         version = connection.info.server_version // 10_000
-    if version < OLDEST:
-        remedy = f"Use PostgreSQL {OLDEST} or newer."
-        found.problems.append(Problem(key, f"PostgreSQL {version} is too old", remedy))
     found.healthy.append(f"database {name}: PostgreSQL {version}")
     if settings.migrations is not None:
         from migrator import schema
@@ -95,7 +113,8 @@ def _database(config: Config, name: str) -> Examination:
             found.healthy.append(f"schema of {name}: revision {status.current}, the newest")
         else:
             reason = f"{len(status.pending)} migration(s) are not applied"
-            found.problems.append(Problem(key, reason, f"Type: splitctl schema apply {name}"))
+            fix = f"splitctl schema apply {name}"
+            found.problems.append(Problem(key, reason, f"Type: {fix}", fix))
     return found
 
 
@@ -103,8 +122,17 @@ def _domain(config: Config, name: str) -> Examination:
     from migrator import readiness
 
     report = readiness.check(config, name)
-    fits = [] if report.problems else [f"domain {name}: its mappings fit both databases"]
-    return Examination(fits, report.problems, report.warnings)
+    size = f"{report.moving_bytes / 2**20:,.0f} MB of the old side move"
+    fits = [] if report.problems else [f"domain {name}: its mappings fit both databases; {size}"]
+    return Examination(fits, report.problems, report.warnings, report.servers, report.shares)
+
+
+def _servers(config: Config, name: str) -> Examination:
+    """Where the tables are not made yet: the servers and the role, which need no tables."""
+    from migrator import readiness
+
+    report = readiness.check_servers(config, name)
+    return Examination([], report.problems, report.warnings, report.servers)
 
 
 def _gateways(config: Config) -> Examination:
@@ -126,6 +154,25 @@ def _ledger(config: Config) -> Examination:
 
     with open_ledger(config):
         return Examination(["ledger"])
+
+
+def _server(facts: "ServerFacts") -> str:
+    rate = "unknown" if facts.log_per_s is None else f"{facts.log_per_s * 3600 / 2**20:,.0f} MB/h"
+    return (
+        f"{facts.database}: PostgreSQL {facts.version}, database {facts.size / 2**20:,.0f} MB,"
+        f" log {rate} on average, {facts.log_kept / 2**20:,.0f} MB of it kept by slots;"
+        f" free: {facts.slots_free} of {facts.slots} slots,"
+        f" {facts.senders_free} of {facts.senders} senders;"
+        f" clock {facts.clock_ahead_s:+.2f} s from here"
+    )
+
+
+def _share(share: "Share") -> str:
+    hands_out = f"{share.hands_out} numbers" if share.hands_out else "not shared out yet"
+    return (
+        f"{share.column}: {hands_out} by {share.step} from {share.position} ({share.sequence},"
+        f" {share.generated}); {share.left:,} left, {share.used:.0%} used"
+    )
 
 
 def _problem(key: str, error: Exception) -> Problem:

@@ -35,9 +35,13 @@ class Problem:
     remedy: str
     fix: str | None = None
 
+    @property
+    def told(self) -> str:
+        """Where, why and what to do, in one line."""
+        return f"{self.key}: {self.reason}. {self.remedy}".rstrip()
+
     def __str__(self) -> str:
-        told = f"{self.key}: {self.reason}. {self.remedy}".rstrip()
-        return told if self.fix is None else f"{told}\n      {self.fix}"
+        return self.told if self.fix is None else f"{self.told}\n      {self.fix}"
 
 
 class ConfigNotFound(SplitctlError):

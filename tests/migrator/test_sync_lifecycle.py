@@ -573,7 +573,7 @@ def test_what_is_odd_but_works_is_a_warning(library: Library) -> None:
     library.old.execute("DROP INDEX notes_book_id_idx")
     found = readiness.check(library.config, DOMAIN)
     assert found.problems == []
-    text = "\n".join(found.warnings)
+    text = "\n".join(map(str, found.warnings))
     assert "trigger bell of volumes fires for carried rows too" in text
     assert "table lost_property of branch has no mapping" in text
     assert "no index of notes begins with book_id" in text
