@@ -25,7 +25,7 @@ SELECT c.relname FROM pg_publication p JOIN pg_publication_rel r ON r.prpubid = 
 """
 PUBLICATION: LiteralString = "SELECT 1 FROM pg_publication WHERE pubname = %s"
 SLOT: LiteralString = """
-SELECT confirmed_flush_lsn::text, active_pid FROM pg_replication_slots
+SELECT confirmed_flush_lsn::text, active_pid, wal_status = 'lost' FROM pg_replication_slots
  WHERE slot_name = %s AND database = current_database()
 """
 ELSEWHERE: LiteralString = """
@@ -74,10 +74,14 @@ class Identity:
 
 @dataclass(frozen=True)
 class Slot:
-    """A slot: the position it is confirmed up to, and the process that reads it."""
+    """A slot: the position it is confirmed up to, and the process that reads it.
+
+    `lost`: the server has given up log that it needs, so that it can never be read again.
+    """
 
     lsn: str
     active_pid: int | None
+    lost: bool = False
 
 
 def identify(database: DatabaseConfig) -> Identity:
@@ -131,7 +135,7 @@ def unpublish(source: Connection, publication: str) -> bool:
 def find(source: Connection, slot: str) -> Slot | None:
     """The slot of this name in this database."""
     row = source.execute(SLOT, (slot,)).fetchone()
-    return Slot(str(row[0]), int(row[1]) if row[1] else None) if row else None
+    return Slot(str(row[0]), int(row[1]) if row[1] else None, bool(row[2])) if row else None
 
 
 def elsewhere(source: Connection, slot: str) -> str | None:

@@ -44,7 +44,7 @@ ON CONFLICT (stream) DO NOTHING
 
 
 class SlotLost(SplitctlError):
-    """The slot {slot} is gone from database '{database}', though stream '{stream}' had begun: what
+    """The slot {slot} is {state} in database '{database}', though stream '{stream}' had begun: what
     was changed since is unknown. Nothing was changed now."""
 
     hint = "splitctl sync teardown {domain}, then enable, backfill and verify again"
@@ -138,9 +138,11 @@ def enable(config: Config, domain: str) -> Enabled:
 
 def _check_slot(connections: dict[str, Connection], stream: Stream) -> None:
     begun = connections[stream.target.name].execute(PROGRESS, (stream.name,)).fetchone()
-    if begun and slots.find(connections[stream.source.name], stream.slot) is None:
+    slot = slots.find(connections[stream.source.name], stream.slot)
+    if begun and (slot is None or slot.lost):
         raise SlotLost(
             slot=stream.slot,
+            state="gone" if slot is None else "lost",
             database=stream.source.name,
             stream=stream.name,
             domain=stream.domain.name,

@@ -15,7 +15,7 @@ from estate.config import Config, DatabaseConfig, DomainConfig, MappingConfig, P
 from estate.connections import connect
 from estate.errors import ExitCode, SplitctlError
 from migrator import control, shares
-from migrator.mapping import Stream, other, streams
+from migrator.mapping import Mapping, MappingMismatch, Stream, other, shape, streams
 from migrator.readiness import border, rights, servers, tables
 from migrator.readiness.findings import Findings
 from migrator.readiness.queries import QueryCheck
@@ -140,6 +140,7 @@ def _stream(found: Findings, stream: Stream, connections: dict[str, Connection])
     source, target = connections[stream.source.name], connections[stream.target.name]
     mapped = border.mapped(stream.domain, other(stream.source_side))
     for mapping in stream.mappings:
+        so_far = len(found.problems)
         key = f"domains.{stream.domain.name}.{stream.direction}.{mapping.target}"
         _sources(found, key, source, stream.source, mapping.config)
         table = _table(found, key, target, mapping.target)
@@ -149,7 +150,19 @@ def _stream(found: Findings, stream: Stream, connections: dict[str, Connection])
             tables.of_target(found, key, target, table, mapping.config)
             tables.unique(found, key, target, table, mapping.config, mapped)
         QueryCheck(found, key, mapping.config, source, target, table).check()
+        if len(found.problems) == so_far:
+            _shape(found, key, source, target, mapping)
     return len(found.problems) == before
+
+
+def _shape(
+    found: Findings, key: str, source: Connection, target: Connection, mapping: Mapping
+) -> None:
+    """Whatever the worker would refuse a mapping for is told here first."""
+    try:
+        shape(source, target, mapping)
+    except MappingMismatch as error:
+        found.problem(key, str(error.facts["reason"]), f"Correct {mapping.config.query.name}.")
 
 
 def _sources(

@@ -16,7 +16,7 @@ from rehearsal.children import Children
 from rehearsal.postgres import FASTEST, Server, start_all
 from tests.conftest import ConfigWriter, FreshDatabase, ensure_role
 from tests.migrator import library as lending
-from tests.migrator.library import DOMAIN, NEW, OLD, OWNER, TOOL, Library
+from tests.migrator.library import DOMAIN, NEW, OLD, OWNER, TOML, TOOL, Library
 
 Wrong = tuple[str, str, str]
 
@@ -96,6 +96,7 @@ def test_a_table_that_cannot_be_followed_or_written(library: Library, wrong: Wro
         sync.enable(library.config, DOMAIN)
 
 
+@pytest.mark.every_version
 def test_it_is_each_partitions_own_replica_identity_that_counts(
     fresh_databases: dict[str, FreshDatabase], write_config: ConfigWriter
 ) -> None:
@@ -155,6 +156,7 @@ def test_row_level_security_that_hides_rows_is_in_the_way(library: Library) -> N
         library.old.execute(f"ALTER ROLE {TOOL} NOBYPASSRLS".encode())
 
 
+@pytest.mark.every_version
 def test_each_right_that_the_role_lacks_is_named_and_given_alone(library: Library) -> None:
     name = library.old.info.dbname
     lacks = [
@@ -166,7 +168,13 @@ def test_each_right_that_the_role_lacks_is_named_and_given_alone(library: Librar
         ),
         (f"REVOKE USAGE ON SCHEMA public FROM PUBLIC, {TOOL}", "has not USAGE on schema public"),
         (f"REVOKE {OWNER} FROM {TOOL}", f"is no member of '{OWNER}'"),
-        (f"GRANT {OWNER} TO {TOOL} WITH INHERIT FALSE", f"inherit the rights of '{OWNER}'"),
+        # Up to 15 it is the role that inherits or not, then each membership.
+        (
+            f"GRANT {OWNER} TO {TOOL} WITH INHERIT FALSE"
+            if library.old.info.server_version >= 160_000
+            else f"ALTER ROLE {TOOL} NOINHERIT",
+            f"inherit the rights of '{OWNER}'",
+        ),
     ]
     try:
         for ddl, reason in lacks:
@@ -396,6 +404,18 @@ def test_slots_are_counted_for_all_domains_of_a_server(library: Library) -> None
     finally:
         for name in taken:
             library.old.execute("SELECT pg_drop_replication_slot(%s)", (name,))
+
+
+def test_what_the_worker_would_refuse_a_mapping_for_is_told_first(
+    fresh_databases: dict[str, FreshDatabase], write_config: ConfigWriter
+) -> None:
+    rule = 'target = "volumes"\nstray = { newest = "title" }'
+    toml = TOML.replace('target = "volumes"', rule)
+    library = lending.build(fresh_databases, write_config, toml=toml)
+    problem = told(readiness.check(library.config, DOMAIN).problems, "compares title, no time")
+    assert problem.key == f"domains.{DOMAIN}.forward.volumes"
+    library.old.close()
+    library.new.close()
 
 
 def test_a_server_that_was_never_meant_for_this_is_made_ready(

@@ -552,6 +552,30 @@ def test_status_names_an_old_transaction_before_it_does_harm(
         assert str(busy.info.backend_pid) in (forward.end_it_with or "")
 
 
+def test_a_slot_that_the_server_gave_up_is_told_and_never_gone_on_with(library: Library) -> None:
+    """max_slot_wal_keep_size was reached: everything since then is unknown."""
+    sync.enable(library.config, DOMAIN)
+    query = "SELECT wal_status FROM pg_replication_slots WHERE slot_name = %s"
+    library.old.execute("ALTER SYSTEM SET max_slot_wal_keep_size = '1MB'")
+    try:
+        library.old.execute("SELECT pg_reload_conf()")
+
+        def lost() -> bool:
+            library.old.execute("INSERT INTO shelves DEFAULT VALUES")
+            library.old.execute("SELECT pg_switch_wal()")
+            library.old.execute("CHECKPOINT")
+            return value(library.old, query, "splitctl_lending_forward") == "lost"
+
+        until(lost, 60)
+    finally:
+        library.old.execute("ALTER SYSTEM RESET max_slot_wal_keep_size")
+        library.old.execute("SELECT pg_reload_conf()")
+    assert "its slot is lost" in (sync.status(library.config)[0].problem or "")
+    with pytest.raises(sync.SlotLost, match="is lost in database 'main'") as caught:
+        sync.enable(library.config, DOMAIN)
+    assert "teardown" in caught.value.next_command
+
+
 def test_status_tells_the_room_that_is_left_where_a_limit_is_known(library: Library) -> None:
     sync.enable(library.config, DOMAIN)
     forward = sync.status(library.config)[0]

@@ -6,6 +6,7 @@ import urllib.request
 from typing import Any
 
 import psycopg
+import pytest
 
 from migrator import holding, watch
 from migrator.watch import Room, Watch
@@ -49,6 +50,7 @@ def test_room_is_counted_to_the_nearer_limit_and_never_guessed() -> None:
     assert watch.room(10 * GB, 0, None, 0.0) == Room(10 * GB, "wal_disk", unknown="none is written")
 
 
+@pytest.mark.every_version
 def test_pages_tell_every_figure_of_a_running_stream(carried: Post) -> None:
     carried.old.execute("INSERT INTO depots VALUES ('n', 1, 'one', 'ann', '[]')")
     # One that the new side refuses: too heavy for its check.
