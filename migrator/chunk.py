@@ -94,20 +94,29 @@ def bases(source: Connection, shape: Shape) -> list[Base]:
 
 
 def next_keys(
-    source: Connection, shape: Shape, base: Base, before: list[Base], last: list[str], size: int
+    source: Connection,
+    shape: Shape,
+    base: Base,
+    before: list[Base],
+    last: list[str],
+    size: int,
+    upto: Key | None = None,
 ) -> Keys:
-    """The next driving keys of this base table after `last` (empty: from its beginning).
+    """The next driving keys of this base table after `last` (empty: from its beginning), and not
+    beyond `upto`.
 
     Keys of the base tables before it are left out where types allow to compare: they were copied
     with those, and one that was added there since is in the log.
     """
     own = [f.identifier("b", column) for column in base.columns]
     conditions = [sql.SQL("{} IS NOT NULL").format(column) for column in own]
+    values = f.listed(
+        sql.SQL("{}::{}").format(sql.Placeholder(), f.verbatim(kind)) for kind in base.types
+    )
     if last:
-        values = [
-            sql.SQL("{}::{}").format(sql.Placeholder(), f.verbatim(kind)) for kind in base.types
-        ]
-        conditions.append(sql.SQL("({}) > ({})").format(f.listed(own), f.listed(values)))
+        conditions.append(sql.SQL("({}) > ({})").format(f.listed(own), values))
+    if upto is not None:
+        conditions.append(sql.SQL("({}) <= ({})").format(f.listed(own), values))
     for other in before:
         if other.types == base.types:
             conditions.append(_not_in(other, own))
@@ -125,7 +134,7 @@ def next_keys(
         query,
         f.columns("k", base.columns),
     )
-    rows = source.execute(outer, tuple(last)).fetchall()
+    rows = source.execute(outer, (*last, *(upto or ()))).fetchall()
     width = len(base.columns)
     keys = list(dict.fromkeys(tuple(row[width:]) for row in rows))
     return Keys(keys, list(rows[-1][:width]) if rows else last)

@@ -142,6 +142,66 @@ CREATE TABLE IF NOT EXISTS splitctl_sync.backfill (
     PRIMARY KEY (stream, mapping)
 );
 
+-- `way` is how it is copied: 'chunks' go through a stage and never overwrite; 'fill' goes in ranges
+-- into an empty table without keys, 'build' builds the keys afterwards. `keys` were copied in chunks,
+-- of `keys_total` (an estimate).
+ALTER TABLE splitctl_sync.backfill
+    ADD COLUMN IF NOT EXISTS way text NOT NULL DEFAULT 'chunks'
+        CHECK (way IN ('chunks', 'fill', 'build')),
+    ADD COLUMN IF NOT EXISTS keys bigint NOT NULL DEFAULT 0,
+    ADD COLUMN IF NOT EXISTS keys_total bigint;
+
+-- Ranges of driving keys whose rows are in the target, committed with them. A bound is the key as a
+-- list of texts, or null where there is none.
+CREATE TABLE IF NOT EXISTS splitctl_sync.backfill_range (
+    stream      text NOT NULL,
+    mapping     text NOT NULL,
+    number      integer NOT NULL,
+    lower_key   jsonb,
+    upper_key   jsonb,
+    keys        bigint NOT NULL,
+    rows        bigint NOT NULL,
+    finished_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    PRIMARY KEY (stream, mapping, number)
+);
+
+-- What a person or the load on the source has to say to a running backfill (in the target).
+CREATE TABLE IF NOT EXISTS splitctl_sync.backfill_control (
+    stream       text PRIMARY KEY,
+    paused_at    timestamptz,
+    throttled_by text,
+    told_at      timestamptz
+);
+
+-- What was taken off an empty table so that it can be filled fast (in the target): keys, indexes,
+-- foreign keys from it and to it, triggers, its replica identity. `restore` are the statements that
+-- put it back; the row goes in the transaction that runs them.
+CREATE TABLE IF NOT EXISTS splitctl_sync.set_aside (
+    id         bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    stream     text NOT NULL,
+    mapping    text NOT NULL,
+    kind       text NOT NULL CHECK (kind IN ('index', 'key', 'identity', 'foreign key',
+                                             'trigger', 'publication', 'guard')),
+    table_name text NOT NULL,
+    name       text NOT NULL,
+    facts      jsonb NOT NULL DEFAULT '{}',
+    restore    text[] NOT NULL
+);
+
+-- Without its keys a table cannot tell a double row, so nobody but the backfill writes to it.
+CREATE OR REPLACE FUNCTION splitctl_sync.only_backfill() RETURNS trigger
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    IF coalesce(current_setting('splitctl.filling', true), '') <> 'on' THEN
+        RAISE EXCEPTION 'table % is being filled by splitctl, its keys are set aside', TG_RELID::regclass
+            USING ERRCODE = 'object_not_in_prerequisite_state',
+                  HINT = 'splitctl backfill status';
+    END IF;
+    RETURN NULL;
+END
+$$;
+
 -- A transaction id given out after the slot was made (in the source). A transaction below it may
 -- have committed before the slot's start and yet be invisible for a while: no chunk is read before
 -- every one of them has ended.

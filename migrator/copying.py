@@ -1,8 +1,14 @@
-"""Copying the rows of a stream's mappings, chunk by chunk, each committed with its place."""
+"""Copying the rows of a stream's mappings, each the way that its target allows.
 
+An empty table, of a domain of which the new side owns nothing, is filled without its keys. Any
+other is copied in chunks that never overwrite, each committed with its place.
+"""
+
+import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from graphlib import CycleError, TopologicalSorter
 from typing import Any, LiteralString
 
@@ -10,16 +16,28 @@ import psycopg
 from psycopg.types.json import Jsonb
 
 from estate import catalog
+from estate.config import BackfillConfig
 from estate.errors import ExitCode, SplitctlError, in_one_line
-from migrator import chunk, control, slots
+from migrator import chunk, control, filling, ranges, setaside, slots
+from migrator.building import Building
+from migrator.filling import Filling
 from migrator.mapping import Key, Mapping, Shape, Stream, shape
+from migrator.ranges import Pace, Range
+from migrator.throttle import Throttle
 
+log = logging.getLogger(__name__)
 Connection = psycopg.Connection[Any]
 Tell = Callable[[str, str | None, int], None]
+# The most keys of a chunk: they travel as parameters.
 CHUNK_KEYS = 5_000
 HORIZON_LIMIT_S = 600.0
 PAUSE_S = 0.1
 ATTEMPTS = 5
+NOT_TO_BE_TAKEN = (
+    psycopg.errors.InsufficientPrivilege,
+    psycopg.errors.DependentObjectsStillExist,
+    psycopg.errors.FeatureNotSupported,
+)
 AGAIN = (psycopg.errors.DeadlockDetected, psycopg.errors.LockNotAvailable)
 
 HORIZON: LiteralString = """
@@ -36,14 +54,45 @@ SELECT last_key FROM splitctl_sync.backfill
  WHERE stream = %s AND mapping = %s AND state = 'copying' FOR UPDATE
 """
 OWNER: LiteralString = "SELECT new_below FROM splitctl_sync.owner WHERE domain = %s FOR SHARE"
+PENDING: LiteralString = """
+SELECT 1 FROM splitctl_sync.backfill
+ WHERE stream = %s AND mapping = %s AND state = 'pending' FOR UPDATE
+"""
 BEGIN_COPY: LiteralString = """
-UPDATE splitctl_sync.backfill SET state = 'copying', started_at = coalesce(started_at, now())
- WHERE stream = %s AND mapping = %s AND state = 'pending'
+UPDATE splitctl_sync.backfill
+   SET state = 'copying', way = %s, keys_total = %s, started_at = coalesce(started_at, now())
+ WHERE stream = %s AND mapping = %s
+"""
+WAYS: LiteralString = """
+SELECT mapping, way FROM splitctl_sync.backfill WHERE stream = %s AND state = 'copying'
+"""
+# An estimate; it is negative where nobody has ever counted.
+KEYS_TOTAL: LiteralString = """
+SELECT greatest(reltuples, 0)::bigint FROM pg_class
+ WHERE oid = to_regclass(format('public.%%I', %s::text))
+"""
+FILLED: LiteralString = """
+WITH done AS (
+    DELETE FROM splitctl_sync.backfill_range r
+     USING splitctl_sync.backfill b
+     WHERE b.stream = %(stream)s AND b.mapping = %(mapping)s AND b.way = 'build'
+       AND r.stream = b.stream AND r.mapping = b.mapping
+    RETURNING r.mapping, r.rows, r.keys),
+sums AS (SELECT mapping, sum(rows) AS rows, sum(keys) AS keys, count(*) AS chunks
+           FROM done GROUP BY mapping)
+UPDATE splitctl_sync.backfill b
+   SET state = 'copied', finished_at = clock_timestamp(), rows = coalesce(s.rows, 0),
+       keys = coalesce(s.keys, 0), chunks = coalesce(s.chunks, 0)
+  FROM splitctl_sync.backfill o LEFT JOIN sums s USING (mapping)
+ WHERE o.stream = %(stream)s AND o.mapping = %(mapping)s AND o.way = 'build'
+   AND o.state = 'copying' AND b.stream = o.stream AND b.mapping = o.mapping
+RETURNING b.mapping
 """
 LONG_WORK: LiteralString = "SET LOCAL statement_timeout = '15min'"
 READ_ONLY: LiteralString = "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY"
 ADVANCE: LiteralString = """
-UPDATE splitctl_sync.backfill SET last_key = %s, rows = rows + %s, chunks = chunks + 1
+UPDATE splitctl_sync.backfill
+   SET last_key = %s, rows = rows + %s, keys = keys + %s, chunks = chunks + 1
  WHERE stream = %s AND mapping = %s
 """
 COPIED: LiteralString = """
@@ -75,16 +124,61 @@ class NotEnabled(SplitctlError):
 class Copying:
     """One run over the mappings of a forward stream. `tell` hears of what is done, and the rows."""
 
-    def __init__(self, source: Connection, target: Connection, stream: Stream, tell: Tell) -> None:
+    def __init__(
+        self,
+        source: Connection,
+        target: Connection,
+        stream: Stream,
+        settings: BackfillConfig,
+        throttle: Throttle,
+        tell: Tell,
+    ) -> None:
         self.source, self.target, self.stream, self.tell = source, target, stream, tell
+        self._settings, self._throttle = settings, throttle
+        self._seconds = settings.range.total_seconds()
         self.rows = 0
 
     def copy(self, mappings: list[Mapping]) -> None:
-        """Copy these, parents before children. Raises TransactionsUnderWay, RowNotCarried."""
-        if mappings:
-            self._await_older_transactions()
-        for mapping in parents_first(self.target, mappings):
-            self._copy(shape(self.source, self.target, mapping))
+        """Copy these. Raises TransactionsUnderWay, RowNotCarried, BackfillPaused, WorkerSilent,
+        NotRestored.
+
+        None is let go before all are copied: keys and references stand only at the end.
+        """
+        if not mappings:
+            return
+        self._await_older_transactions()
+        aside = setaside.parts(self.target, [self.stream.name])
+        tables = {
+            mapping.name: setaside.whole(self.target, mapping.target, aside) for mapping in mappings
+        }
+        ordered = parents_first(mappings, tables)
+        shapes = [shape(self.source, self.target, m, tables[m.name]) for m in ordered]
+        for item in shapes:
+            _again(partial(self._begin, item))
+        ways = dict(self.target.execute(WAYS, (self.stream.name,)).fetchall())
+        filled = [item for item in shapes if ways.get(item.mapping.name) in ("fill", "build")]
+        self._fill([item for item in filled if ways[item.mapping.name] == "fill"])
+        for item in shapes:
+            if ways.get(item.mapping.name) == "chunks":
+                self._copy(item)
+        if filled:
+            Building(
+                self.source, self.target, self.stream, filled, self._settings.workers, self._told
+            ).run()
+        for item in shapes:
+            _again(partial(self._finish, item.mapping.name))
+
+    def _told(self, doing: str, mapping: str | None) -> None:
+        self.tell(doing, mapping, self.rows)
+
+    def _fill(self, shapes: list[Shape]) -> None:
+        prepare, stream = filling.prepare, self.stream
+        fills = [prepare(self.source, self.target, stream, item, self._seconds) for item in shapes]
+        work = Filling(stream, fills, self._settings, self._throttle, self._explain)
+        try:
+            work.run(self.tell)
+        finally:
+            self.rows += work.rows
 
     def _await_older_transactions(self) -> None:
         """What committed before the slot began may be invisible until its transaction has ended."""
@@ -104,32 +198,56 @@ class Copying:
                 )
             time.sleep(PAUSE_S)
 
-    def _copy(self, shape: Shape) -> None:
-        mapping = shape.mapping.name
-        _again(lambda: self._begin(shape))
-        chunk.prepare_stage(self.target, shape)
-        bases = chunk.bases(self.source, shape)
-        while _again(lambda: self._chunk(shape, bases)):
-            self.tell("copying", mapping, self.rows)
-        _again(lambda: self._finish(mapping))
-
     def _begin(self, shape: Shape) -> bool:
-        """What stands in the target already is not trusted: the worker will read it again."""
+        """Choose the way, once. What stands in the target already is not trusted: the worker will
+        read it again."""
         stream, mapping = self.stream.name, shape.mapping.name
         with self.target.transaction():
             control.mark(self.target, stream)
-            if self.target.execute(BEGIN_COPY, (stream, mapping)).rowcount:
-                self.target.execute(LONG_WORK)
-                chunk.spool_standing(self.target, shape, stream, self._new_below())
+            if self.target.execute(PENDING, (stream, mapping)).fetchone():
+                base = chunk.bases(self.source, shape)[0]
+                total = _first(self.source.execute(KEYS_TOTAL, (base.table,)))
+                way = "fill" if self._set_aside(shape) else "chunks"
+                self.target.execute(BEGIN_COPY, (way, total, stream, mapping))
+                if way == "chunks":
+                    self.target.execute(LONG_WORK)
+                    chunk.spool_standing(self.target, shape, stream, self._new_below())
         return True
 
-    def _chunk(self, shape: Shape, bases: list[chunk.Base]) -> bool:
+    def _set_aside(self, shape: Shape) -> bool:
+        """Take the keys off the target if it can be filled without them."""
+        name = shape.mapping.name
+        if self._new_below() > 0:
+            why: str | None = "the new side owns customers"
+        elif not ranges.in_order(chunk.bases(self.source, shape)[0], shape):
+            why = "its key is not ordered as in the base table"
+        else:
+            try:
+                with self.target.transaction():
+                    why = setaside.take(self.target, self.stream, name, shape.table)
+            except NOT_TO_BE_TAKEN as error:
+                why = in_one_line(error.diag.message_primary or error)
+        if why:
+            log.info("%s: copied in chunks: %s", name, why)
+        return why is None
+
+    def _copy(self, shape: Shape) -> None:
+        mapping, pace = shape.mapping.name, Pace(self._seconds)
+        chunk.prepare_stage(self.target, shape)
+        bases = chunk.bases(self.source, shape)
+        while _again(lambda: self._chunk(shape, bases, pace)):
+            self.tell("copying", mapping, self.rows)
+            time.sleep(self._throttle.pause(self.source))
+
+    def _chunk(self, shape: Shape, bases: list[chunk.Base], pace: Pace) -> bool:
         """One chunk, or the step to the next base table. False when nothing is left to do."""
         stream, mapping = self.stream.name, shape.mapping.name
         keys: list[Key] = []
+        started, most = time.monotonic(), min(pace.keys, CHUNK_KEYS)
         try:
             with self.target.transaction():
                 control.mark(self.target, stream)
+                filling.check_pause(self.target, self.stream)
                 state = _first(self.target.execute(STATE, (stream, mapping)))
                 place = self.target.execute(PLACE, (stream, mapping)).fetchone()
                 if state != "spool" or place is None:
@@ -139,17 +257,18 @@ class Copying:
                     return False
                 with self._snapshot():
                     before, base = bases[:number], bases[number]
-                    found = chunk.next_keys(self.source, shape, base, before, last, CHUNK_KEYS)
+                    found = chunk.next_keys(self.source, shape, base, before, last, most)
                     keys = found.keys
                     rows = self._carry(shape, keys) if keys else 0
                 following = (number, found.last) if keys else (number + 1, [])
                 name = bases[following[0]].table if following[0] < len(bases) else None
-                self.target.execute(
-                    ADVANCE, (Jsonb({"source": name, "key": following[1]}), rows, stream, mapping)
-                )
+                stored = Jsonb({"source": name, "key": following[1]})
+                self.target.execute(ADVANCE, (stored, rows, len(keys), stream, mapping))
         except chunk.ROW_ERRORS as error:
             raise self._culprit(shape, keys, error) from error
         self.rows += rows
+        if len(keys) == most:
+            pace.took(most, time.monotonic() - started)
         return True
 
     def _carry(self, shape: Shape, keys: list[Key]) -> int:
@@ -169,9 +288,36 @@ class Copying:
     def _finish(self, mapping: str) -> bool:
         """The copy is whole: from now on the worker carries what waits."""
         with self.target.transaction():
-            if self.target.execute(COPIED, (self.stream.name, mapping)).rowcount:
+            control.mark(self.target, self.stream.name)
+            named = {"stream": self.stream.name, "mapping": mapping}
+            done = self.target.execute(FILLED, named).rowcount
+            done += self.target.execute(COPIED, (self.stream.name, mapping)).rowcount
+            if done:
                 self.target.execute(LET_GO, (self.stream.name, mapping))
         return True
+
+    def _explain(
+        self,
+        source: Connection,
+        target: Connection,
+        shape: Shape,
+        part: Range,
+        error: psycopg.Error,
+    ) -> SplitctlError:
+        """Name the row for which a range failed: by trying its keys, chunk after chunk."""
+        other = Copying(
+            source, target, self.stream, self._settings, self._throttle, lambda *_: None
+        )
+        chunk.prepare_stage(target, shape)
+        base, last = chunk.bases(source, shape)[0], list(part.lower or ())
+        while True:
+            found = chunk.next_keys(source, shape, base, [], last, CHUNK_KEYS, part.upper)
+            if not found.keys:
+                return other._culprit(shape, [], error)
+            failure = other._fails(shape, found.keys)
+            if failure is not None:
+                return other._culprit(shape, found.keys, failure)
+            last = found.last
 
     def _culprit(self, shape: Shape, keys: list[Key], error: psycopg.Error) -> chunk.RowNotCarried:
         """Halve the keys until one is left that fails by itself."""
@@ -202,6 +348,7 @@ class Copying:
         try:
             with self.target.transaction(force_rollback=True):
                 control.mark(self.target, self.stream.name)
+                self.target.execute(setaside.FILLING)
                 with self._snapshot():
                     self._carry(shape, keys)
         except chunk.ROW_ERRORS as error:
@@ -209,16 +356,19 @@ class Copying:
         return None
 
 
-def parents_first(target: Connection, mappings: list[Mapping]) -> list[Mapping]:
-    """Mappings in an order in which a row's parents come before it, as far as there is one."""
+def parents_first(mappings: list[Mapping], tables: dict[str, catalog.Table]) -> list[Mapping]:
+    """Mappings in an order in which a row's parents come before it, as far as there is one.
+
+    `tables` are their targets, by the mappings' names.
+    """
     by_table = {mapping.target: mapping for mapping in mappings}
     graph = {
-        name: {
+        mapping.target: {
             foreign.referenced_table
-            for foreign in catalog.table(target, name).foreign_keys
-            if foreign.referenced_table in by_table and foreign.referenced_table != name
+            for foreign in tables[mapping.name].foreign_keys
+            if foreign.referenced_table in by_table and foreign.referenced_table != mapping.target
         }
-        for name in by_table
+        for mapping in mappings
     }
     try:
         return [by_table[name] for name in TopologicalSorter(graph).static_order()]

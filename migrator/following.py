@@ -83,6 +83,8 @@ def after_backfill_status(config: Config, found: "Sequence[MappingBackfill]") ->
         return f"splitctl sync enable {next(iter(config.domains))}"
     for mapping in found:
         domain = _domain(mapping.mapping)
+        if mapping.held_by == "paused":
+            return f"splitctl backfill resume {domain}"
         if mapping.copy != "copied":
             return f"splitctl backfill run {domain}"
         if mapping.sync == "spool":

@@ -91,6 +91,11 @@ class Stream:
         return f"{self.domain.name}.{'reverse' if self.direction == 'forward' else 'forward'}"
 
     @property
+    def opposite_publication(self) -> str:
+        """The publication on the target, from which that other stream reads."""
+        return f"splitctl_{self.opposite.replace('.', '_')}"
+
+    @property
     def returning(self) -> tuple[MappingConfig, ...]:
         """The mappings of that other direction, as they are configured."""
         forward = self.direction == "forward"
@@ -219,11 +224,17 @@ def columns(source: psycopg.Connection[Any], mapping: Mapping) -> tuple[str, ...
 
 
 def shape(
-    source: psycopg.Connection[Any], target: psycopg.Connection[Any], mapping: Mapping
+    source: psycopg.Connection[Any],
+    target: psycopg.Connection[Any],
+    mapping: Mapping,
+    table: catalog.Table | None = None,
 ) -> Shape:
-    """Look at both sides of a mapping. Raises MappingMismatch or TableMissing."""
+    """Look at both sides of a mapping. Raises MappingMismatch or TableMissing.
+
+    `table` stands for the target's catalogue entry while its keys are set aside.
+    """
     given = described(source, mapping)
-    table = catalog.table(target, mapping.target)
+    table = table or catalog.table(target, mapping.target)
     names = tuple(name for name in given if name != ROUTE)
     _check(mapping, tuple(given), table)
     types = [travel_type(column) for name in names if (column := table.column(name)) is not None]

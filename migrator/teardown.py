@@ -8,7 +8,7 @@ import psycopg
 from estate.config import Config
 from estate.connections import DatabaseUnreachable, connect
 from estate.errors import ExitCode, SplitctlError
-from migrator import archive, control, kept, ownership, sequences, slots
+from migrator import archive, control, kept, ownership, sequences, setaside, slots
 from migrator.mapping import Stream, streams
 
 Connection = psycopg.Connection[Any]
@@ -24,6 +24,8 @@ OF_STREAMS: tuple[LiteralString, ...] = (
     "DELETE FROM splitctl_sync.own_write WHERE stream = ANY(%s)",
     "DELETE FROM splitctl_sync.stray WHERE stream = ANY(%s)",
     "DELETE FROM splitctl_sync.backfill WHERE stream = ANY(%s)",
+    "DELETE FROM splitctl_sync.backfill_range WHERE stream = ANY(%s)",
+    "DELETE FROM splitctl_sync.backfill_control WHERE stream = ANY(%s)",
     "DELETE FROM splitctl_sync.slot_horizon WHERE stream = ANY(%s)",
 )
 OWNER: LiteralString = "DELETE FROM splitctl_sync.owner WHERE domain = %s"
@@ -84,7 +86,8 @@ def teardown(config: Config, domain: str | None = None) -> Removed:
     """Remove slots, publications, sequence shares and the control schema of a domain, or of all.
 
     Begun, finished or abandoned half-way: whatever is there goes, and again there is nothing to
-    do. The schema goes with the last domain of a database. Rows of the business stay untouched.
+    do. A table that a backfill is filling is empty again and has its keys. The schema goes with the
+    last domain of a database. Rows of the business stay untouched.
     Raises NewSideOwns while customers live on the new side and the old tables are not archived,
     SlotInUse, SequenceBusy.
     """
@@ -148,6 +151,8 @@ def _one_database(connection: Connection, here: list[Stream], removed: list[str]
     names = [name for stream in here for name in (stream.name, stream.opposite)]
     there = control.installed(connection)
     if there:
+        control.install(connection)  # one of an older version lacks tables that are emptied here
+        removed += [f"unfinished copy in {name}" for name in setaside.abandon(connection, names)]
         with connection.transaction():
             for statement in OF_STREAMS:
                 connection.execute(statement, (names,))

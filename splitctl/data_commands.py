@@ -259,12 +259,13 @@ def backfill_run(
 
 def _show(doing: Any) -> None:
     about = f" {doing.mapping}" if doing.mapping else ""
-    progress(f"{doing.doing}{about}: {doing.rows:,} rows, {doing.pending:,} keys pending")
+    held = f"; slower, because {doing.held_by}" if doing.held_by else ""
+    progress(f"{doing.doing}{about}: {doing.rows:,} rows, {doing.pending:,} keys pending{held}")
 
 
 @backfill.command("status")
 def backfill_status(config: ConfigPath = None, output: OutputFormat = Output.TEXT) -> None:
-    """How far each mapping's copy has come."""
+    """How far each mapping's copy has come, how fast it goes, and what holds it up."""
 
     def work(c: Any) -> Any:
         from migrator import backfill as room
@@ -272,6 +273,34 @@ def backfill_status(config: ConfigPath = None, output: OutputFormat = Output.TEX
 
         found = room.status(c)
         return Listing(found, following.after_backfill_status(c, found))
+
+    answer(work, config, output)
+
+
+@backfill.command("pause")
+def backfill_pause(
+    domain: DomainName, config: ConfigPath = None, output: OutputFormat = Output.TEXT
+) -> None:
+    """Let a running copy end after its present ranges. It stays paused until resume."""
+
+    def work(c: Any) -> Any:
+        from migrator import backfill as room
+
+        return room.pause(c, domain)
+
+    answer(work, config, output)
+
+
+@backfill.command("resume")
+def backfill_resume(
+    domain: DomainName, config: ConfigPath = None, output: OutputFormat = Output.TEXT
+) -> None:
+    """Take the pause back. The copy goes on with `backfill run`."""
+
+    def work(c: Any) -> Any:
+        from migrator import backfill as room
+
+        return room.resume(c, domain)
 
     answer(work, config, output)
 

@@ -6,6 +6,7 @@ Every mistake is reported at once, each with its key, the reason and what would 
 from estate.config.mistakes import ConfigInvalid, ConfigNotFound, Problem, UnknownName
 from estate.config.reading import find, load
 from estate.config.sections import (
+    BackfillConfig,
     Config,
     DatabaseConfig,
     DomainConfig,
@@ -24,6 +25,7 @@ from estate.config.values import BUCKETS, StrayRule, parse_duration
 
 __all__ = [
     "BUCKETS",
+    "BackfillConfig",
     "Config",
     "ConfigInvalid",
     "ConfigNotFound",

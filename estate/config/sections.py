@@ -27,6 +27,9 @@ from estate.config.values import (
 )
 from estate.secrets import SecretRef
 
+SHORTEST_RANGE = timedelta(milliseconds=50)
+LONGEST_RANGE = timedelta(seconds=60)
+
 
 def _beside(value: Path, info: ValidationInfo) -> Path:
     base = (info.context or {}).get("base", Path())
@@ -89,6 +92,27 @@ class SyncConfig(Model):
     listen: HostPort = "127.0.0.1:9187"
     appliers: int = Field(default=2, ge=1, le=16)
     refuge_after: Duration = timedelta(seconds=10)
+
+
+class BackfillConfig(Model):
+    """The copy of what was there: how many ranges at a time, how long each, and when to slow down.
+
+    `max_active` counts sessions at work on the source that are not ours; by default a fifth more
+    than there are when the copy begins.
+    """
+
+    workers: int = Field(default=2, ge=1, le=16)
+    range: Duration = timedelta(seconds=1)
+    max_replica_lag: Duration = timedelta(seconds=10)
+    max_active: int | None = Field(default=None, ge=1)
+    max_probe_ms: float = Field(default=250, gt=0)
+
+    @field_validator("range")
+    @classmethod
+    def _short(cls, value: timedelta) -> timedelta:
+        if not SHORTEST_RANGE <= value <= LONGEST_RANGE:
+            raise ValueError("a range takes between 50ms and 60s: its snapshot is held so long")
+        return value
 
 
 class FenceConfig(Model):
@@ -250,6 +274,7 @@ class Config(Model):
     gateway: GatewayConfig
     metrics: MetricsConfig = Field(default_factory=MetricsConfig)
     sync: SyncConfig = Field(default_factory=SyncConfig)
+    backfill: BackfillConfig = Field(default_factory=BackfillConfig)
     fence: FenceConfig = Field(default_factory=FenceConfig)
     rollback: RollbackConfig = Field(default_factory=RollbackConfig)
     writers: list[WriterConfig] = Field(default_factory=list)
