@@ -23,6 +23,7 @@ from migrator.control import MARK
 from migrator.entering import entered
 from migrator.mapping import Key, Stream, key_arguments
 from migrator.parts import Own
+from migrator.piping import pipe
 from migrator.prepared import Mappings
 from migrator.reading import Connection, Prepared, snapshot
 from migrator.refusals import TRANSIENT, of_a_row
@@ -202,12 +203,8 @@ class _Lane:
             return 0, keys
         made = whole if below in (0, BUCKETS) else shared
         arguments = key_arguments(keys)
-        with (
-            source.cursor().copy(made.out, arguments) as out,
-            target.cursor().copy(made.into) as into,
-        ):
-            for block in out:
-                into.write(block)
+        rows = psycopg.ClientCursor(source).mogrify(made.out, arguments)
+        pipe(source, target, rows.encode(), made.into.as_bytes(target))
         source.execute(s.COMMIT)
         guard = {
             "horizon": load.horizon,
