@@ -7,13 +7,15 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks import backfill, catchup, lag, memory, report, shop
+from benchmarks import backfill, catchup, lag, memory, report, same, shop
 from benchmarks.contest import Result, Tell
 from benchmarks.ground import VERSION, Ground, ground
 
 FIGURES: dict[str, Callable[[Ground, int, Tell], list[Result]]] = {
     "backfill-psql": backfill.against_psql,
     "backfill-native": backfill.against_native,
+    "same-pgcopydb": same.against_pgcopydb,
+    "same-native": same.against_native,
     "catchup-distinct": catchup.distinct,
     "catchup-hot-single": catchup.hot_single,
     "catchup-hot-large": catchup.hot_large,

@@ -26,7 +26,7 @@ from migrator.reading import Connection
 from migrator.refusals import TRANSIENT, of_a_row
 from migrator.writing import LayoutMoved, StatesMoved, Writer
 
-__all__ = ["Applier", "Outcome", "Superseded"]
+__all__ = ["Applier", "Leaving", "Outcome", "Superseded"]
 
 log = logging.getLogger(__name__)
 # The most keys of one transaction here; from so many on, the lanes have them first; and the most
@@ -41,12 +41,34 @@ LIMIT_S = 60.0
 TAKEN = 3
 
 
+class Leaving(Exception):
+    """The worker was told to leave in the middle of a large batch. Its position was not moved: what
+    was written is found so when it is read again."""
+
+
+class _Patience:
+    """The pauses between attempts after a deadlock or a lock that was not given."""
+
+    def __init__(self, stream: str) -> None:
+        self._stream = stream
+        self._limit, self._pause = time.monotonic() + LIMIT_S, FIRST_PAUSE_S
+
+    def wait(self, error: psycopg.Error) -> None:
+        """Wait before the next attempt, longer each time. Raises the error when it was enough."""
+        if time.monotonic() > self._limit:
+            raise error
+        log.info("%s: tried again: %s", self._stream, error)
+        # Jitter: two that met in a deadlock must not meet again.
+        time.sleep(self._pause * random.uniform(0.5, 1.5))
+        self._pause = min(self._pause * 2, LONGEST_PAUSE_S)
+
+
 class Applier:
     """Carries one stream. Both connections are its own; it holds the stream's claim `epoch`.
 
     `horizon` gives the 64-bit transaction id of the target below which the opposite stream has seen
     everything, None when that is not watched. `appliers` write large batches at once; `close` ends
-    their connections.
+    their connections. `stop` tells whether the worker is to leave.
     """
 
     def __init__(
@@ -58,9 +80,10 @@ class Applier:
         *,
         horizon: Callable[[], int | None] = lambda: None,
         appliers: int = 1,
+        stop: Callable[[], bool] = lambda: False,
     ) -> None:
         self._stream, self._target = stream, target
-        self._horizon = horizon
+        self._horizon, self._stop = horizon, stop
         self._writer = Writer(stream, source, target, epoch, horizon)
         mappings = self._writer.mappings
         self._lanes = Lanes(stream, mappings, lambda: self._writer.own, epoch, appliers)
@@ -108,9 +131,17 @@ class Applier:
         Raises Superseded, StillInvisible.
         """
         part = Part(spool=tuple(batch.keys), xids=frozenset(batch.xids), since=batch.since)
-        outcome = self._writer.spill(part)
-        self.load_states()
-        return outcome
+        patience = _Patience(self._stream.name)
+        live = [name for name, state in self.states.items() if state == "live"]
+        while True:
+            try:
+                outcome = self._writer.spill(part, live)
+            except TRANSIENT as error:
+                self._writer.reset()
+                patience.wait(error)
+                continue
+            self.load_states()
+            return outcome
 
     def retry(self, names: Sequence[MappingKey]) -> Outcome:
         """Try parked keys once more, as far as their mappings are live."""
@@ -151,7 +182,9 @@ class Applier:
             part = self._in_lanes(part, outcome)
         carry = self._parents_first(part.carry)
         while len(carry) > PART:
-            first = replace(part, carry=carry[:PART], spool=(), settled=(), position=None)
+            if self._stop():
+                raise Leaving
+            first = part.beginning(carry[:PART])
             outcome.add(self._attempt(first))
             carry = carry[PART:]
         outcome.add(self._attempt(replace(part, carry=carry)))
@@ -162,8 +195,12 @@ class Applier:
         waiting = self.waiting
         asked = part.quiet | part.asked
         several = [name for name in part.carry if name not in waiting and name not in asked]
+        if self._writer.had_stopped:
+            return part
         given = dict.fromkeys(plain(self._writer.mappings, several))
-        done = self._lanes.carry(list(given), Load(part.state, part.xids, self._horizon()))
+        done = self._lanes.carry(
+            list(given), Load(part.state, part.xids, self._horizon(), self._stop)
+        )
         outcome.upserted += done.upserted
         for name in done.left:
             given.pop(name)
@@ -178,7 +215,7 @@ class Applier:
 
     def _attempt(self, part: Part) -> Outcome:
         """Write a part, again and again or in halves, until all of it is written or parked."""
-        started, pause = time.monotonic(), FIRST_PAUSE_S
+        patience = _Patience(self._stream.name)
         while True:
             try:
                 return self._writer.write(part)
@@ -203,12 +240,7 @@ class Applier:
                 part = whole
             except TRANSIENT as error:
                 self._writer.reset()
-                if time.monotonic() - started > LIMIT_S:
-                    raise
-                log.info("%s: tried again: %s", self._stream.name, error)
-                # Jitter: two that met in a deadlock must not meet again.
-                time.sleep(pause * random.uniform(0.5, 1.5))
-                pause = min(pause * 2, LONGEST_PAUSE_S)
+                patience.wait(error)
             except psycopg.Error as error:
                 if not of_a_row(error) or not part.carry:
                     raise
@@ -241,7 +273,7 @@ class Applier:
         # Merged with them once more, a half would fail like the whole, for ever.
         held = part.held | part.merged
         part = replace(part, collisions=frozenset(), merged=frozenset(), held=held)
-        first = replace(part, carry=part.carry[:middle], spool=(), settled=(), position=None)
+        first = part.beginning(part.carry[:middle])
         outcome = self._attempt(first)
         outcome.add(self._attempt(replace(part, carry=part.carry[middle:])))
         return outcome
@@ -262,8 +294,11 @@ class Applier:
         """Its keys, each to be carried or spooled as the state of its mapping says now."""
         names = (*part.carry, *part.spool)
         carry = tuple(name for name in names if self.states.get(name[0]) == "live")
-        spool = tuple(name for name in names if self.states.get(name[0]) != "live")
-        return replace(part, carry=self._parents_first(carry), spool=spool)
+        rest = [name for name in names if self.states.get(name[0]) != "live"]
+        # In the spool it would be forgotten that nobody changed these here.
+        asked = part.postponed | part.asked.intersection(rest)
+        spool = tuple(name for name in rest if name not in asked)
+        return replace(part, carry=self._parents_first(carry), spool=spool, postponed=asked)
 
     def _parents_first(self, names: tuple[MappingKey, ...]) -> tuple[MappingKey, ...]:
         mappings = self._writer.mappings

@@ -5,19 +5,23 @@ for all its changes. What is gathered is bounded: when it is full, the log waits
 transaction that alone is too large for memory is handed over in parts, before its end.
 """
 
+import math
 import threading
+import time
 from collections.abc import Mapping
 from typing import Protocol
 
 from migrator.changes import Batch, Collector
 from migrator.pgoutput import CHANGES, Decoder
 
-# So many keys wait in memory, some 250 bytes each; and so many of one unfinished transaction.
-MOST_KEYS = 200_000
+# So many keys (or transactions) wait in memory, some 250 bytes each; and so many keys of one
+# unfinished transaction.
+MOST = 200_000
 PART_KEYS = 100_000
 # Nothing is gained by gathering more than so many before the next batch.
-ENOUGH_KEYS = 20_000
+ENOUGH = 20_000
 RUN = 500
+RUN_BYTES = 4 << 20
 IDLE_S = 0.1
 HANDOVER_S = 0.1
 END_S = 5.0
@@ -35,17 +39,20 @@ class Log(Protocol):
 
 
 class Capture:
-    """Owns the reader: nobody else may touch it after `start`. `names`: see `pgoutput.Decoder`."""
+    """Owns the reader: but for `confirm`, its own thread alone touches it after `start`.
 
-    def __init__(
-        self, reader: Log, collector: Collector, names: Mapping[int, str] | None = None
-    ) -> None:
+    `names`: see `pgoutput.Decoder`. `wal_end`: how far the source's log is, as far as it told.
+    """
+
+    def __init__(self, reader: Log, collector: Collector, names: Mapping[int, str]) -> None:
         self._reader, self._collector = reader, collector
         self._decoder = Decoder(collector.wanted, names)
         self._turn = threading.Condition()
-        self._asked = self._stopping = False
+        # From when on the other thread wants what is there.
+        self._wanted_at, self._stopping = math.inf, False
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name="capture", daemon=True)
+        self.wal_end = 0
 
     def start(self) -> None:
         """Begin to read ahead."""
@@ -58,7 +65,8 @@ class Capture:
             self._turn.notify_all()
         if self._thread.is_alive():
             self._thread.join(END_S)
-        self._reader.close()
+        if not self._thread.is_alive():
+            self._reader.close()
 
     def take(self, patience_s: float, gather_s: float = 0.0) -> Batch | None:
         """What has been gathered and is worth storing, or None when nothing came in this time.
@@ -67,11 +75,11 @@ class Capture:
         position itself. Raises what ended the reading, once everything before it has been taken.
         """
         with self._turn:
-            self._asked = not gather_s
+            self._wanted_at = time.monotonic() + gather_s
             self._turn.wait_for(lambda: self._ready or self._error is not None, patience_s)
-            if gather_s and self._ready:
-                self._turn.wait_for(lambda: self._pressing or self._error is not None, gather_s)
-            self._asked = False
+            if self._ready:
+                self._turn.wait_for(lambda: self._due or self._error is not None, gather_s)
+            self._wanted_at = math.inf
             batch = self._collector.take() if self._collector.batch.worth_storing else None
             if batch is None and self._oversized:
                 batch = self._collector.take_part()
@@ -85,28 +93,19 @@ class Capture:
         self._reader.confirm(lsn)
 
     @property
-    def failed(self) -> bool:
-        """Whether the reading has ended with an error, which `take` will raise."""
-        return self._error is not None
-
-    @property
     def pending(self) -> int:
         """How many keys have been gathered."""
         return self._collector.pending
-
-    @property
-    def wal_end(self) -> int:
-        """How far the source's log is, as far as it told."""
-        return self._reader.wal_end
 
     @property
     def _ready(self) -> bool:
         return self._collector.batch.worth_storing or self._oversized
 
     @property
-    def _pressing(self) -> bool:
-        batch = self._collector.batch
-        return batch.urgent or len(batch.keys) >= ENOUGH_KEYS or self._oversized
+    def _due(self) -> bool:
+        """Whether the other thread wants what is there now."""
+        enough = self._collector.batch.urgent or self._collector.held >= ENOUGH or self._oversized
+        return self._wanted_at < math.inf and (enough or time.monotonic() >= self._wanted_at)
 
     @property
     def _oversized(self) -> bool:
@@ -114,40 +113,48 @@ class Capture:
 
     @property
     def _full(self) -> bool:
-        return self._oversized or len(self._collector.batch.keys) >= MOST_KEYS
+        return self._oversized or self._collector.held >= MOST
 
     def _run(self) -> None:
         try:
             while not self._stopping:
-                message = self._reader.read(IDLE_S)
+                messages = self._arrived()
+                self.wal_end = self._reader.wal_end
                 with self._turn:
-                    self._feed(message)
+                    self._feed(messages)
                     self._hand_over()
         except BaseException as error:  # noqa: BLE001 - it is raised where the batches are taken
             with self._turn:
                 self._error = error
                 self._turn.notify_all()
 
-    def _feed(self, message: bytes | None) -> None:
-        """Take in what has arrived. It never waits for more."""
-        collector, decode, read = self._collector, self._decoder.decode, self._reader.read
-        for _ in range(RUN):
-            if message is None:
-                return
+    def _arrived(self) -> list[bytes]:
+        """What has arrived; it waits for the first message only. The lock is not held meanwhile."""
+        self._reader.keep_alive()
+        messages: list[bytes] = []
+        size = 0
+        message = self._reader.read(IDLE_S)
+        while message is not None:
+            messages.append(message)
+            size += len(message)
+            if len(messages) >= RUN or size >= RUN_BYTES:
+                break
+            message = self._reader.read(0.0)
+        return messages
+
+    def _feed(self, messages: list[bytes]) -> None:
+        collector, decode = self._collector, self._decoder.decode
+        for message in messages:
             # Our own transactions are long sometimes, and nobody needs their rows.
             if not (collector.skipping and message[0] in CHANGES):
                 collector.feed(decode(message))
-            message = read(0.0)
-        if message is not None:
-            collector.feed(decode(message))
 
     def _hand_over(self) -> None:
         """Let the other thread take it, if it waits; when full, wait for it."""
-        self._reader.keep_alive()
         if self._ready:
             self._turn.notify_all()
-            if self._asked:
-                self._turn.wait_for(lambda: not self._asked or self._stopping, HANDOVER_S)
+            if self._due:
+                self._turn.wait_for(lambda: not self._due or self._stopping, HANDOVER_S)
         while self._full and not self._stopping:
             # The server must not think that nobody reads.
             self._reader.keep_alive()

@@ -153,6 +153,11 @@ class Collector:
         return len(self._keys)
 
     @property
+    def held(self) -> int:
+        """How much is held of whole transactions: their keys, or themselves if these are more."""
+        return max(len(self._batch.keys), len(self._batch.commit_us))
+
+    @property
     def batch(self) -> Batch:
         """What has been gathered; `take` removes it."""
         return self._batch

@@ -16,6 +16,7 @@ import psycopg
 from estate.catalog import LAYOUTS
 from estate.config import BUCKETS
 from estate.connections import connect
+from estate.errors import SplitctlError
 from migrator import sets
 from migrator import statements as s
 from migrator.changes import MappingKey
@@ -27,13 +28,20 @@ from migrator.piping import pipe
 from migrator.prepared import Mappings
 from migrator.reading import Connection, Prepared, snapshot
 from migrator.refusals import TRANSIENT, of_a_row
-from migrator.sets import SetStatements
+from migrator.sets import Guard, SetStatements
 
 log = logging.getLogger(__name__)
 # Keys of one transaction. More would be no quicker, and would hold its locks longer.
 CHUNK = 10_000
+SMALLEST = 100
+# With more ids of our own than these the careful way is quicker: each row is compared with them.
+MOST_OWN = 10_000
+PREPARED_STATEMENTS = 1_000
 # A stage is filled anew each time, and its statistics are never there.
-SETTINGS = "SET jit = off; SET random_page_cost = 1.1; SET enable_mergejoin = off"
+SETTINGS = """
+SET jit = off; SET plan_cache_mode = force_custom_plan; SET random_page_cost = 1.1;
+SET enable_mergejoin = off
+"""
 
 
 @dataclass(frozen=True)
@@ -41,12 +49,14 @@ class Load:
     """What the lanes are given: when a key counts as theirs, and what its reading must see.
 
     `state`: the state that the mappings must have. `xids`: transactions of the source that the
-    reading must see. `horizon`: see `parts.Own`, taken before the source is read.
+    reading must see. `horizon`: see `parts.Own`, taken before the source is read. `stop`: whether
+    the worker has been told to leave; what is not begun then is left.
     """
 
     state: str
     xids: frozenset[int]
     horizon: int | None
+    stop: Callable[[], bool]
 
 
 @dataclass
@@ -114,6 +124,7 @@ class _Lane:
     def __init__(self, stream: Stream, own: Callable[[], Own], epoch: int, number: int) -> None:
         self._stream, self._own, self._epoch, self._number = stream, own, epoch, number
         self._stack = ExitStack()
+        self._size = CHUNK
         self._stages: dict[str, int] = {}
         self._sets: dict[tuple[str, bool], SetStatements] = {}
         self._source: Connection | None = None
@@ -131,13 +142,21 @@ class _Lane:
     def carry(self, prepared: Prepared, keys: list[Key], load: Load) -> tuple[int, list[Key]]:
         """Write these keys, a chunk in each transaction. Returns rows written and keys left."""
         upserted, left = 0, []
-        source, target = self._connections()
-        for at in range(0, len(keys), CHUNK):
-            chunk = keys[at : at + CHUNK]
+        try:
+            source, target = self._connections()
+        except SplitctlError as error:
+            # There is another way: a stream must not stand still for want of a connection.
+            log.warning("%s: %s", self._stream.name, error)
+            return 0, keys
+        at = 0
+        while at < len(keys) and not load.stop():
+            chunk = keys[at : at + self._size]
+            at += len(chunk)
             try:
                 written, refused = self._chunk(source, target, prepared, chunk, load)
                 upserted += written
                 left += refused
+                self._size = min(self._size * 2, CHUNK)
             except psycopg.Error as error:
                 if not isinstance(error, TRANSIENT) and not of_a_row(error):
                     raise
@@ -145,7 +164,9 @@ class _Lane:
                 source.rollback()
                 target.rollback()
                 left += chunk
-        return upserted, left
+                # Most of them are plain, most likely, and fewer share the one's fate next time.
+                self._size = max(self._size // 4, SMALLEST)
+        return upserted, left + keys[at:]
 
     def _connections(self) -> tuple[Connection, Connection]:
         if self._source is None or self._target is None:
@@ -154,6 +175,7 @@ class _Lane:
             self._target = self._stack.enter_context(connect(self._stream.target, purpose))
             for connection in (self._source, self._target):
                 connection.execute(SETTINGS)
+                connection.prepared_max = PREPARED_STATEMENTS
         return self._source, self._target
 
     def _statements(self, target: Connection, prepared: Prepared, shared: bool) -> SetStatements:
@@ -179,6 +201,8 @@ class _Lane:
         table = prepared.shape.table
         shared = self._statements(target, prepared, True)
         whole = self._statements(target, prepared, False)
+        # Before the target's rows are locked: to become visible may take a transaction long.
+        contested = snapshot(source, stream.opposite, load.xids)
         claim = {"stream": stream.name, "epoch": self._epoch, "domain": stream.domain.name}
         with target.pipeline():
             target.execute(s.BEGIN)
@@ -195,8 +219,8 @@ class _Lane:
         moved |= dict(layouts.fetchall()).get(table.oid) != table.layout
         beyond = int(following.fetchall()[0][0])
         self._own().begin(entry.own, beyond, load.horizon)
-        contested = snapshot(source, stream.opposite, load.xids)
-        if nothing or moved or contested:
+        own = self._own().numbers()
+        if nothing or moved or contested or len(own) > MOST_OWN:
             # A key that waits in the opposite stream may be among ours.
             source.execute(s.COMMIT)
             target.execute(s.COMMIT)
@@ -206,16 +230,12 @@ class _Lane:
         rows = psycopg.ClientCursor(source).mogrify(made.out, arguments)
         pipe(source, target, rows.encode(), made.into.as_bytes(target))
         source.execute(s.COMMIT)
-        guard = {
-            "horizon": load.horizon,
-            "window": None if load.horizon is None else beyond + sets.AHEAD - load.horizon,
-            "own": self._own().numbers(),
-            "below": below,
-            "new": stream.source_side == "new",
-        }
+        new = stream.source_side == "new"
+        guard = Guard(load.horizon, entry.own, beyond, own, below, new).arguments
         with target.pipeline():
-            if made.not_ours is not None:
-                target.execute(made.not_ours, guard)
+            for statement in (made.not_ours, made.not_ours_there):
+                if statement is not None:
+                    target.execute(statement, guard)
             upsert = target.execute(made.upsert, guard)
             looks = [
                 target.execute(made.not_given, arguments[: len(keys[0])]),
@@ -224,7 +244,7 @@ class _Lane:
             if made.left_standing is not None:
                 looks.append(target.execute(made.left_standing, arguments))
             target.execute(s.COMMIT)
-        left = {tuple(row) for look in looks for row in look.fetchall()}
+        left = {tuple(row) for found in looks for row in found.fetchall()}
         return upsert.rowcount, list(left)
 
 

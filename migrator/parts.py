@@ -2,10 +2,12 @@
 
 import threading
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from migrator.changes import MappingKey, widen
+
+POSTPONED = "asked for by the opposite stream while its mapping was not live"
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,7 @@ class Part:
     whose rows are written already, as far as they are named anywhere in the bookkeeping. `since`:
     nothing that it stands for was committed on the source before this position; None: that is not
     known, or stands in the spool. `taken`: how often somebody else was quicker with a row.
+    `postponed`: keys that the opposite stream asked for, whose mapping is not live now.
     """
 
     carry: tuple[MappingKey, ...] = ()
@@ -45,6 +48,18 @@ class Part:
     settled: tuple[MappingKey, ...] = ()
     since: int | None = None
     taken: int = 0
+    postponed: frozenset[MappingKey] = frozenset()
+
+    @property
+    def waits(self) -> "Waits":
+        """What has to wait whatever becomes of the rest."""
+        return dict.fromkeys(self.postponed, ("asked", POSTPONED))
+
+    def beginning(self, carry: tuple[MappingKey, ...]) -> "Part":
+        """A part with these of its keys, to be written before the rest: the books come last."""
+        return replace(
+            self, carry=carry, spool=(), settled=(), postponed=frozenset(), position=None
+        )
 
     @property
     def state(self) -> str:
@@ -54,10 +69,9 @@ class Part:
 
 @dataclass
 class Outcome:
-    """What was written: rows, keys put to the spool, strays; and what has to wait, and why.
+    """What was written: rows, keys put to the spool, strays.
 
     `across`: of the strays, those that were written over the owner's version.
-    `settled` are keys that need not wait any more.
     """
 
     upserted: int = 0

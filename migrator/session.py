@@ -3,14 +3,14 @@
 import logging
 import threading
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import LiteralString
 
 from estate.connections import connect
 from estate.errors import ExitCode, SplitctlError
 from migrator import control, kept, ownership, publication
 from migrator import statements as s
-from migrator.apply import Applier, Outcome
+from migrator.apply import Applier, Leaving, Outcome
 from migrator.capture import Capture
 from migrator.changes import Batch, Collector, StreamStopped
 from migrator.health import Board
@@ -114,7 +114,8 @@ class Session:
         self._owners_agree = False
         self._looked: int | None = None
         self._next_heartbeat = self._next_retry = 0.0
-        self._crowded, self._recently = False, 0
+        self._crowded, self._recently, self._counted_at = False, 0, time.monotonic()
+        self._stop = threading.Event()
         self._stack = ExitStack()
         try:
             purpose = f"sync {stream.name}"
@@ -136,6 +137,7 @@ class Session:
                 self.epoch,
                 horizon=self._horizon,
                 appliers=appliers,
+                stop=self._told_to_leave,
             )
             self._stack.callback(self._applier.close)
             self._stored = lsn
@@ -156,6 +158,14 @@ class Session:
     def run(self, stop: threading.Event) -> None:
         """Carry changes until `stop` is set. Raises whatever ends the session."""
         self._health.turn("running")
+        self._stop = stop
+        with suppress(Leaving):
+            self._carry_on(stop)
+
+    def _told_to_leave(self) -> bool:
+        return self._stop.is_set()
+
+    def _carry_on(self, stop: threading.Event) -> None:
         busy = False
         while not stop.is_set():
             gather_s = GATHER_S if self._crowded and not busy else 0.0
@@ -195,7 +205,8 @@ class Session:
         now = time.monotonic()
         if now >= self._next_heartbeat:
             self._next_heartbeat = now + HEARTBEAT_S
-            self._crowded, self._recently = self._recently > BUSY * HEARTBEAT_S, 0
+            self._crowded = self._recently > BUSY * (now - self._counted_at)
+            self._recently, self._counted_at = 0, now
             self._source.execute(s.HEARTBEAT, (self._stream.name,))
             self._look_around()
         self._retry(now)

@@ -48,8 +48,10 @@ OUT = sql.SQL(
 IN = sql.SQL("COPY {name} FROM STDIN WITH (FORMAT {form})")
 # A key is treated as a whole: one row that is not ours keeps all of them.
 NOT_OURS = sql.SQL("""
-DELETE FROM {name} s WHERE ({key}) IN
- (SELECT {key} FROM {name} s WHERE NOT ({ours}))
+DELETE FROM {name} s WHERE ({key}) IN (SELECT {key} FROM {name} s WHERE NOT ({ours}))
+""")
+NOT_OURS_THERE = sql.SQL("""
+DELETE FROM {name} s WHERE (SELECT true FROM {table} t WHERE {beneath} AND NOT ({ours}) LIMIT 1)
 """)
 UPSERT = sql.SQL(
     "INSERT INTO {table} AS t ({columns}) OVERRIDING SYSTEM VALUE SELECT {columns} FROM {name} s"
@@ -62,7 +64,8 @@ NOT_GIVEN = sql.SQL(
 )
 NOT_WRITTEN = sql.SQL(
     "SELECT {texts} FROM {name} s"
-    " WHERE (SELECT true FROM {table} t WHERE {match} AND {ours} LIMIT 1) IS NULL"
+    " WHERE (SELECT true FROM {table} t WHERE {match} AND ({before}) IS NOT DISTINCT FROM ({after})"
+    " AND (t.xmin::text::bigint = %(mine)s::bigint OR {ours}) LIMIT 1) IS NULL"
 )
 LEFT_STANDING = sql.SQL(
     "SELECT {texts} FROM {table} t WHERE {condition}"
@@ -81,15 +84,45 @@ BUCKET = sql.SQL(
 
 
 @dataclass(frozen=True)
+class Guard:
+    """What the statements must know to leave alone what is not ours to write.
+
+    `mine`: the transaction's own 64-bit id; `beyond`: one that nobody had when it began; `own`: the
+    stream's ids since the horizon, as rows have them; `below`: the buckets below it are the new
+    side's; `new`: the source is the new side. See `parts.Own`.
+    """
+
+    horizon: int | None
+    mine: int
+    beyond: int
+    own: list[int]
+    below: int
+    new: bool
+
+    @property
+    def arguments(self) -> dict[str, object]:
+        """The statements' parameters."""
+        window = None if self.horizon is None else self.beyond + AHEAD - self.horizon
+        return {
+            "horizon": self.horizon,
+            "window": window,
+            "mine": self.mine & 0xFFFFFFFF,
+            "own": self.own,
+            "below": self.below,
+            "new": self.new,
+        }
+
+
+@dataclass(frozen=True)
 class SetStatements:
     """All statements of one mapping that work on whole sets, in the order in which they are run.
 
     `stage` makes the stage, once for a connection. `lock` keeps the target's columns as they are.
-    `out` (parameters: `key_arguments`) and `into` move rows from the source to the stage.
-    `not_ours` and `upsert` take `Guard.arguments`. `unsettled` finds the keys that are not settled
-    then: those without rows (parameters: one array for each key column), those with rows that were
-    not written (`Guard.arguments`), and those under which rows stand that were not given
-    (`key_arguments`; None where that cannot be).
+    `out` (parameters: `key_arguments`) and `into` move rows from the source to the stage. Keys that
+    are not wholly ours leave it by `not_ours` and `not_ours_there`; `upsert` writes the rest. Not
+    settled are then the keys without rows in the stage (parameters: one array for each key column),
+    those with rows that do not stand in the target as they were given, and those under which other
+    rows stand (`key_arguments`). None: that cannot be. Those in between take `Guard.arguments`.
     """
 
     stage: tuple[sql.Composed, ...]
@@ -97,6 +130,7 @@ class SetStatements:
     out: sql.Composed
     into: sql.Composed
     not_ours: sql.Composed | None
+    not_ours_there: sql.Composed | None
     upsert: sql.Composed
     not_given: sql.Composed
     not_written: sql.Composed
@@ -116,13 +150,17 @@ def make(shape: Shape, number: int, *, shared: bool) -> SetStatements:
     same = f.together(sql.SQL("t.{0} = s.{0}").format(f.identifier(part)) for part in primary)
     ours = sql.SQL("{} AND {}").format(UNTOUCHED, _bucket(m.route(shape.mapping)))
     words = {"name": name, "table": table, "ours": ours if shared else UNTOUCHED}
-    key_types = m.target_types(shape, key)
-    bare = sql.SQL("({}) = ({})").format(
-        f.columns("s", key), f.listed(f.cast(n, kind) for n, kind in enumerate(key_types))
+    # By their text: letters that a collation calls equal are another key in the log.
+    bare = f.together(
+        sql.SQL('s.{}::text COLLATE "C" = {}').format(f.identifier(part), f.value(n))
+        for n, part in enumerate(key)
     )
+    beneath = f.together(sql.SQL("t.{0} = s.{0}").format(f.identifier(part)) for part in key)
+    mapped = [c for n in shape.columns if (c := shape.table.column(n))]
     not_ours = NOT_OURS.format(
         name=name, key=f.columns("s", key), ours=_bucket(sql.SQL("s.splitctl_route"))
     )
+    one_row = set(key) == set(primary)
     return SetStatements(
         stage=(
             STAGE.format(
@@ -139,6 +177,7 @@ def make(shape: Shape, number: int, *, shared: bool) -> SetStatements:
         ),
         into=IN.format(name=name, form=form),
         not_ours=not_ours if shared else None,
+        not_ours_there=None if one_row else NOT_OURS_THERE.format(**words, beneath=beneath),
         upsert=UPSERT.format(
             **words,
             columns=columns,
@@ -152,11 +191,20 @@ def make(shape: Shape, number: int, *, shared: bool) -> SetStatements:
             name=name,
             match=bare,
         ),
-        not_written=NOT_WRITTEN.format(**words, texts=f.texts("s", key), match=same),
+        not_written=NOT_WRITTEN.format(
+            **words,
+            texts=f.texts("s", key),
+            match=same,
+            before=f.listed(comparable("t", column) for column in mapped),
+            after=f.listed(comparable("s", column) for column in mapped),
+        ),
         left_standing=None
-        if set(key) == set(primary)
+        if one_row
         else LEFT_STANDING.format(
-            **words, texts=f.texts("t", key), condition=m.keys_condition(shape, "t"), match=same
+            **words,
+            texts=f.texts("t", key),
+            condition=m.keys_condition(shape, "t"),
+            match=f.together([same, beneath]),
         ),
     )
 

@@ -136,12 +136,12 @@ class Strays:
 
     def __init__(self, stream: Stream, target: Connection) -> None:
         self._stream, self._target = stream, target
-        self._had_stopped = False
+        self.had_stopped = False
 
     def load(self) -> None:
         """Find out whether the stream had stopped at strays when it was last carried."""
         row = self._target.execute(STOPPED, (self._stream.name,)).fetchone()
-        self._had_stopped = bool(row and row[0])
+        self.had_stopped = bool(row and row[0])
 
     def keep(
         self,
@@ -229,7 +229,7 @@ class Strays:
         decided, and those among the settled keys that belong to this side by now."""
         if names:
             self._target.execute(PASSED, (*s.name_arguments(names), self._stream.name))
-        if settled and self._had_stopped:
+        if settled and self.had_stopped:
             self._target.execute(OVERTAKEN, (*s.name_arguments(settled), self._stream.name))
 
 

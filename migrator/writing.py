@@ -52,6 +52,11 @@ class Writer:
         self.collisions = Collisions(target)
         self.waiting: dict[MappingKey, Waiting] = {}
 
+    @property
+    def had_stopped(self) -> bool:
+        """Whether strays at which the stream had stopped are to be told from others."""
+        return self._strays.had_stopped
+
     def load(self) -> None:
         """Read from the target which keys are parked, and which transactions were ours."""
         own = self._target.execute(s.OWN_IDS, (self._stream.name,)).fetchall()
@@ -81,7 +86,7 @@ class Writer:
         if wanted or part.xids:
             # Keys for the spool are not read now, but whoever reads them later must see the change.
             seen = read(self._source, self._stream.opposite, wanted, part.xids)
-        if not part.carry and not part.spool:
+        if not (part.carry or part.spool or part.postponed):
             return self._position_only(part)
         works, ownership = self._look(part, wanted, seen, horizon)
         raw = look.raw_names(seen.readings)
@@ -100,7 +105,7 @@ class Writer:
         readings: dict[str, Reading],
         ownership: Ownership | None,
     ) -> StreamStopped:
-        """Keep the strays at which the stream stops; nothing else of the part is written."""
+        """Keep the strays at which the stream stops; nothing else is written with them."""
         self.reset()
         with self._target.transaction():
             self._target.execute(MARK, (self._stream.name,))
@@ -132,6 +137,7 @@ class Writer:
                 lsn = part.position.lsn if part.position else None
                 epoch = owner[1] if owner else None
                 self._strays.keep(noted, {name[0]: prepared}, readings, epoch, lsn)
+            waits |= part.waits
             self._note(part, waits, [name] if noted else [])
         self._remember(waits, [name] if noted else [])
         return Outcome(spooled=len(part.spool), strays=len(noted))
@@ -182,17 +188,28 @@ class Writer:
                 self._target.execute(s.COMMIT)
         return Outcome()
 
-    def spill(self, part: Part) -> Outcome:
-        """Write the part's keys into the spool, and let their mappings drain: they are too many to
-        be kept until the end of their transaction."""
+    def spill(self, part: Part, live: Iterable[str]) -> Outcome:
+        """Write the part's keys into the spool, and let their mappings drain, as far as they are
+        `live`: the keys are too many to be kept until the end of their transaction."""
         read(self._source, self._stream.opposite, {}, part.xids)
-        names = sorted({name for name, _ in part.spool})
+        names = self._with_children({name for name, _ in part.spool}, live)
         with self._target.transaction():
             self._target.execute(MARK, (self._stream.name,))
             self._check_claim(self._target.execute(s.CLAIM, self._claim(None)))
-            self._target.execute(s.DRAIN, (self._stream.name, names))
+            self._target.execute(s.DRAIN, (self._stream.name, sorted(names)))
             self._note(part, {}, ())
         return Outcome(spooled=len(part.spool))
+
+    def _with_children(self, names: set[str], live: Iterable[str]) -> set[str]:
+        """These mappings and those whose rows refer to theirs: behind a parent that lies in the
+        spool every one of them would be parked."""
+        found = set(names)
+        for name in live:
+            _ = self.mappings[name]
+        for name in self.mappings.order:
+            if self.mappings.parents(name) & found:
+                found.add(name)
+        return found
 
     def _look(
         self,
@@ -307,6 +324,7 @@ class Writer:
             for key, detail in found.items()
             for name in raw[key]
         }
+        waits |= part.waits
         done = [*plan.settled, *plan.across, *plan.passed]
         done += [name for name in plan.strays if name not in kept]
         settled = [name for key in done for name in raw[key]]

@@ -49,12 +49,16 @@ class Tape:
     def __init__(self, *messages: bytes) -> None:
         self.messages = [begin(1), RELATION, commit(1), *messages]
         self.read_out = threading.Event()
+        self.ended = threading.Event()
         self.more = threading.Event()
         self.confirmed = self.answers = self.wal_end = 0
 
     def read(self, timeout_s: float) -> bytes | None:
         if self.messages:
-            return self.messages.pop(0)
+            message = self.messages.pop(0)
+            if message == TRUNCATE:
+                self.ended.set()
+            return message
         self.read_out.set()
         if timeout_s:
             self.more.wait(timeout_s)
@@ -79,7 +83,8 @@ def played() -> Iterator[list[Capture]]:
 
 
 def play(played: list[Capture], tape: Tape) -> Capture:
-    made = Capture(tape, Collector(stream(mapping("things", ("id",), items={"id": "id"}))))
+    collector = Collector(stream(mapping("things", ("id",), items={"id": "id"})))
+    made = Capture(tape, collector, {7: "items"})
     played.append(made)
     made.start()
     return made
@@ -105,7 +110,7 @@ def test_a_key_that_changes_all_the_time_is_carried_once(played: list[Capture]) 
 def test_when_it_is_full_the_log_waits_and_the_server_is_answered(
     played: list[Capture], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(capture, "MOST_KEYS", 10)
+    monkeypatch.setattr(capture, "MOST", 10)
     monkeypatch.setattr(capture, "RUN", 4)
     tape = Tape(*[part for n in range(2, 102) for part in transaction(n, n)])
     made = play(played, tape)
@@ -144,7 +149,7 @@ def test_a_transaction_that_is_too_large_comes_in_parts_without_a_position(
 def test_what_came_before_an_error_is_handed_over_first(played: list[Capture]) -> None:
     tape = Tape(*transaction(2, 1), begin(3), TRUNCATE)
     made = play(played, tape)
-    until(lambda: made.failed)
+    assert tape.ended.wait(5)
     batch = made.take(5)
     assert batch is not None
     assert list(batch.keys) == keys(1)

@@ -1,0 +1,199 @@
+"""Tables of the same shape on both sides: nothing is transformed, so the copiers can compete."""
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import psycopg
+from psycopg import sql
+
+from benchmarks.contest import Figure, Result, Tell, alternate
+from benchmarks.ground import Ground, program
+from benchmarks.native import RIVAL, Native
+from rehearsal.commands import Commands
+from rehearsal.postgres import free_port
+
+DATABASE = "same_db"
+COPY_DATABASE = "copied_db"
+TABLES = ("cart_sessions", "cart_items")
+NAME = "identical tables"
+COPIED = Figure(NAME, "pgcopydb, 2 jobs, indexes included", "rows/s", "at least", 1.0)
+NATIVE = Figure(NAME, f"{RIVAL}, first copy", "rows/s", "at least", 2.5)
+ROUTE = "coalesce({0}.guest_token, lower({0}.customer_id), {0}.session_id)"
+OF_ITEM = f"(SELECT {ROUTE.format('s')} FROM cart_sessions s WHERE s.id = t.cart_session_id)"
+CONFIG = """
+environment = "benchmark"
+[ledger]
+dsn = "env:BENCH_LEDGER"
+[databases.order]
+dsn = "env:BENCH_OLD"
+[databases.same]
+dsn = "env:BENCH_NEW"
+[gateway]
+urls = ["http://127.0.0.1:1"]
+token = "env:BENCH_TOKEN"
+[sync]
+listen = "127.0.0.1:{port}"
+[domains.same]
+old = "order"
+new = "same"
+flag = "SAME"
+percentage = "SAME_PERCENTAGE"
+phases = [{{ percentage = 100, soak = "1s" }}]
+"""
+MAPPING = """
+[[domains.same.{direction}]]
+target = "{table}"
+query = "{table}.sql"
+key = ["id"]
+route = "{route}"
+sources = {{ {table} = {{ id = "id" }} }}
+"""
+FILTER = "[include-only-table]\n" + "\n".join(f"public.{table}" for table in TABLES) + "\n"
+
+
+class ProgramMissing(Exception):
+    """A rival is not on this machine."""
+
+
+def against_pgcopydb(ground: Ground, rounds: int, tell: Tell) -> list[Result]:
+    """Ours and `pgcopydb clone` of the same tables with their indexes. Raises ProgramMissing."""
+    if shutil.which("pgcopydb") is None:
+        raise ProgramMissing("pgcopydb is not installed: apt-get install pgcopydb")
+    with tempfile.TemporaryDirectory() as folder, _split(ground, Path(folder)) as commands:
+
+        def theirs() -> float:
+            with _empty(ground, COPY_DATABASE) as target:
+                ground.checkpoint()
+                started = time.monotonic()
+                _pgcopydb(ground, Path(folder), target)
+                seconds = time.monotonic() - started
+                with ground.new(COPY_DATABASE) as connection:
+                    _check(ground, connection)
+            return (ground.carts + ground.items) / seconds
+
+        return [alternate(COPIED, lambda: _ours(ground, commands), theirs, rounds, tell)]
+
+
+def against_native(ground: Ground, rounds: int, tell: Tell) -> list[Result]:
+    """Ours and a subscription's first copy, whose tables have their indexes from the beginning."""
+    rival = Native(ground)
+
+    def theirs() -> float:
+        rival.put_back()
+        ground.checkpoint()
+        started = time.monotonic()
+        rival.subscribe()
+        seconds = time.monotonic() - started
+        with rival.connect() as target:
+            _check(ground, target)
+        rival.put_back()
+        return (ground.carts + ground.items) / seconds
+
+    try:
+        with tempfile.TemporaryDirectory() as folder, _split(ground, Path(folder)) as commands:
+            return [alternate(NATIVE, lambda: _ours(ground, commands), theirs, rounds, tell)]
+    finally:
+        rival.remove()
+
+
+@contextmanager
+def _split(ground: Ground, folder: Path) -> Iterator[Commands]:
+    """A split of its own: the old tables and the same ones in another database."""
+    ground.make(DATABASE, "order")
+    config = CONFIG.format(port=free_port())
+    for direction in ("forward", "reverse"):
+        for table, route in zip(TABLES, (ROUTE.format("t"), OF_ITEM), strict=True):
+            config += MAPPING.format(direction=direction, table=table, route=route)
+    (folder / "config.toml").write_text(config, encoding="utf-8")
+    routes = (ROUTE.format("t"), OF_ITEM)
+    for table, route in zip(TABLES, routes, strict=True):
+        query = f"SELECT t.*, {route}::text AS splitctl_route FROM {table} t\n"
+        (folder / f"{table}.sql").write_text(query, encoding="utf-8")
+    old = ground.estate.servers["order"].dsn("order_db")
+    environment = {
+        "BENCH_LEDGER": old,
+        "BENCH_OLD": old,
+        "BENCH_NEW": ground.new_dsn(DATABASE),
+        "BENCH_TOKEN": "none",
+        "SPLITCTL_STATE_DIR": str(folder / "state"),
+    }
+    try:
+        yield Commands(folder / "config.toml", environment, lambda _: None, lambda _: None)
+    finally:
+        ground.drop(DATABASE)
+
+
+def _ours(ground: Ground, commands: Commands) -> float:
+    """`splitctl backfill run` beside a worker, until both mappings are live: rows a second."""
+    with ground.new(DATABASE) as target:
+        target.execute("TRUNCATE cart_sessions, cart_items CASCADE")
+    commands.run("sync", "enable", "same")
+    worker = subprocess.Popen(
+        [sys.executable, "-m", "splitctl", "sync", "run"],
+        env=os.environ | commands.environment | {"SPLITCTL_CONFIG": str(commands.config)},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        ground.checkpoint()
+        started = time.monotonic()
+        commands.run("backfill", "run", "same", timeout_s=3600)
+        seconds = time.monotonic() - started
+        with ground.new(DATABASE) as target:
+            _check(ground, target)
+        return (ground.carts + ground.items) / seconds
+    finally:
+        worker.terminate()
+        worker.wait(30)
+        commands.run("sync", "teardown", "same", "--confirm", "same")
+
+
+def _check(ground: Ground, target: psycopg.Connection[Any]) -> None:
+    """Every row and every index has arrived."""
+    for table, wanted in zip(TABLES, (ground.carts, ground.items), strict=True):
+        name = sql.Identifier(table)
+        row = target.execute(sql.SQL("SELECT count(*) FROM {}").format(name)).fetchone()
+        assert row == (wanted,), (table, row, wanted)
+        count = "SELECT count(*) FROM pg_index WHERE indrelid = %s::regclass AND indisvalid"
+        with ground.old() as source:
+            assert (
+                target.execute(count, (table,)).fetchone()
+                == source.execute(count, (table,)).fetchone()
+            ), table
+
+
+@contextmanager
+def _empty(ground: Ground, database: str) -> Iterator[str]:
+    """A new database without tables; its address."""
+    with ground.new("postgres") as connection:
+        connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(database)))
+    try:
+        yield ground.new_dsn(database)
+    finally:
+        ground.drop(database)
+
+
+def _pgcopydb(ground: Ground, folder: Path, target: str) -> None:
+    """Its pg_dump has to be as new as the server."""
+    filters = folder / "filters.ini"
+    filters.write_text(FILTER, encoding="utf-8")
+    work = folder / "pgcopydb"
+    command = ["pgcopydb", "clone", "--table-jobs", "2", "--index-jobs", "2", "--not-consistent"]
+    command += ["--skip-large-objects", "--no-owner", "--no-acl", "--restart"]
+    command += ["--filters", str(filters), "--dir", str(work)]
+    command += ["--source", ground.estate.servers["order"].dsn("order_db"), "--target", target]
+    path = f"{Path(program('pg_dump')).parent}:{os.environ['PATH']}"
+    done = subprocess.run(
+        command, env=os.environ | {"PATH": path}, check=False, capture_output=True, text=True
+    )
+    shutil.rmtree(work, ignore_errors=True)
+    if done.returncode:
+        raise RuntimeError(f"pgcopydb ended with {done.returncode}: {done.stderr[-2000:]}")
