@@ -241,7 +241,8 @@ class Building:
         keys = list(dict.fromkeys(tuple(row) for row in rows))
         if keys:
             names = name_arguments((shape.mapping.name, key) for key in keys)
-            self._target.execute(SPOOL, (self._stream.name, *names))
+            # When they changed nobody knows: older than any barrier.
+            self._target.execute(SPOOL, (self._stream.name, None, *names))
 
     # Keys and indexes
 
