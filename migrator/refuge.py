@@ -179,6 +179,7 @@ class Refuge:
         if now >= self._next_heartbeat:
             self._next_heartbeat = now + HEARTBEAT_S
             # Where nothing changes, the log of everything else must go too.
+            publication.check(self._source, self._stream)
             self._source.execute(s.HEARTBEAT, (self._stream.name,))
             self._health.refuge = kept.count(self._ledger, self._stream.name)
             self._health.lag_bytes = max(self._capture.wal_end - self._since, 0)
