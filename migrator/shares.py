@@ -115,11 +115,12 @@ def share(member: Member, count: Count, domain: str) -> Share:
     shared = _is_right(count, member.side)
     left = max((limit - count.following) // abs(count.step) + 1, 0)
     widening = (
-        f"ALTER TABLE {member.table} ALTER COLUMN {member.column} TYPE bigint;"
+        f"ALTER TABLE {sql.Identifier('public', member.table).as_string()}"
+        f" ALTER COLUMN {sql.Identifier(member.column).as_string()} TYPE bigint;"
         f" ALTER SEQUENCE {count.name.as_string()} AS bigint;"
     )
     problem, fix = "", None
-    name = count.name.as_string().replace('"', "")
+    name = member.sequence
     if not shared:
         problem = (
             f"{name} goes on at {count.following} by {count.step}, not with"

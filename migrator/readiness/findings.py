@@ -30,11 +30,8 @@ class Findings:
 
 
 def name(*parts: str) -> str:
-    """A name as it stands in a statement to copy: quoted where it has to be."""
-    return ".".join(
-        part if part.isidentifier() and part.islower() else sql.Identifier(part).as_string()
-        for part in parts
-    )
+    """A name as it stands in a statement to copy: in quotes, since any word may be reserved."""
+    return sql.Identifier(*parts).as_string()
 
 
 def names(found: list[str]) -> str:

@@ -10,7 +10,7 @@ from estate import catalog
 from estate.config import MappingConfig
 from estate.errors import in_one_line
 from migrator.mapping import ROUTE, of_stray_rule
-from migrator.readiness.findings import Findings, name
+from migrator.readiness.findings import Findings, name, names
 
 Connection = psycopg.Connection[Any]
 TEXT_OIDS = {25, 1043}
@@ -53,16 +53,16 @@ class QueryCheck:
         self._found.problem(self._key, reason, remedy, fix)
 
     def _columns(self, target: catalog.Table, given: list[tuple[str, int]]) -> None:
-        names = [column for column, _ in given]
+        columns = [column for column, _ in given]
         remedy = f"Correct {self._mapping.query.name}."
-        for column in sorted({column for column in names if names.count(column) > 1}):
+        for column in sorted({column for column in columns if columns.count(column) > 1}):
             self._problem(f"the query gives column {column} twice", remedy)
-        written = set(names) - {ROUTE}
+        written = set(columns) - {ROUTE}
         for column in sorted(written):
             self._written(target, column, remedy)
         for known in target.columns:
-            needed = known.not_null and not known.has_default and not known.generated
-            if needed and known.name not in written:
+            optional = not known.not_null or known.has_default or known.generated
+            if not optional and known.name not in written:
                 reason = f"{target.name}.{known.name} must have a value, and the query gives none"
                 self._problem(
                     reason,
@@ -70,14 +70,14 @@ class QueryCheck:
                     f"ALTER TABLE {name('public', target.name)} ALTER COLUMN {name(known.name)}"
                     " DROP NOT NULL;",
                 )
-        for kind, columns in (("key", self._mapping.key), ("primary key", target.primary_key)):
-            lacking = sorted(set(columns) - written)
+        for kind, needed in (("key", self._mapping.key), ("primary key", target.primary_key)):
+            lacking = sorted(set(needed) - written)
             if lacking:
                 reason = f"the query does not give {', '.join(lacking)} of the {kind}"
                 self._problem(reason, remedy)
-        problem = of_stray_rule(self._mapping.stray, written, target)
-        if problem is not None:
-            self._problem(problem, "Correct stray, or let the query give that column.")
+        rule = of_stray_rule(self._mapping.stray, written, target)
+        if rule is not None:
+            self._problem(rule, "Correct stray, or let the query give that column.")
         indexed = self._target.execute(INDEXED, (target.oid, list(self._mapping.key))).fetchone()
         if indexed is not None and not indexed[0]:
             unindexed(self._found, self._key, target.name, self._mapping.key)
@@ -174,7 +174,7 @@ def unindexed(found: Findings, key: str, table: str, columns: tuple[str, ...]) -
         key,
         f"no index of {table} begins with {told}: each carried key reads the whole table",
         "As the owner:",
-        f"CREATE INDEX CONCURRENTLY ON {name('public', table)} ({told});",
+        f"CREATE INDEX CONCURRENTLY ON {name('public', table)} ({names(sorted(columns))});",
     )
 
 

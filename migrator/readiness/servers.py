@@ -3,6 +3,7 @@
 Two databases may share one server; what belongs to a server is asked once.
 """
 
+import shlex
 import time
 from dataclasses import dataclass
 from typing import Any, LiteralString
@@ -108,7 +109,7 @@ def look(found: Findings, connection: Connection, database: DatabaseConfig) -> S
         found.problem(key, reason, f"{where} and restart it:", fix)
     if encoding != "UTF8":
         reason = f"its encoding is {encoding}, but buckets are made from UTF-8"
-        old = name(connection.info.dbname)
+        old = shlex.quote(connection.info.dbname)
         fix = f"createdb -E UTF8 -T template0 {old}_utf8 && pg_dump {old} | psql {old}_utf8"
         found.problem(key, reason, "Move it to a database with encoding UTF8:", fix)
     if idle != "0":

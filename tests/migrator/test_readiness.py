@@ -201,7 +201,7 @@ def test_a_query_that_may_not_read_its_tables_says_which_right_it_lacks(library:
     found = readiness.check(library.config, DOMAIN).problems
     assert told(found, f"role '{TOOL}' has not SELECT on books").fix is not None
     denied = [item for item in found if "permission denied for table books" in item.reason]
-    assert {item.fix for item in denied} == {f"GRANT SELECT ON books TO {TOOL};"}
+    assert {item.fix for item in denied} == {f'GRANT SELECT ON "books" TO "{TOOL}";'}
     run(library.old, denied[0].fix)
     assert readiness.check(library.config, DOMAIN).problems == []
 

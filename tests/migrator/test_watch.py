@@ -134,6 +134,7 @@ def test_a_transaction_too_large_for_memory_is_seen_to_spill(post: Post) -> None
         )
         until(lambda: forward(post)["slot"]["spilled_bytes"] > 64_000, 30)
         assert forward(post)["slot"]["spilled_transactions"] == 1
+        post.settle(post.forward, timeout_s=60)
 
 
 def test_the_worker_names_who_holds_the_log(
