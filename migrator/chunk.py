@@ -93,6 +93,22 @@ def bases(source: Connection, shape: Shape) -> list[Base]:
     return [base for _, base in sorted(found, key=lambda item: item[0])]
 
 
+def last_key(source: Connection, base: Base) -> Key | None:
+    """The highest driving key of a base table now; None when it has none.
+
+    What comes beyond it later is in the log: to copy it too would be a chase without end.
+    """
+    own = [sql.Identifier("b", column) for column in base.columns]
+    query = sql.SQL("SELECT {} FROM {} AS b WHERE {} ORDER BY {} LIMIT 1").format(
+        f.texts("b", base.columns),
+        f.table(base.table),
+        f.together(sql.SQL("{} IS NOT NULL").format(column) for column in own),
+        f.listed(sql.SQL("{} DESC").format(column) for column in own),
+    )
+    row = source.execute(query).fetchone()
+    return tuple(row) if row else None
+
+
 def next_keys(
     source: Connection,
     shape: Shape,

@@ -235,11 +235,14 @@ class Copying:
         mapping, pace = shape.mapping.name, Pace(self._seconds)
         chunk.prepare_stage(self.target, shape)
         bases = chunk.bases(self.source, shape)
-        while _again(lambda: self._chunk(shape, bases, pace)):
+        ends = [chunk.last_key(self.source, base) for base in bases]
+        while _again(lambda: self._chunk(shape, bases, ends, pace)):
             self.tell("copying", mapping, self.rows)
             time.sleep(self._throttle.pause(self.source))
 
-    def _chunk(self, shape: Shape, bases: list[chunk.Base], pace: Pace) -> bool:
+    def _chunk(
+        self, shape: Shape, bases: list[chunk.Base], ends: list[Key | None], pace: Pace
+    ) -> bool:
         """One chunk, or the step to the next base table. False when nothing is left to do."""
         stream, mapping = self.stream.name, shape.mapping.name
         keys: list[Key] = []
@@ -257,7 +260,9 @@ class Copying:
                     return False
                 with self._snapshot():
                     before, base = bases[:number], bases[number]
-                    found = chunk.next_keys(self.source, shape, base, before, last, most)
+                    found = chunk.next_keys(
+                        self.source, shape, base, before, last, most, ends[number]
+                    )
                     keys = found.keys
                     rows = self._carry(shape, keys) if keys else 0
                 following = (number, found.last) if keys else (number + 1, [])

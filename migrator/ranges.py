@@ -12,7 +12,7 @@ import psycopg
 from psycopg import sql
 
 from migrator import fragments as f
-from migrator.chunk import Base
+from migrator.chunk import Base, last_key
 from migrator.mapping import Key, Shape, plain
 
 Connection = psycopg.Connection[Any]
@@ -94,6 +94,7 @@ class Bounds:
     def __init__(self, source: Connection, shape: Shape, base: Base) -> None:
         self._base, self._shape = base, shape
         self._types = [f.verbatim(kind) for kind in shape.key_types]
+        self._last = last_key(source, base)
         found = dict(source.execute(COLLATIONS, (base.table,)).fetchall())
         collations = [found.get(column) for column in base.columns]
         self._fields = [
@@ -105,11 +106,13 @@ class Bounds:
         ]
 
     def end(self, source: Connection, lower: Key | None, keys: int) -> Key | None:
-        """The key that many keys above `lower`; None when there are fewer."""
+        """The key that many keys above `lower`; None when there were fewer to begin with."""
         own = [sql.Identifier("b", column) for column in self._base.columns]
         conditions = [sql.SQL("{} IS NOT NULL").format(column) for column in own]
         if lower is not None:
             conditions.append(_compared(own, ">", self._literals(lower)))
+        if self._last is not None:
+            conditions.append(_compared(own, "<=", self._literals(self._last)))
         texts = [
             sql.SQL("{}::{}::text").format(sql.Identifier("k", column), kind)
             for column, kind in zip(self._base.columns, self._types, strict=True)
