@@ -177,7 +177,7 @@ def run(config: Config, domain: str, *, on_progress: OnProgress) -> BackfillResu
         if slots.find(source, stream.slot) is None or not control.installed(target):
             raise NotEnabled(domain=domain)
         stack.enter_context(_alone(target, stream))
-        control.install(target)
+        control.bring_up(target)
         throttle = Throttle(source, config.backfill)
         tell = _Teller(on_progress, throttle, target, stream.name)
         stack.callback(_forget_reason, target, stream.name)
@@ -225,7 +225,7 @@ def _set_paused(config: Config, domain: str, statement: LiteralString, *, paused
     with connect(stream.target, "backfill pause") as target:
         if not control.installed(target):
             raise NotEnabled(domain=domain)
-        control.install(target)
+        control.bring_up(target)
         changed = target.execute(statement, (stream.name,)).rowcount > 0
         left = tuple(item.mapping for item in _read(target, stream) if item.copy != "copied")
     return Paused(domain, paused, changed, left)

@@ -18,6 +18,7 @@ HEARTBEAT = "splitctl.heartbeat"
 # Two commands that install at the same moment must not meet inside CREATE ... IF NOT EXISTS.
 LOCK: LiteralString = "SELECT pg_advisory_xact_lock(hashtextextended('splitctl control schema', 0))"
 EXISTS: LiteralString = "SELECT to_regnamespace('splitctl_sync') IS NOT NULL"
+NEWEST: LiteralString = "SELECT to_regclass('splitctl_sync.set_aside') IS NOT NULL"
 TABLE_EXISTS: LiteralString = "SELECT to_regclass('splitctl_sync.owner') IS NOT NULL"
 DROP: LiteralString = "DROP SCHEMA IF EXISTS splitctl_sync CASCADE"
 MARK: LiteralString = "SELECT pg_logical_emit_message(true, 'splitctl.applied', %s)"
@@ -41,6 +42,13 @@ def install(connection: psycopg.Connection[Any]) -> None:
     with connection.transaction():
         connection.execute(LOCK)
         connection.execute(DDL.read_bytes(), prepare=False)
+
+
+def bring_up(connection: psycopg.Connection[Any]) -> None:
+    """Add what an older version did not have; one that is complete is not even locked."""
+    row = connection.execute(NEWEST).fetchone()
+    if not row or not row[0]:
+        install(connection)
 
 
 def drop(connection: psycopg.Connection[Any]) -> bool:

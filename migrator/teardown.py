@@ -151,7 +151,7 @@ def _one_database(connection: Connection, here: list[Stream], removed: list[str]
     names = [name for stream in here for name in (stream.name, stream.opposite)]
     there = control.installed(connection)
     if there:
-        control.install(connection)  # one of an older version lacks tables that are emptied here
+        control.bring_up(connection)  # one of an older version lacks tables that are emptied here
         removed += [f"unfinished copy in {name}" for name in setaside.abandon(connection, names)]
         with connection.transaction():
             for statement in OF_STREAMS:

@@ -22,6 +22,9 @@ TABLES = {
     "waiting",
     "stray",
     "backfill",
+    "backfill_control",
+    "backfill_range",
+    "set_aside",
     "slot_horizon",
     "sequence_share",
 }

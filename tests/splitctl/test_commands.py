@@ -102,6 +102,8 @@ EVERY_COMMAND = [
     ["sync", "grants", "order"],
     ["backfill", "run", "checkout"],
     ["backfill", "status"],
+    ["backfill", "pause", "checkout"],
+    ["backfill", "resume", "checkout"],
     ["verify", "run"],
     ["verify", "self-check"],
     ["rollout", "start", "checkout"],
