@@ -406,7 +406,6 @@ def test_6_a_target_that_lost_commits_stops_the_stream(post: Post) -> None:
     assert before is not None
 
 
-@pytest.mark.every_version
 @pytest.mark.parametrize("column", ["system_id = '1'", "timeline = 9"])
 def test_6_positions_of_another_server_are_not_believed(post: Post, column: str) -> None:
     post.new.execute(f"UPDATE splitctl_sync.progress SET {column}".encode())

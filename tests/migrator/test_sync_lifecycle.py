@@ -226,7 +226,6 @@ def test_no_free_slot_is_told_before_anything_is_made(library: Library) -> None:
             library.old.execute("SELECT pg_drop_replication_slot(%s)", (f"taken_{number}",))
 
 
-@pytest.mark.every_version
 def test_a_transaction_that_blocks_the_slot_is_named(
     library: Library, fresh_databases: dict[str, FreshDatabase], monkeypatch: pytest.MonkeyPatch
 ) -> None:

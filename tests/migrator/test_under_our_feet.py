@@ -249,7 +249,6 @@ def test_a_truncate_is_settled_by_beginning_anew(post: Post) -> None:
 # Keys and identities
 
 
-@pytest.mark.every_version
 def test_a_key_that_changes_moves_its_row(post: Post) -> None:
     with working(post.config):
         add(post.old, "things", 1, 2, 3)
