@@ -15,9 +15,12 @@ from migrator.mapping import Stream
 
 Connection = psycopg.Connection[Any]
 
-# The tables of these names that are there, and whatever the publication holds.
+# The tables of these names that are there, and whatever the publication holds. One that a backfill
+# fills is out of it meanwhile, and nobody else can write there.
 TABLES: LiteralString = """
-SELECT c.oid, c.relname, p.oid IS NOT NULL
+SELECT c.oid, c.relname, p.oid IS NOT NULL OR EXISTS (
+           SELECT FROM splitctl_sync.set_aside a
+            WHERE a.kind = 'publication' AND a.name = %(publication)s AND a.table_name = c.relname)
   FROM pg_class c LEFT JOIN (pg_publication_rel r JOIN pg_publication p
                              ON p.oid = r.prpubid AND p.pubname = %(publication)s)
     ON r.prrelid = c.oid
