@@ -183,11 +183,11 @@ class Building:
         if found:
             # As texts: a key that the target's type refuses has no row there.
             same = f.together(
-                sql.SQL("t.{}::text = {}").format(sql.Identifier(name), f.value(n))
+                sql.SQL("t.{}::text = {}").format(f.identifier(name), f.value(n))
                 for n, name in enumerate(shape.mapping.key)
             )
             table = f.table(shape.table.name)
-            gone = target.execute(DELETE.format(table=table, condition=same)).rowcount
+            gone = target.execute(DELETE.format(table=table, condition=same), ()).rowcount
         target.execute(FORGET_KEYS)
         return gone
 
@@ -218,10 +218,10 @@ class Building:
                 key, references_to = part.reference, f.table(part.reference.referenced_table)
                 pairs = list(zip(key.columns, key.referenced_columns, strict=True))
                 given = f.together(
-                    sql.SQL("t.{} IS NOT NULL").format(sql.Identifier(own)) for own, _ in pairs
+                    sql.SQL("t.{} IS NOT NULL").format(f.identifier(own)) for own, _ in pairs
                 )
                 match = f.together(
-                    sql.SQL("p.{} = t.{}").format(sql.Identifier(theirs), sql.Identifier(own))
+                    sql.SQL("p.{} = t.{}").format(f.identifier(theirs), f.identifier(own))
                     for own, theirs in pairs
                 )
                 statement = ORPHANS.format(

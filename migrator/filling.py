@@ -287,7 +287,7 @@ def statements(shape: Shape, bounds: Bounds, part: Range) -> tuple[sql.Composed,
     form = BINARY if binary else sql.SQL("")
     if binary:
         columns = f.listed(
-            sql.SQL("{}::{}").format(sql.Identifier("q", name), f.verbatim(cast))
+            sql.SQL("{}::{}").format(f.identifier("q", name), f.verbatim(cast))
             for name, cast in zip(shape.columns, shape.casts, strict=True)
         )
     else:
@@ -295,7 +295,7 @@ def statements(shape: Shape, bounds: Bounds, part: Range) -> tuple[sql.Composed,
     out = OUT.format(
         columns=columns, query=query(shape.mapping), condition=bounds.within(part), format=form
     )
-    names = f.listed(map(sql.Identifier, shape.columns))
+    names = f.listed(map(f.identifier, shape.columns))
     return out, INTO.format(table=f.table(shape.table.name), columns=names, format=form)
 
 

@@ -99,7 +99,7 @@ class Bounds:
         collations = [found.get(column) for column in base.columns]
         self._fields = [
             sql.SQL("{}{}").format(
-                sql.Identifier("q", name),
+                f.identifier("q", name),
                 f.verbatim(f" COLLATE {collation}") if collation else sql.SQL(""),
             )
             for name, collation in zip(shape.mapping.key, collations, strict=True)
@@ -107,14 +107,14 @@ class Bounds:
 
     def end(self, source: Connection, lower: Key | None, keys: int) -> Key | None:
         """The key that many keys above `lower`; None when there were fewer to begin with."""
-        own = [sql.Identifier("b", column) for column in self._base.columns]
+        own = [f.identifier("b", column) for column in self._base.columns]
         conditions = [sql.SQL("{} IS NOT NULL").format(column) for column in own]
         if lower is not None:
             conditions.append(_compared(own, ">", self._literals(lower)))
         if self._last is not None:
             conditions.append(_compared(own, "<=", self._literals(self._last)))
         texts = [
-            sql.SQL("{}::{}::text").format(sql.Identifier("k", column), kind)
+            sql.SQL("{}::{}::text").format(f.identifier("k", column), kind)
             for column, kind in zip(self._base.columns, self._types, strict=True)
         ]
         query = BOUNDARY.format(
@@ -131,7 +131,7 @@ class Bounds:
         """The key of the query, called q, lies in the range. A key with a null lies nowhere."""
         names = self._shape.mapping.key
         conditions: list[sql.Composable] = [
-            sql.SQL("{} IS NOT NULL").format(sql.Identifier("q", name)) for name in names
+            sql.SQL("{} IS NOT NULL").format(f.identifier("q", name)) for name in names
         ]
         # The first part bounds by itself as well: that reaches an index where a row of parts
         # does not.
