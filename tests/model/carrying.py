@@ -9,7 +9,7 @@ in its hands it loses when it is killed; the next one begins at the stored posit
 from collections.abc import Collection, Iterator
 
 from tests.model.cures import Without
-from tests.model.settling import holders, outcomes, settle, spooled
+from tests.model.settling import dated, holders, outcomes, settle, spooled
 from tests.model.states import (
     KEYS,
     NAMES,
@@ -120,7 +120,10 @@ def _take(s: State, side: int, name: str, without: Collection[Without]) -> Steps
     # Who was asked for, or waits already, is never plain.
     plain = [k for k in left if s.lanes and k not in quiet and not stream.parked[k]]
     careful = tuple(key for key in left if key not in plain)
-    batch = Batch(entries, tuple(plain), careful, later, quiet)
+    first = next(n for n, entry in enumerate(stream.log) if entry.kind in {*telling, "ask"})
+    begins = entries if Without.FIRST_POSITION in without else first
+    newer = "marker" not in kinds[begins:]
+    batch = Batch(entries, tuple(plain), careful, later, quiet, newer)
     after = with_stream(s, side, stream._replace(batch=batch))
     if careful and not s.lanes:
         after = _careful(after, side, without)
@@ -345,7 +348,7 @@ def closed(s: State, side: int, without: Collection[Without]) -> State:
     batch = s.streams[side].batch
     assert batch is not None
     for key in batch.later:
-        s = spooled(s, side, key, without)
+        s = spooled(dated(s, side, key), side, key, without)
     return consumed(with_stream(s, side, s.streams[side]._replace(batch=None)), side, batch.entries)
 
 

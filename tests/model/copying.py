@@ -76,7 +76,10 @@ def _chunk(s: State, key: int, chunk: Read) -> State:
     if gone or not s.rows[NEW][key].gone:
         return after
     if parent is not None and s.rows[NEW][parent].gone:
-        return spooled(after, OLD, key)
+        # Nobody knows when it changed: it is older than any marker.
+        stream = after.streams[OLD]
+        unknown = stream._replace(newer=put(stream.newer, key, False))
+        return spooled(with_stream(after, OLD, unknown), OLD, key)
     return with_row(after, NEW, key, Row(version, gone))
 
 

@@ -191,9 +191,10 @@ def _quiet(s: State, side: int) -> bool:
 
 
 def passed(s: State, side: int, without: Collection[Without]) -> bool:
-    """migrator/barrier.py: the position, and nothing spooled or parked."""
+    """migrator/barrier.py: the position, and nothing spooled or parked since before the marker."""
     stream = s.streams[side]
-    whole = not any(stream.spool) and not any(stream.parked)
+    waiting = zip(stream.spool, stream.parked, stream.newer, strict=True)
+    whole = not any((gen or why) and not newer for gen, why, newer in waiting)
     reached = Entry("marker") not in stream.log and not stream.refuge and not stream.afloat
     return reached and (whole or Without.WHOLE_BARRIER in without)
 
@@ -232,8 +233,9 @@ def _recover(s: State, at: str, epoch: int, without: Collection[Without]) -> Act
 def _disputed(s: State) -> bool:
     """Only keys that wait for the opposite stream are left: the owner decides them."""
     stream = s.streams[OLD]
-    reached = Entry("marker") not in stream.log and not any(stream.spool)
-    waits = {why for why in stream.parked if why}
+    older = [key for key, newer in enumerate(stream.newer) if not newer]
+    reached = Entry("marker") not in stream.log and not any(stream.spool[key] for key in older)
+    waits = {stream.parked[key] for key in older} - {""}
     return (
         reached
         and bool(waits & {"contested", "asked"})

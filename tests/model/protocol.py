@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 from tests.model import carrying, copying, moving, refuge, writers
 from tests.model.cures import Without
-from tests.model.states import State
+from tests.model.states import NEW, OLD, State, side_put
 
 
 class Protocol:
@@ -23,4 +23,18 @@ class Protocol:
         if state.stopped:
             return
         for part in (writers, carrying, copying, moving, refuge):
-            yield from part.steps(state, self._without)
+            for label, after in part.steps(state, self._without):
+                yield label, _with_moves(state, after)
+
+
+def _with_moves(before: State, after: State) -> State:
+    """Each move of an owner row is recorded with what had ended before it (ownership.py)."""
+    if after.owner == before.owner:
+        return after
+    since = before.since
+    for side in (OLD, NEW):
+        if after.owner[side] != before.owner[side]:
+            # What is not visible yet had not ended.
+            hidden = after.hidden[side] is not None
+            since = side_put(since, side, after.writes[side] - hidden)
+    return after._replace(since=since)

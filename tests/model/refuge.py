@@ -73,7 +73,8 @@ def _landed(s: State, keys: tuple[int, ...]) -> State:
         "drain" if key in keys and state == "live" else state
         for key, state in enumerate(stream.states)
     )
-    return with_stream(s, OLD, stream._replace(states=states))
+    newer = tuple(new and key not in keys for key, new in enumerate(stream.newer))
+    return with_stream(s, OLD, stream._replace(states=states, newer=newer))
 
 
 # A failover of the target (migrator/session.py: PositionLost)

@@ -10,7 +10,8 @@ from tests.model.states import Entry, Hand, Row, State, logged, put, with_row, w
 
 
 def outcomes(s: State, side: int, hand: Hand, without: Collection[Without]) -> dict[int, str]:
-    """For each key: spool, asleep (not live any more), asked, stray, contested, parent, write."""
+    """For each key: spool, asleep (not live any more), asked, stray, across (a stray that is
+    carried all the same), contested, parent, write."""
     found: dict[int, str] = {}
     for place, key in enumerate(hand.keys):
         found[key] = _outcome(s, side, hand, place, found, without)
@@ -33,7 +34,9 @@ def _outcome(
         if Without.SPOOLING not in without:
             return "spool"
     if s.owner[1 - side].side != side and Without.OWNER not in without:
-        return "asked" if key in hand.quiet else "stray"
+        if key in hand.quiet:
+            return "asked"
+        return "across" if _is_carried(s, side, hand, place, without) else "stray"
     known = opposite.decided if Without.HORIZON_FIRST in without else hand.known
     parked = key in hand.parked and Without.OPPOSITE_PARKED not in without
     fresh = not target[key].gone and target[key].number > known
@@ -46,6 +49,22 @@ def _outcome(
         if absent:
             return "parent"
     return "write"
+
+
+def _is_carried(s: State, side: int, hand: Hand, place: int, without: Collection[Without]) -> bool:
+    """migrator/proof.py: both sides have the row, and nobody has worked on the owner's since.
+
+    By the rule of the mapping, or because it was changed while its side still owned it.
+    """
+    key, (_, gone) = hand.keys[place], hand.read[place]
+    target = s.rows[1 - side][key]
+    asked = s.streams[side].parked[key] == "asked" and Without.ASKED_IS_NO_CHANGE not in without
+    late = s.owner[side].side == side
+    if asked or target.gone or gone or not (late or s.rule == "carry"):
+        return False
+    fresh = key in hand.parked or target.number > hand.known
+    unchanged = target.number <= s.since[1 - side] and not fresh
+    return unchanged or Without.PROOF in without
 
 
 def holders(s: State, side: int, hand: Hand, found: dict[int, str]) -> dict[int, int]:
@@ -78,16 +97,22 @@ def settle(
         outcome = found[key]
         if hand.kind == "drain" and hand.generations[place]:
             s = _unspool(s, side, key, hand.generations[place], without)
+        if hand.kind in {"batch", "lane"} and outcome not in {"write", "across", "stray"}:
+            s = dated(s, side, key)
         if outcome == "spool":
             s = spooled(s, side, key, without)
         elif outcome in {"asked", "contested", "parent", "unwritable"}:
             s = park(s, side, key, outcome, hand.read[place], without)
         elif outcome == "stray":
             s = _stray(s, side, hand, place, without)
+        elif outcome == "across":
+            target = s.versions[s.rows[1 - side][key].version]
+            s = unpark(s, side, key)._replace(kept=s.kept | target.seen, strays=s.strays + 1)
         elif outcome == "write":
             s = unpark(s, side, key)
+        s = _forgotten(s, side, key)
     for place, key in enumerate(hand.keys):
-        if found[key] == "write":
+        if found[key] in {"write", "across"}:
             s = _written(s, side, hand, place, without)
     return s
 
@@ -105,6 +130,24 @@ def _written(s: State, side: int, hand: Hand, place: int, without: Collection[Wi
                 # What stood there is nowhere any more, whoever wrote it.
                 s = with_row(s, 1 - side, child, Row(s.rows[side][child].version))
     return logged(s, 1 - side, Entry("carried", (key,))) if Without.MARK in without else s
+
+
+def _forgotten(s: State, side: int, key: int) -> State:
+    """The position goes with the last row that had it."""
+    stream = s.streams[side]
+    if stream.spool[key] or stream.parked[key] or not stream.newer[key]:
+        return s
+    return with_stream(s, side, stream._replace(newer=put(stream.newer, key, False)))
+
+
+def dated(s: State, side: int, key: int) -> State:
+    """What begins to wait has its batch's position; what waits already keeps the older one."""
+    stream = s.streams[side]
+    waits = stream.spool[key] or stream.parked[key]
+    if waits or stream.batch is None:
+        return s
+    newer = put(stream.newer, key, stream.batch.newer)
+    return with_stream(s, side, stream._replace(newer=newer))
 
 
 def spooled(s: State, side: int, key: int, without: Collection[Without] = ()) -> State:

@@ -64,7 +64,7 @@ class Batch(NamedTuple):
 
     `left`: keys that the lanes are to settle. `careful`: keys for the transaction that stores the
     position. `later`: keys for the spool. `quiet`: keys that nobody changed, but that were asked
-    for.
+    for. `newer`: all of it was committed behind the last marker.
     """
 
     entries: int
@@ -72,6 +72,7 @@ class Batch(NamedTuple):
     careful: tuple[int, ...]
     later: tuple[int, ...]
     quiet: tuple[int, ...]
+    newer: bool
 
 
 class Hand(NamedTuple):
@@ -102,15 +103,16 @@ class Stream(NamedTuple):
     """One direction; it stands under the side that it reads. Tuples are indexed by key.
 
     In the target, so never lost: `log` (what lies beyond the stored position), `states` of the
-    mappings, `spool` (the generation, 0 when the key is not there), `parked` (why), `decided` (how
-    far it has told that it decided the source's writes). In the ledger: `refuge`. The rest is the
-    worker's memory.
+    mappings, `spool` (the generation, 0 when the key is not there), `parked` (why), `newer` (what
+    waits began to behind the last marker), `decided` (how far it has told that it decided the
+    source's writes). In the ledger: `refuge`. The rest is the worker's memory.
     """
 
     log: tuple[Entry, ...] = ()
     states: tuple[str, ...] = ("live",)
     spool: tuple[int, ...] = (0,)
     parked: tuple[str, ...] = ("",)
+    newer: tuple[bool, ...] = (False,)
     decided: int = 0
     refuge: Refuge | None = None
     running: bool = True
@@ -175,6 +177,8 @@ class State(NamedTuple):
     # The rules of the tables: each key's parent, and whether a value may stand only once.
     parents: tuple[int | None, ...] = (None,)
     unique: bool = False
+    # What becomes of a stray: the owner's version stands, or it is carried on proof.
+    rule: str = "owner"
     # How the worker works: lanes beside each other, a drain beside the log.
     lanes: bool = False
     beside: bool = False
@@ -187,6 +191,7 @@ class State(NamedTuple):
     replica: Replica | None = None
     # Steps and rollbacks.
     owner: tuple[Owner, Owner] = (Owner(), Owner())
+    since: tuple[int, int] = (0, 0)  # the writes that had ended when its owner row last changed
     gateway: Gateway = Gateway()
     command: Command = Command()
     sleeper: Command = Command()
@@ -279,7 +284,11 @@ def with_row(s: State, side: int, key: int, row: Row) -> State:
 def logged(s: State, side: int, entry: Entry) -> State:
     """The state with one more transaction in this side's log."""
     stream = s.streams[side]
-    return with_stream(s, side, stream._replace(log=(*stream.log, entry)))
+    stream = stream._replace(log=(*stream.log, entry))
+    if entry.kind == "marker":
+        batch = stream.batch and stream.batch._replace(newer=False)
+        stream = stream._replace(newer=(False,) * len(stream.newer), batch=batch)
+    return with_stream(s, side, stream)
 
 
 def names(keys: tuple[int, ...]) -> str:

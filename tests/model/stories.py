@@ -27,7 +27,13 @@ MOVE, HUGE = Change("move", (0, 1)), Change("huge", (0, 1))
 A, B = Row(0, gone=False), Row(1, gone=False)
 ABSENT_A, ABSENT_B = Row(0), Row(1)
 FIRST = (Version(0, 0b1, 0), Version(1, 0b10, 1))
-TWO_LIVE = Stream(states=("live", "live"), spool=(0, 0), parked=("", ""), remembered=(None, None))
+TWO_LIVE = Stream(
+    states=("live", "live"),
+    spool=(0, 0),
+    parked=("", ""),
+    newer=(False, False),
+    remembered=(None, None),
+)
 TWO_SPOOLED = TWO_LIVE._replace(states=("spool", "spool"))
 
 # One key, on both sides.
@@ -111,7 +117,7 @@ STORIES: dict[str, State] = {
         customers=((WRITE_A,), (WRITE_A,)), refusals=1, moves="f"
     ),
     "a step, and somebody writes without asking": EQUAL._replace(
-        customers=((WRITE_A,),), others=(WRITE_A,), crashes=1, moves="f", lags=False
+        customers=((WRITE_A,),), others=(WRITE_A,), moves="f", lags=False
     ),
     "a step that was killed, and both sides are written without asking": EQUAL._replace(
         gateway=Gateway(NEW, 2),
@@ -147,6 +153,9 @@ STORIES: dict[str, State] = {
     ),
     "a rollback, and somebody writes without asking": MOVED._replace(
         customers=((WRITE_A,),), others=(WRITE_A,)
+    ),
+    "a rollback, writes without asking, and strays are carried on proof": MOVED._replace(
+        customers=((WRITE_A,),), others=(WRITE_A,), rule="carry", lags=False
     ),
     "a rollback in the middle of a step": EQUAL._replace(
         customers=((WRITE_A,), (WRITE_A,)), moves="fr", lags=False
@@ -186,7 +195,12 @@ NEEDED_IN = {
     Without.HORIZON_FIRST: (ROLLBACK,),
     Without.STOPPED_HORIZON: ("a rollback while the way back stands still",),
     Without.SPOOL_IN_HORIZON: ("a rollback while the way back is in the spool",),
+    Without.PROOF: (AGAIN,),
+    Without.ASKED_IS_NO_CHANGE: (
+        "a rollback, writes without asking, and strays are carried on proof",
+    ),
     Without.WHOLE_BARRIER: (REFUSED_IN_STEP,),
+    Without.FIRST_POSITION: ("a rollback while the old side refuses a row",),
     Without.PARKED_DURABLY: ("a family is born, and the target refuses a row",),
     Without.GENERATIONS: ("a backfill that is drained beside the log",),
     Without.KEY_LANES: ("the target refuses a row",),

@@ -48,6 +48,12 @@ def test_nothing_is_lost_and_everything_comes_to_rest(story: str) -> None:
     assert found.states > 50
 
 
+@pytest.mark.parametrize("story", [name for name in STORIES if "without asking" in name])
+def test_nothing_is_lost_where_strays_are_carried_on_proof(story: str) -> None:
+    found = explore(STORIES[story]._replace(rule="carry"))
+    assert found.broken is None, str(found)
+
+
 @pytest.mark.faults
 @pytest.mark.parametrize("story", LONG_STORIES)
 def test_in_the_long_stories_too(story: str) -> None:
