@@ -10,7 +10,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from migrator import barrier, ownership, sync
+from migrator import barrier, control, ownership, sync
 from tests.migrator.parcels import Post, carrying, until, working
 
 EPOCH_OLD, EPOCH_NEW = 5, 6
@@ -551,3 +551,34 @@ def test_l3_a_commit_that_nobody_sees_yet_is_waited_for(carried: Post) -> None:
     writer.join(10)
     agree(carried)
     assert carried.new.execute("SELECT note FROM shipments").fetchall() == [("late",)]
+
+
+def test_7_a_prepared_transaction_is_waited_for_and_then_crosses(carried: Post) -> None:
+    """A barrier alone knows nothing of it: the wait comes first, and the marker after it."""
+    depot(carried)
+    agree(carried)
+    with psycopg.connect(carried.old.info.dsn, autocommit=True) as session:
+        session.execute("BEGIN")
+        session.execute("UPDATE depots SET name = 'late'")
+        session.execute("PREPARE TRANSACTION 'row 7'")
+        assert barrier.wait(carried.forward, 10).passed
+        assert not barrier.quiesce(carried.old, ["depots"], 0.2)
+        session.execute("COMMIT PREPARED 'row 7'")
+    assert barrier.quiesce(carried.old, ["depots"], 10)
+    assert barrier.wait(carried.forward, 10).passed
+    assert titles(carried)[1] == ["late"]
+
+
+def test_13_several_sessions_mark_their_writes_at_the_same_time(carried: Post) -> None:
+    """An origin is one session's; a mark is anybody's, and what is marked does not come back."""
+    depot(carried)
+    agree(carried)
+    dsn = carried.new.info.dsn
+    with psycopg.connect(dsn) as one, psycopg.connect(dsn) as other:
+        for number, session in enumerate((one, other)):
+            control.mark(session, carried.forward.name)
+            row = ("m", number, f"marked {number}")
+            session.execute("INSERT INTO stations VALUES (%s, %s, %s, 'ann')", row)
+    carried.settle(carried.reverse)
+    assert titles(carried) == (["A"], ["A", "marked 0", "marked 1"])
+    assert carried.strays(carried.reverse) == []

@@ -22,12 +22,18 @@ ROWS = set(range(1, 16))
 # Row: the file, and a test in it that holds what the row says.
 ELSEWHERE = {
     5: ("verify/test_selfcheck.py", "test_a_checksum_that_only_adds_up_misses_the_swap"),
-    7: ("migrator/test_barrier.py", "test_quiesce_waits_for_a_prepared_transaction"),
+    7: (
+        "migrator/test_protocol_rows.py",
+        "test_7_a_prepared_transaction_is_waited_for_and_then_crosses",
+    ),
     12: (
         "migrator/test_sync_lifecycle.py",
         "test_a_prepared_transaction_that_blocks_the_slot_is_named",
     ),
-    13: ("migrator/test_apply.py", "test_the_mark_is_the_first_thing_in_every_transaction"),
+    13: (
+        "migrator/test_protocol_rows.py",
+        "test_13_several_sessions_mark_their_writes_at_the_same_time",
+    ),
     14: ("migrator/test_protocol_rows.py", "test_14_a_truncate_stops_the_stream_and_never_spreads"),
     15: ("services/test_flows.py", "test_a_confirm_on_each_side_at_once_makes_one_order"),
 }
