@@ -227,41 +227,6 @@ LONG_STORIES: dict[str, State] = {
     "a step, and somebody writes without asking, and commits are slow to be seen": EQUAL._replace(
         customers=((WRITE_A,),), others=(WRITE_A,), crashes=1, moves="f"
     ),
-    "there and back, and somebody writes without asking": EQUAL._replace(
-        customers=((WRITE_A,), (WRITE_A,)), others=(WRITE_A,), crashes=1, moves="fr"
-    ),
-    "everything at once": EQUAL._replace(
-        customers=((WRITE_A,),), others=(WRITE_A,), crashes=1, refusals=1, stops=1, moves="f"
-    ),
-    "both sides are written without asking": EQUAL._replace(
-        others=(WRITE_A, WRITE_A), crashes=1, moves="f"
-    ),
-    "a family moves there and back, by lanes": FAMILY._replace(
-        customers=((WRITE_BOTH,), (WRITE_B,), (WRITE_A, WRITE_B)),
-        crashes=1,
-        lanes=True,
-        lags=False,
-        moves="fr",
-    ),
-    "a sleeper, and a command that is killed": EQUAL._replace(
-        customers=((WRITE_A,), (WRITE_A,)), sleeps=1, crashes=1, moves="fr"
-    ),
-    "a long backfill": EMPTY._replace(
-        customers=((WRITE_A, DELETE_A), (WRITE_BOTH, WRITE_B), (DELETE_B, WRITE_A)), crashes=2
-    ),
-    "a long backfill that is drained beside the log": EMPTY._replace(
-        customers=((WRITE_A, DELETE_A), (WRITE_BOTH, WRITE_B)), crashes=1, lanes=True, beside=True
-    ),
-    "lanes, refusals, a huge transaction and an outage": FAMILY._replace(
-        customers=((WRITE_BOTH,), (HUGE,), (WRITE_A, DELETE_A)),
-        crashes=1,
-        refusals=1,
-        outages=1,
-        lanes=True,
-    ),
-    "a rollback, refusals, and writes without asking": MOVED._replace(
-        customers=((WRITE_A,), (WRITE_A,)), others=(WRITE_A,), refusals=1, crashes=1, lags=False
-    ),
 }
 LIMITS = {
     "a delete that had not crossed": MOVED._replace(
