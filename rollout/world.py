@@ -192,7 +192,8 @@ class DatabaseWorld:
     def left_behind(self, marker: Marker | None, epoch: int, timeout_s: float) -> list[Any]:
         """Keys by name from the old side's books, after giving late ones some time to arrive.
 
-        Nobody is held meanwhile. A key that arrives now is kept as a stray, with both versions.
+        Nobody is held meanwhile. A key that arrives now is carried where nobody has worked on the
+        old row since, else kept as a stray; with both versions in either case.
         """
         stream = self._streams["reverse"]
         with self._on("old") as old:
