@@ -1,6 +1,8 @@
 """Connections to the estate's databases: named, limited in time, and counted."""
 
 import os
+import select
+import time
 from collections.abc import Sequence
 from typing import Any, LiteralString
 
@@ -148,11 +150,28 @@ def replication_connection(database: DatabaseConfig, purpose: str) -> PGconn:
     options = conninfo_to_dict(conninfo)["options"]
     options = f"{options} -c statement_timeout=0 -c idle_in_transaction_session_timeout=0"
     conninfo = make_conninfo(conninfo, options=options)
-    connection = pq.PGconn.connect(conninfo.encode())
+    connection = _open(conninfo)
     if connection.status != pq.ConnStatus.OK:
-        reason = connection.get_error_message().strip()
+        reason = connection.get_error_message().strip() or "it does not answer"
         connection.finish()
         raise DatabaseUnreachable(database=database.name, reason=reason)
+    return connection
+
+
+def _open(conninfo: str) -> PGconn:
+    """Connect as the library does, but let other threads run meanwhile: one server that does not
+    answer must not hold up the streams of the others."""
+    connection = pq.PGconn.connect_start(conninfo.encode())
+    limit = time.monotonic() + CONNECT_TIMEOUT_S
+    while connection.status != pq.ConnStatus.BAD:
+        state = connection.connect_poll()
+        if state in (pq.PollingStatus.OK, pq.PollingStatus.FAILED):
+            break
+        reads = [connection.socket] if state == pq.PollingStatus.READING else []
+        writes = [] if reads else [connection.socket]
+        left = limit - time.monotonic()
+        if left <= 0 or not any(select.select(reads, writes, [], left)):
+            break
     return connection
 
 

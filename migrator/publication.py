@@ -10,7 +10,6 @@ from typing import Any, LiteralString
 import psycopg
 
 from estate.config import MappingConfig
-from migrator import setaside
 from migrator.changes import KeyNotInIdentity, StreamStopped
 from migrator.mapping import Stream
 
@@ -66,10 +65,6 @@ def check(source: Connection, stream: Stream) -> dict[int, str]:
     absent = [name for name in wanted if name not in there]
     lost = [name for name, published in there.items() if not published]
     lost += absent[renamed:]
-    if lost:
-        # Nobody but a backfill writes to these, and what it writes is not to be carried back.
-        filled = setaside.withdrawn(source, stream.publication)
-        lost = [name for name in lost if name not in filled]
     if lost:
         raise TableNotPublished(
             stream=stream.name,

@@ -149,9 +149,6 @@ PARTS: LiteralString = """
 SELECT id, mapping, kind, table_name, name, facts, restore FROM splitctl_sync.set_aside
  WHERE stream = ANY(%s) ORDER BY id
 """
-WITHDRAWN: LiteralString = """
-SELECT table_name FROM splitctl_sync.set_aside WHERE kind = 'publication' AND name = %s
-"""
 TAKE_OUT: LiteralString = "DELETE FROM splitctl_sync.set_aside WHERE id = %s"
 THERE: LiteralString = "SELECT to_regclass('splitctl_sync.set_aside') IS NOT NULL"
 NO_LIMIT: LiteralString = "SELECT set_config('statement_timeout', '0', true)"
@@ -264,14 +261,6 @@ def parts(target: Connection, streams: Iterable[str]) -> list[Part]:
         return []
     rows = target.execute(PARTS, (list(streams),)).fetchall()
     return [Part(*row) for row in rows]
-
-
-def withdrawn(source: Connection, publication: str) -> set[str]:
-    """The tables that a backfill has taken out of this publication while it fills them."""
-    there = source.execute(THERE).fetchone()
-    if not there or not there[0]:
-        return set()
-    return {str(row[0]) for row in source.execute(WITHDRAWN, (publication,)).fetchall()}
 
 
 def put_back(target: Connection, part: Part) -> None:
