@@ -9,7 +9,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from migrator import sync, teardown
+from migrator import apply, sync, teardown
 from migrator.publication import TableNotPublished
 from migrator.readiness import NotReady
 from tests.conftest import ConfigWriter, FreshDatabase
@@ -620,11 +620,16 @@ def test_rows_of_megabytes_and_large_values_that_were_not_touched(
             agree(built, 1, 3, 4, 5, 6, columns=columns)
 
 
+@pytest.mark.parametrize("many", [apply.MANY, 1], ids=["one by one", "in lanes"])
 @pytest.mark.parametrize("versions", [pair(15, 17)], indirect=True)
 def test_collations_that_call_different_texts_equal(
-    fresh_databases: dict[str, FreshDatabase], write_config: ConfigWriter
+    fresh_databases: dict[str, FreshDatabase],
+    write_config: ConfigWriter,
+    many: int,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Letters that only differ in case are a change, in a value and in the key."""
+    monkeypatch.setattr(apply, "MANY", many)
     ddl = (
         "CREATE COLLATION loose"
         " (provider = icu, locale = 'und-u-ks-level1', deterministic = false);"
