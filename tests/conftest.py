@@ -14,6 +14,7 @@
     path, see `ConfigWriter`. Load it with `estate.config.load(path)`.
 """
 
+import os
 import secrets
 import shutil
 import tempfile
@@ -31,6 +32,7 @@ from rehearsal.children import Children
 from rehearsal.postgres import Server
 from tests.versions import NEWEST, Pair, Pool, parametrized, summary
 
+MEMORY, PREFIX, ROOM_BYTES = Path("/dev/shm"), "splitctl-tests-", 6 << 30
 SERVERS = ("order", "checkout", "return")
 ConfigWriter = Callable[..., Path]
 
@@ -77,10 +79,25 @@ def ensure_role(dsn: str, name: str, attributes: str = "LOGIN") -> None:
         connection.execute(f'CREATE ROLE "{name}" {attributes}'.encode())
 
 
+def _in_memory() -> Path | None:
+    """A directory in memory with room for the servers, else None. Removes what killed runs left."""
+    if not MEMORY.is_dir() or not os.access(MEMORY, os.W_OK):
+        return None
+    for left in MEMORY.glob(f"{PREFIX}*"):
+        owner = left.name.removeprefix(PREFIX).partition("-")[0]
+        if not Path("/proc", owner).exists():
+            shutil.rmtree(left, ignore_errors=True)
+    return MEMORY if shutil.disk_usage(MEMORY).free > ROOM_BYTES else None
+
+
 @pytest.fixture(scope="session")
 def pool() -> Iterator[Pool]:
-    """The servers of the whole test session."""
-    directory = Path(tempfile.mkdtemp(prefix="splitctl-tests-"))
+    """The servers of the whole test session.
+
+    In memory where there is room: each test makes four databases, and on a disk the files of these
+    take longer than the test.
+    """
+    directory = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{os.getpid()}-", dir=_in_memory()))
     directory.chmod(0o755)
     children = Children(directory)
     try:

@@ -21,7 +21,7 @@ PAIRS: tuple[Pair, ...] = (
     (OLDEST, NEWEST),
     (NEWEST, OLDEST),
 )
-SETTINGS = {**FASTEST, "shared_buffers": "32MB"}
+SETTINGS = {**FASTEST, "shared_buffers": "32MB", "max_wal_size": "256MB"}
 
 
 class Pool:
