@@ -6,7 +6,6 @@ copied again.
 """
 
 import json
-import re
 import threading
 import time
 from collections.abc import Callable
@@ -23,7 +22,7 @@ from estate.connections import connect
 from estate.errors import ExitCode, SplitctlError
 from migrator import chunk, control, setaside
 from migrator import fragments as f
-from migrator.mapping import Shape, Stream, query, travel_type
+from migrator.mapping import Shape, Stream, in_binary, query
 from migrator.piping import pipe
 from migrator.ranges import Bounds, Pace, Range, missing
 from migrator.throttle import Throttle
@@ -61,30 +60,6 @@ SESSION: LiteralString = (
 OUT = sql.SQL("COPY (SELECT {columns} FROM (\n{query}\n) q WHERE {condition}) TO STDOUT{format}")
 INTO = sql.SQL("COPY {table} ({columns}) FROM STDIN{format}")
 BINARY = sql.SQL(" (FORMAT binary)")
-# Types whose binary form is the same on every server that the tool knows.
-PLAIN_TYPES = frozenset(
-    [
-        "uuid",
-        "smallint",
-        "integer",
-        "bigint",
-        "boolean",
-        "text",
-        "bytea",
-        "date",
-        "real",
-        "double precision",
-        "numeric",
-        "json",
-        "jsonb",
-        "inet",
-        "timestamp with time zone",
-        "timestamp without time zone",
-        "time without time zone",
-        "interval",
-    ]
-)
-PRECISION = re.compile(r"\([^)]*\)")
 
 Failure = Callable[[Connection, Connection, Shape, Range, psycopg.Error], SplitctlError]
 
@@ -283,26 +258,14 @@ def statements(shape: Shape, bounds: Bounds, part: Range) -> tuple[sql.Composed,
 
     Without the route: everything is the old side's, and the source need not look it up.
     """
-    binary = all(_is_plain(shape, *pair) for pair in zip(shape.columns, shape.casts, strict=True))
-    form = BINARY if binary else sql.SQL("")
-    if binary:
-        columns = f.listed(
-            sql.SQL("{}::{}").format(f.identifier("q", name), f.verbatim(cast))
-            for name, cast in zip(shape.columns, shape.casts, strict=True)
-        )
-    else:
-        columns = f.texts_of("q", shape.columns, shape.casts)
+    form, columns = sql.SQL(""), f.texts_of("q", shape.columns, shape.casts)
+    if in_binary(shape):
+        form, columns = BINARY, f.casts_of("q", shape.columns, shape.casts)
     out = OUT.format(
         columns=columns, query=query(shape.mapping), condition=bounds.within(part), format=form
     )
     names = f.listed(map(f.identifier, shape.columns))
     return out, INTO.format(table=f.table(shape.table.name), columns=names, format=form)
-
-
-def _is_plain(shape: Shape, name: str, cast: str) -> bool:
-    column = shape.table.column(name)
-    assert column is not None
-    return cast == travel_type(column) and PRECISION.sub("", cast) in PLAIN_TYPES
 
 
 def _sent(connection: Connection, statement: sql.Composed) -> bytes:

@@ -178,6 +178,26 @@ class Shape:
 
 
 INTEGERS = frozenset(["smallint", "integer", "bigint"])
+# Types whose binary form is the same on every server that the tool knows; an array's would carry
+# the number of its element's type.
+BINARY = INTEGERS | {
+    "uuid",
+    "boolean",
+    "text",
+    "bytea",
+    "date",
+    "real",
+    "double precision",
+    "numeric",
+    "json",
+    "jsonb",
+    "inet",
+    "timestamp with time zone",
+    "timestamp without time zone",
+    "time without time zone",
+    "interval",
+}
+PRECISION = re.compile(r"\([^)]*\)")
 # The log writes a value as its type does, a query as a cast to text does: not everywhere the same
 # (a boolean is t in one and true in the other).
 WRITTEN_ALIKE = frozenset(["integer", "text", "uuid", "date", "numeric"])
@@ -320,6 +340,16 @@ def _written(kind: str) -> str:
 def _without_length(kind: str) -> str:
     """A type as a cast that cuts nothing: `character` alone would be one letter."""
     return {"character": "bpchar", "bit": "bit varying"}.get(kind, kind)
+
+
+def in_binary(shape: Shape) -> bool:
+    """Whether rows may travel in binary: each column in a type that both sides know alike."""
+    for name, cast in zip(shape.columns, shape.casts, strict=True):
+        column = shape.table.column(name)
+        assert column is not None
+        if cast != travel_type(column) or PRECISION.sub("", cast) not in BINARY:
+            return False
+    return True
 
 
 def travel_type(column: catalog.Column) -> str:

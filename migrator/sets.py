@@ -14,23 +14,6 @@ from migrator import mapping as m
 from migrator.mapping import Shape
 from migrator.statements import comparable
 
-# Types whose binary form is the same on every server that we know; arrays carry type numbers.
-BINARY = frozenset(
-    [
-        "uuid",
-        "smallint",
-        "integer",
-        "bigint",
-        "boolean",
-        "date",
-        "timestamp with time zone",
-        "timestamp without time zone",
-        "numeric",
-        "text",
-        "jsonb",
-        "bytea",
-    ]
-)
 # Ids that nobody has yet count too, as far as they are given out while the statement runs; an id
 # far ahead is an old one whose row was frozen long ago.
 AHEAD = 1 << 20
@@ -145,7 +128,7 @@ def make(shape: Shape, number: int, *, shared: bool) -> SetStatements:
     name = sql.Identifier("pg_temp", f"splitctl_set_{number}")
     table = f.table(shape.table.name)
     key, primary = shape.mapping.key, shape.table.primary_key
-    form = sql.SQL("binary" if _same_in_binary(shape) else "text")
+    form = sql.SQL("binary" if m.in_binary(shape) else "text")
     columns = f.listed(map(f.identifier, shape.columns))
     same = f.together(sql.SQL("t.{0} = s.{0}").format(f.identifier(part)) for part in primary)
     ours = sql.SQL("{} AND {}").format(UNTOUCHED, _bucket(m.route(shape.mapping)))
@@ -225,14 +208,3 @@ def _action(shape: Shape, ours: sql.Composable) -> sql.Composable:
         before=f.listed(comparable("t", column) for column in others),
         after=f.listed(comparable("excluded", column) for column in others),
     )
-
-
-def _same_in_binary(shape: Shape) -> bool:
-    """Whether the rows may travel in binary: each column in a type that both sides know alike."""
-    for name, cast in zip(shape.columns, shape.casts, strict=True):
-        column = shape.table.column(name)
-        assert column is not None
-        kind = m.travel_type(column)
-        if cast != kind or kind.split("(", maxsplit=1)[0] not in BINARY:
-            return False
-    return True
