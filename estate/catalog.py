@@ -117,6 +117,17 @@ SELECT o.conname, r.relname, o.confdeltype::text = 'c',
   FROM pg_constraint o JOIN pg_class r ON r.oid = o.confrelid
  WHERE o.conrelid = %s AND o.contype = 'f' ORDER BY o.conname
 """
+# The same, as those have it to whom they refer; a partition's is its table's.
+REFERRING: LiteralString = """
+SELECT c.relname, o.conname, r.relname, o.confdeltype::text = 'c',
+       ARRAY(SELECT a.attname::text FROM unnest(o.conkey) WITH ORDINALITY k(n, i)
+             JOIN pg_attribute a ON a.attrelid = o.conrelid AND a.attnum = k.n ORDER BY k.i),
+       ARRAY(SELECT a.attname::text FROM unnest(o.confkey) WITH ORDINALITY k(n, i)
+             JOIN pg_attribute a ON a.attrelid = o.confrelid AND a.attnum = k.n ORDER BY k.i)
+  FROM pg_constraint o JOIN pg_class r ON r.oid = o.confrelid JOIN pg_class c ON c.oid = o.conrelid
+ WHERE o.confrelid = ANY(%s::oid[]) AND o.contype = 'f' AND o.conparentid = 0
+   AND c.relnamespace = 'public'::regnamespace ORDER BY c.relname, o.conname
+"""
 
 
 def table(connection: psycopg.Connection[Any], name: str) -> Table:
@@ -154,6 +165,14 @@ def table(connection: psycopg.Connection[Any], name: str) -> Table:
         sequences={str(row[0]): str(row[8]) for row in columns if row[8] is not None},
         layout=layout,
     )
+
+
+def referring(connection: psycopg.Connection[Any], oids: list[int]) -> list[tuple[str, ForeignKey]]:
+    """The foreign keys that refer to these tables, each with the table that has it."""
+    return [
+        (str(row[0]), ForeignKey(str(row[1]), tuple(row[4]), str(row[2]), tuple(row[5]), row[3]))
+        for row in connection.execute(REFERRING, (oids,)).fetchall()
+    ]
 
 
 def layouts(connection: psycopg.Connection[Any], oids: list[int]) -> dict[int, str]:

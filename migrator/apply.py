@@ -181,13 +181,18 @@ class Applier:
         if len(part.carry) >= MANY:
             part = self._in_lanes(part, outcome)
         carry = self._parents_first(part.carry)
-        while len(carry) > PART:
+        late: tuple[MappingKey, ...] = ()
+        while len(carry) + len(late) > PART:
             if self._stop():
                 raise Leaving
-            first = part.beginning(carry[:PART])
-            outcome.add(self._attempt(first))
-            carry = carry[PART:]
-        outcome.add(self._attempt(replace(part, carry=carry)))
+            if not carry:
+                # Deletes: children first.
+                carry, late = self._parents_first(late)[::-1], ()
+            done = self._attempt(part.beginning(carry[:PART]))
+            outcome.add(done)
+            part, carry = part.after(done), carry[PART:]
+            late += done.late
+        outcome.add(self._attempt(replace(part, carry=carry + late)))
         return outcome
 
     def _in_lanes(self, part: Part, outcome: Outcome) -> Part:
@@ -273,15 +278,20 @@ class Applier:
         # Merged with them once more, a half would fail like the whole, for ever.
         held = part.held | part.merged
         part = replace(part, collisions=frozenset(), merged=frozenset(), held=held)
-        first = part.beginning(part.carry[:middle])
-        outcome = self._attempt(first)
-        outcome.add(self._attempt(replace(part, carry=part.carry[middle:])))
+        first = self._attempt(part.beginning(part.carry[:middle]))
+        rest = part.carry[middle:] + first.late
+        outcome = self._attempt(replace(part.after(first), carry=rest))
+        outcome.add(first)
         return outcome
 
     def _merged(self, part: Part, names: list[MappingKey]) -> Part | None:
         """The part with these keys in it too; None when it has them already."""
         known = part.held.union(part.carry)
-        added = tuple(name for name in dict.fromkeys(names) if name not in known)
+        added = tuple(
+            name
+            for name in dict.fromkeys(names)
+            if name not in known and self.states.get(name[0]) == part.state
+        )
         if not added:
             return None
         carry = self._parents_first(part.carry + added)

@@ -101,13 +101,15 @@ class Collisions:
             shape, place = prepared[name].shape, self._places[(name, index)]
             coming = {pick(row, shape.primary_positions) for row in rows}
             going = set(plan.deletes.get(name, []))
+            late = set(plan.late.get(name, []))
             held = self._held(shape, place, rows)
             strangers = [
-                (name, key) for primary, key in held.items() if primary not in coming | going
+                (name, key) for primary, key in held.items() if primary not in coming | going | late
             ]
             if strangers:
-                raise KeysMissing(strangers, index)
-            moving = [primary for primary in held if primary in coming]
+                below = [hangs for stranger in strangers for hangs in plan.kept.get(stranger, ())]
+                raise KeysMissing(strangers + below, index)
+            moving = [primary for primary in held if primary in coming | late]
             if moving:
                 columns = [list(column) for column in zip(*moving, strict=True)]
                 statements.append((_stand_in(shape, place), columns))

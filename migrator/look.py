@@ -1,6 +1,6 @@
 """What the target holds for a part's keys, as a look at it gave it, and what follows from that."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -19,21 +19,26 @@ def standing(
     prepared: Prepared, cursor: psycopg.Cursor[Any], own: Own
 ) -> dict[Key, list[Standing]]:
     """The rows that a look gave, by their key."""
-    width = len(prepared.shape.table.primary_key)
-    ways = prepared.statements.ways
     found: dict[Key, list[Standing]] = {}
     for row in cursor.fetchall():
-        *key, xmin, route, values = row[width:]
-        leads = [way.key(value) for way, value in zip(ways, values, strict=True)]
-        item = Standing(
-            tuple(row[:width]),
-            route,
-            own.is_fresh(int(xmin)),
-            tuple(lead for lead in leads if lead is not None),
-            int(xmin),
-        )
-        found.setdefault(tuple(key), []).append(item)
+        key, item = standing_row(prepared, row, own)
+        found.setdefault(key, []).append(item)
     return found
+
+
+def standing_row(prepared: Prepared, row: Sequence[Any], own: Own) -> tuple[Key, Standing]:
+    """A row that a look gave, and its key."""
+    width = len(prepared.shape.table.primary_key)
+    *key, xmin, route, values = row[width:]
+    ways = prepared.statements.ways
+    leads = [way.key(value) for way, value in zip(ways, values, strict=True)]
+    return tuple(key), Standing(
+        tuple(row[:width]),
+        route,
+        own.is_fresh(int(xmin)),
+        tuple(lead for lead in leads if lead is not None),
+        int(xmin),
+    )
 
 
 def primaries(prepared: Prepared, reading: Reading) -> set[Values]:

@@ -32,7 +32,9 @@ class Part:
     whose rows are written already, as far as they are named anywhere in the bookkeeping. `since`:
     nothing that it stands for was committed on the source before this position; None: that is not
     known, or stands in the spool. `taken`: how often somebody else was quicker with a row.
-    `postponed`: keys that the opposite stream asked for, whose mapping is not live now.
+    `postponed`: keys that the opposite stream asked for, whose mapping is not live now. `begins`:
+    more of the same comes after it, so that deletes which something hangs on are held back until
+    then; `late`: keys that were held back already, and are no more.
     """
 
     carry: tuple[MappingKey, ...] = ()
@@ -49,6 +51,8 @@ class Part:
     since: int | None = None
     taken: int = 0
     postponed: frozenset[MappingKey] = frozenset()
+    begins: bool = False
+    late: frozenset[MappingKey] = frozenset()
 
     @property
     def waits(self) -> "Waits":
@@ -58,8 +62,18 @@ class Part:
     def beginning(self, carry: tuple[MappingKey, ...]) -> "Part":
         """A part with these of its keys, to be written before the rest: the books come last."""
         return replace(
-            self, carry=carry, spool=(), settled=(), postponed=frozenset(), position=None
+            self,
+            carry=carry,
+            spool=(),
+            settled=(),
+            postponed=frozenset(),
+            position=None,
+            begins=True,
         )
+
+    def after(self, outcome: "Outcome") -> "Part":
+        """The rest, when this came of its beginning: what was held back is held back once."""
+        return replace(self, late=self.late.union(outcome.late))
 
     @property
     def state(self) -> str:
@@ -71,7 +85,8 @@ class Part:
 class Outcome:
     """What was written: rows, keys put to the spool, strays.
 
-    `across`: of the strays, those that were written over the owner's version.
+    `across`: of the strays, those that were written over the owner's version. `late`: keys that
+    were held back, to be carried after the rest.
     """
 
     upserted: int = 0
@@ -79,9 +94,10 @@ class Outcome:
     spooled: int = 0
     strays: int = 0
     across: int = 0
+    late: tuple[MappingKey, ...] = ()
 
     def add(self, other: "Outcome") -> None:
-        """Count the other's in."""
+        """Count the other's in. What it held back is for whoever carries the rest."""
         self.upserted += other.upserted
         self.deleted += other.deleted
         self.spooled += other.spooled
@@ -130,6 +146,11 @@ class Own:
                 self._ids = {own for own in self._ids if horizon is not None and own >= horizon}
             self._next, self._horizon = following, horizon
             self._ids.add(number)
+
+    def look_again(self, following: int) -> None:
+        """The same transaction has looked once more; see `begin`."""
+        with self._lock:
+            self._next = max(self._next, following)
 
     def numbers(self) -> list[int]:
         """Our own ids, as rows have them: 32 bits of each."""

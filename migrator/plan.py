@@ -6,7 +6,7 @@ in `rules`.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from estate.config import StrayRule
@@ -65,7 +65,8 @@ class Work:
     """The keys of one mapping, with what the source gives and what the target holds for each.
 
     `undecided` are those whose rows wait in the opposite stream. `asked` are those that it has
-    asked for, having kept its own version. `facts` are known of those that are foreign.
+    asked for, having kept its own version. `facts` are known of those that are foreign. `kept` are
+    those whose rows may not be deleted now: for each, what hangs on them and stays.
     """
 
     mapping: str
@@ -78,19 +79,23 @@ class Work:
     asked: frozenset[Key] = frozenset()
     rule: StrayRule = OWNER_WINS
     facts: Facts = NOTHING_KNOWN
+    kept: Mapping[Key, tuple[MappingKey, ...]] = field(default_factory=dict)
 
 
 @dataclass
 class Plan:
     """The outcome for every key. Mappings stand in the order parents first.
 
+    `late` are deleted after the upserts: what hangs on them now is moved by those.
     `strays` give way to the owner's version; `across` are written over it all the same; at
     `stopped` the stream ends; `passed` were stopped at, and somebody has decided since. `claimed`
-    are those of the contested that are ours to write only because they were asked for.
+    are those of the contested that are ours to write only because they were asked for, `kept` those
+    that something hangs on, and that.
     """
 
     upserts: dict[str, list[Row]] = field(default_factory=dict)
     deletes: dict[str, list[Values]] = field(default_factory=dict)
+    late: dict[str, list[Values]] = field(default_factory=dict)
     strays: list[MappingKey] = field(default_factory=list)
     across: list[MappingKey] = field(default_factory=list)
     stopped: list[MappingKey] = field(default_factory=list)
@@ -98,6 +103,7 @@ class Plan:
     parentless: dict[MappingKey, str] = field(default_factory=dict)
     contested: dict[MappingKey, str] = field(default_factory=dict)
     claimed: set[MappingKey] = field(default_factory=set)
+    kept: dict[MappingKey, tuple[MappingKey, ...]] = field(default_factory=dict)
     ambiguous: dict[MappingKey, str] = field(default_factory=dict)
     settled: list[MappingKey] = field(default_factory=list)
 
@@ -146,6 +152,10 @@ def decide(works: Sequence[Work], ownership: Ownership | None, side: Side) -> Pl
                 if not _belongs(rows, standing, ownership, side):
                     plan.claimed.add(name)
                 continue
+            if key in work.kept:
+                plan.kept[name] = work.kept[key]
+                plan.contested[name] = _told(plan.kept[name][0])
+                continue
             missing = _missing(rows, available)
             if missing is not None:
                 plan.parentless[name] = missing
@@ -193,6 +203,11 @@ def _belongs(
     rows: list[Routed], standing: list[Standing], ownership: Ownership | None, side: Side
 ) -> bool:
     return all(owns(ownership, side, route) for route in _routes(rows, standing))
+
+
+def _told(below: MappingKey) -> str:
+    table, key = below[0].rpartition(".")[2], ", ".join(below[1])
+    return f"{table} {key} refers to it and would be deleted too: that is carried first"
 
 
 def _of(plan: Plan, sentence: Verdict) -> list[MappingKey]:

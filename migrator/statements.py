@@ -159,6 +159,17 @@ STANDING_ELSEWHERE = sql.SQL(
     " FROM {table} AS t JOIN unnest({arrays}) AS u({names}) ON {condition}"
     " FOR NO KEY UPDATE OF t"
 )
+# Nothing can come to refer to them from here on.
+HOLD = sql.SQL(
+    "SELECT FROM {table} AS t JOIN unnest({arrays}) AS u({names}) ON {condition} FOR UPDATE OF t"
+)
+# Rows that refer to these of another table, each with the primary key of that one.
+HANGING = sql.SQL(
+    "SELECT {above}, {primary}, {key}, t.xmin::text, ({route})::text, {leads}"
+    " FROM {table} AS t JOIN {parent} AS splitctl_p ON {refers}"
+    " JOIN unnest({arrays}) AS u({names}) ON {condition}"
+    " FOR NO KEY UPDATE OF t"
+)
 VERSIONS = sql.SQL(
     "SELECT {key}, jsonb_agg(to_jsonb(t) ORDER BY {primary})::text,"
     " jsonb_agg(jsonb_build_array({columns}))::text"
@@ -216,6 +227,7 @@ class Statements:
 
 def make(shape: Shape, ways: tuple[Way, ...]) -> Statements:
     """Compose the statements of a mapping; `ways` lead from its target to the opposite stream."""
+    look = _look(shape, ways)
     table = f.table(shape.table.name)
     key, primary = shape.mapping.key, shape.table.primary_key
     condition = m.keys_condition(shape, "t")
@@ -224,13 +236,6 @@ def make(shape: Shape, ways: tuple[Way, ...]) -> Statements:
         for reference in shape.table.foreign_keys
         if set(reference.columns) <= set(shape.columns)
     )
-    look: dict[str, sql.Composable] = {
-        "primary": f.texts("t", primary),
-        "key": f.texts("t", key),
-        "route": m.route(shape.mapping),
-        "leads": _leads(ways),
-        "table": table,
-    }
     insert = _insert(shape, table)
     return Statements(
         rows=m.rows_by_keys(shape),
@@ -263,6 +268,49 @@ def make(shape: Shape, ways: tuple[Way, ...]) -> Statements:
         references=references,
         ways=ways,
     )
+
+
+def hold(shape: Shape) -> sql.Composed:
+    """Lock rows, by their primary keys, that are to be deleted."""
+    return HOLD.format(table=f.table(shape.table.name), **_of_primary(shape, "t"))
+
+
+def hanging(
+    shape: Shape, ways: tuple[Way, ...], parent: Shape, reference: ForeignKey
+) -> sql.Composed:
+    """Rows that refer to these of the parent's table, by its primary keys; locked from then on."""
+    pairs = zip(reference.columns, reference.referenced_columns, strict=True)
+    return HANGING.format(
+        **_look(shape, ways),
+        above=f.texts("splitctl_p", parent.table.primary_key),
+        parent=f.table(parent.table.name),
+        refers=f.together(
+            sql.SQL("{} = {}").format(f.identifier("t", own), f.identifier("splitctl_p", its))
+            for own, its in pairs
+        ),
+        **_of_primary(parent, "splitctl_p"),
+    )
+
+
+def _look(shape: Shape, ways: tuple[Way, ...]) -> dict[str, sql.Composable]:
+    """What is asked of every row that stands."""
+    return {
+        "primary": f.texts("t", shape.table.primary_key),
+        "key": f.texts("t", shape.mapping.key),
+        "route": m.route(shape.mapping),
+        "leads": _leads(ways),
+        "table": f.table(shape.table.name),
+    }
+
+
+def _of_primary(shape: Shape, alias: str) -> dict[str, sql.Composable]:
+    """The parts of a statement about rows of these primary keys."""
+    primary = shape.table.primary_key
+    return {
+        "arrays": f.arrays(len(primary)),
+        "names": f.names(len(primary)),
+        "condition": f.equal(alias, primary, m.target_types(shape, primary)),
+    }
 
 
 def _leads(ways: tuple[Way, ...]) -> sql.Composed:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import Any
 
 import psycopg
@@ -13,11 +14,13 @@ from migrator.changes import MappingKey, StreamStopped
 from migrator.collisions import Collisions
 from migrator.control import MARK
 from migrator.entering import Superseded, entered
+from migrator.families import outlived
+from migrator.hanging import Families
 from migrator.mapping import Key, Stream, key_arguments, other
 from migrator.ownership import Ownership
 from migrator.parts import Outcome, Own, Part, Position, Waiting, Waits
 from migrator.pgoutput import lsn_text
-from migrator.plan import Plan, Work, decide, owns, pick
+from migrator.plan import Plan, Values, Work, decide, owns, pick
 from migrator.prepared import Mappings
 from migrator.proof import Proof
 from migrator.reading import Connection, Prepared, Reading, Seen, read
@@ -49,6 +52,7 @@ class Writer:
         self._strays = Strays(stream, target)
         self._proof = Proof(stream, source, target)
         self.mappings = Mappings(stream, source, target)
+        self._families = Families(stream, source, target, self.mappings)
         self.collisions = Collisions(target)
         self.waiting: dict[MappingKey, Waiting] = {}
 
@@ -96,6 +100,9 @@ class Writer:
         plan = decide(works, ownership, self._stream.source_side)
         if plan.stopped:
             raise self._stop(plan.stopped, prepared, seen.readings, ownership)
+        if any(plan.deletes.values()):
+            hanging = self._families.look(plan, works, seen.waiting, self.own, part.xids)
+            plan = outlived(plan, works, hanging, ownership, self._stream.source_side)
         return self._commit(part, seen.readings, plan, works, ownership)
 
     def _stop(
@@ -305,6 +312,9 @@ class Writer:
     ) -> Outcome:
         """Write what was planned and the bookkeeping, and commit."""
         raw = look.raw_names(readings)
+        held = (
+            {name for key in plan.kept for name in raw[key]} - part.late if part.begins else set()
+        )
         strays = [name for name in plan.strays if not set(raw[name]) <= part.quiet]
         # The owner changed since the opposite stream asked: tried again, they are strays of ours.
         kept = {
@@ -323,6 +333,7 @@ class Writer:
             )
             for key, detail in found.items()
             for name in raw[key]
+            if name not in held
         }
         waits |= part.waits
         done = [*plan.settled, *plan.across, *plan.passed]
@@ -343,18 +354,16 @@ class Writer:
         deletes: list[psycopg.Cursor[Any]] = []
         target = self._target
         with target.pipeline():
-            for name in reversed(list(plan.deletes)):
-                gone = plan.deletes[name]
-                if gone:
-                    query = prepared[name].statements.delete
-                    deletes.append(target.execute(query, look.in_columns(gone)))
+            deletes += self._delete(plan.deletes)
             for statement, arguments in aside:
                 target.execute(statement, arguments)
             for name, rows in plan.upserts.items():
                 # New ones first: a row that stands may come to refer to one of them.
                 for query, chosen in look.by_standing(prepared[name], known[name], rows):
                     writes.append(target.execute(query, (s.records(chosen),)))
-            self._note(part, waits, settled)
+            deletes += self._delete(plan.late)
+            carried = tuple(name for name in part.carry if name not in held)
+            self._note(replace(part, carry=carried), waits, settled)
             target.execute(s.COMMIT)
         self._remember(waits, settled)
         return Outcome(
@@ -363,7 +372,16 @@ class Writer:
             spooled=len(part.spool),
             strays=len(noted),
             across=len(plan.across),
+            late=tuple(name for name in part.carry if name in held),
         )
+
+    def _delete(self, gone: dict[str, list[Values]]) -> list[psycopg.Cursor[Any]]:
+        """Delete these rows, children first."""
+        return [
+            self._target.execute(self.mappings[name].statements.delete, look.in_columns(rows))
+            for name, rows in reversed(gone.items())
+            if rows
+        ]
 
     def _note(self, part: Part, waits: Waits, settled: Iterable[MappingKey]) -> None:
         """Bookkeeping in the part's own transaction: spool, parked keys, drained keys."""

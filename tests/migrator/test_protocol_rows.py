@@ -582,3 +582,38 @@ def test_13_several_sessions_mark_their_writes_at_the_same_time(carried: Post) -
     carried.settle(carried.reverse)
     assert titles(carried) == (["A"], ["A", "marked 0", "marked 1"])
     assert carried.strays(carried.reverse) == []
+
+
+def test_8_a_child_that_moves_is_not_lost_with_the_parent_that_it_left(post: Post) -> None:
+    """A cascade would take what the target alone knows of the child."""
+    post.new.execute("ALTER TABLE shipments ADD shelf text")
+    with working(post.config):
+        depot(post)
+        post.old.execute("INSERT INTO depots VALUES ('s', 1, 'B', 'ann', '[]')")
+        agree(post)
+        post.new.execute("UPDATE shipments SET shelf = 'C4'")
+        agree(post)
+        with post.old.transaction():
+            post.old.execute("UPDATE parcels SET region = 's'")
+            post.old.execute("DELETE FROM depots WHERE region = 'n'")
+        agree(post)
+    found = post.new.execute("SELECT region, shelf FROM shipments").fetchall()
+    assert found == [("s", "C4")]
+
+
+def test_2_a_stray_child_is_kept_before_it_goes_with_its_parent(post: Post) -> None:
+    """The cascade of a delete takes rows that nobody has looked at: what somebody else wrote there
+    must be kept first, as when the row itself is written over."""
+    with working(post.config):
+        depot(post)
+        agree(post)
+        post.await_heartbeats(post.reverse, 2)
+    post.new.execute("UPDATE shipments SET note = 'stray'")
+    post.old.execute("DELETE FROM depots")
+    with carrying(post.forward, opposite="stopped"):
+        until(lambda: post.pending(post.forward) or titles(post)[1] == [])
+        post.await_heartbeats(post.forward, 2)
+    with working(post.config):
+        agree(post)
+    kept = [row["note"] for item in post.strays(post.reverse) for row in item[2]]
+    assert "stray" in kept
