@@ -153,7 +153,7 @@ def _read(
     if not opposite.running and Without.STOPPED_HORIZON in without:
         known = 1 << 30
     read = tuple(s.rows[side][key][:2] for key in keys)
-    parked = tuple(key for key in keys if opposite.parked[key])
+    parked = tuple(key for key, why in enumerate(opposite.parked) if why)
     return Hand(kind, keys, read, known, parked, quiet=quiet)
 
 

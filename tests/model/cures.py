@@ -46,6 +46,7 @@ class Without(Enum):
     )
     OLD_KEY = "row 8, a child that left: the log does not tell under which key a child was"
     DELETING = "row 8, a promotion that survives: rows that did not come back are left standing"
+    LOOKING_BELOW = "row 2, a stray child: what hangs on a row that is deleted is not looked at"
     MERGING = "row 9, two rows swap: a key whose unique value another row holds is tried alone"
     OLDER_TRANSACTIONS = "row 10: the copy does not wait for what was there before the slot"
     DELETING_SPOOLED = "row 11: rows of spooled keys are not deleted before the key is built"

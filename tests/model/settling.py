@@ -15,7 +15,25 @@ def outcomes(s: State, side: int, hand: Hand, without: Collection[Without]) -> d
     found: dict[int, str] = {}
     for place, key in enumerate(hand.keys):
         found[key] = _outcome(s, side, hand, place, found, without)
+    for key, (_, gone) in zip(hand.keys, hand.read, strict=True):
+        if found[key] == "write" and gone and _hangs(s, side, hand, key, found):
+            found[key] = "write" if Without.LOOKING_BELOW in without else "contested"
     return found
+
+
+def _hangs(s: State, side: int, hand: Hand, key: int, found: dict[int, str]) -> bool:
+    """Whether something stays that would go with this key's row (migrator/families.py)."""
+    target = s.rows[1 - side]
+    below = [child for child, parent in enumerate(s.parents) if parent == key]
+    return any(
+        found[child] != "write"
+        if child in found
+        else target[child].number > hand.known
+        or child in hand.parked
+        or not s.rows[side][child].gone
+        for child in below
+        if not target[child].gone
+    )
 
 
 def _outcome(

@@ -71,6 +71,9 @@ STORIES: dict[str, State] = {
     "a child is moved, or dies": FAMILY._replace(
         customers=((MOVE, DELETE_B), (DELETE_B, WRITE_B)), crashes=1
     ),
+    "a child is written without asking while its parent is deleted": FAMILY._replace(
+        customers=((DELETE_A,),), others=(WRITE_B,), lags=False
+    ),
     "the target refuses a row": FAMILY._replace(
         customers=((WRITE_A,), (WRITE_BOTH,)), crashes=1, refusals=1, lanes=True
     ),
@@ -210,6 +213,7 @@ NEEDED_IN = {
     Without.ACKNOWLEDGEMENT: (STEP,),
     Without.OLD_KEY: (MOVE_OR_DEATH,),
     Without.DELETING: (MOVE_OR_DEATH,),
+    Without.LOOKING_BELOW: ("a child is written without asking while its parent is deleted",),
     Without.MERGING: ("two rows swap a unique value",),
     Without.OLDER_TRANSACTIONS: ("a backfill, and a commit older than the slot",),
     Without.DELETING_SPOOLED: ("the fast copy",),
@@ -231,8 +235,5 @@ LONG_STORIES: dict[str, State] = {
 LIMITS = {
     "a delete that had not crossed": MOVED._replace(
         customers=((DELETE_A,), (WRITE_A,)), lags=False
-    ),
-    "a stray child of a parent that is deleted": FAMILY._replace(
-        customers=((DELETE_A,),), others=(WRITE_B,), lags=False
     ),
 }

@@ -107,13 +107,6 @@ def test_what_nobody_can_see_a_delete_that_had_not_crossed_gives_way_to_a_newer_
     assert acts(found, *wanted) == list(wanted)
 
 
-def test_what_nobody_can_see_a_child_that_goes_with_its_parent() -> None:
-    """A cascade in the target takes a row that somebody else changed there (row 2)."""
-    found = explore(LIMITS["a stray child of a parent that is deleted"])
-    assert found.broken is not None and found.broken.startswith("acknowledged version"), str(found)
-    assert acts(found, "delete a") == ["delete a"]
-
-
 # The model's own words
 
 
