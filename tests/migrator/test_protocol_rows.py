@@ -220,10 +220,9 @@ def test_1_what_a_stopped_stream_had_not_carried_is_not_written_over(post: Post)
     with working(post.config):
         post.new.execute("INSERT INTO stations VALUES ('n', 1, 'A', 'ann')")
         agree(post)
-        post.new.execute("ALTER TABLE stations ADD extra text")
-        post.new.execute("UPDATE stations SET title = 'by new'")
-        until(lambda: state(post, "post.reverse")["state"] == "stopped")
-        post.own(0, 3)
+    post.new.execute("UPDATE stations SET title = 'by new'")
+    post.own(0, 3)
+    with carrying(post.forward, opposite="stopped"):
         post.old.execute("UPDATE depots SET name = 'by old'")
         until(lambda: post.pending(post.forward))
         post.await_heartbeats(post.forward, 3)
@@ -240,7 +239,8 @@ def test_2_a_stream_knows_its_own_writes_after_a_restart_too(post: Post) -> None
     with working(post.config):
         post.old.execute("INSERT INTO depots VALUES ('n', 1, 'A', 'ann', '[]')")
         agree(post)
-        post.new.execute("ALTER TABLE stations ADD extra text")
+        # It goes no further; the table is empty, so that nothing is lost by it.
+        post.new.execute("TRUNCATE station_tags")
         post.new.execute("INSERT INTO stations VALUES ('x', 1, 'stray', 'ann')")
         until(lambda: state(post, "post.reverse")["state"] == "stopped")
         post.old.execute("UPDATE depots SET name = 'once'")

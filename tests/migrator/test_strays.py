@@ -121,10 +121,20 @@ class Wrong:
         return written, len(self.kept())
 
 
+def looked_at(post: Post) -> None:
+    """Both sides are equal, and each direction has looked at what was written.
+
+    What somebody wrote a moment ago proves nothing yet: until then it falls to the owner.
+    """
+    agree(post)
+    for stream in (post.forward, post.reverse):
+        post.await_heartbeats(stream, 2)
+
+
 def begun(post: Post, side: Side) -> Wrong:
     """Both sides equal; the customer then moves to the side that is not this one."""
     depot(post)
-    agree(post)
+    looked_at(post)
     post.move(10_000, 2)
     if side == "new":
         post.move(0, 3)
@@ -248,7 +258,7 @@ def test_1_return_of_the_dead_what_nobody_worked_on_since_is_carried_the_rest_is
     with working(post.config):
         depot(post)
         post.old.execute("INSERT INTO depots VALUES ('s', 1, 'B', 'ann', '[]')")
-        agree(post)
+        looked_at(post)
         post.move(10_000, 2)
         agree(post)
     post.new.execute("UPDATE stations SET title = title || ' by new'")
@@ -522,7 +532,7 @@ def holders(post: Post) -> tuple[Any, Any]:
 def halved(post: Post, owner: Side) -> Wrong:
     """Each side owns one customer; the depot's is the owner's, and the other side is wrong."""
     depot(post, holder=CUSTOMERS[owner])
-    agree(post)
+    looked_at(post)
     post.move(ownership.bucket(CUSTOMERS["old"]), 2)
     agree(post)
     return Wrong(post, other(owner))
