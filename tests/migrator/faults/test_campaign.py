@@ -8,7 +8,7 @@ import pytest
 from tests.migrator.faults.run import Reckoned, Run
 
 RUNS = int(os.environ.get("SPLITCTL_FAULT_RUNS", "200"))
-SHORT = 3
+SHORT = 2
 
 
 @pytest.mark.parametrize("seed", range(SHORT))
