@@ -98,14 +98,14 @@ def last_key(source: Connection, base: Base) -> Key | None:
 
     What comes beyond it later is in the log: to copy it too would be a chase without end.
     """
-    own = [sql.Identifier("b", column) for column in base.columns]
+    own = [f.identifier("b", column) for column in base.columns]
     query = sql.SQL("SELECT {} FROM {} AS b WHERE {} ORDER BY {} LIMIT 1").format(
         f.texts("b", base.columns),
         f.table(base.table),
         f.together(sql.SQL("{} IS NOT NULL").format(column) for column in own),
         f.listed(sql.SQL("{} DESC").format(column) for column in own),
     )
-    row = source.execute(query).fetchone()
+    row = source.execute(query, ()).fetchone()
     return tuple(row) if row else None
 
 
