@@ -147,6 +147,8 @@ class _Lane:
         except SplitctlError as error:
             # There is another way: a stream must not stand still for want of a connection.
             log.warning("%s: %s", self._stream.name, error)
+            # The one of the two that was opened must not be left behind at every attempt.
+            self.forget()
             return 0, keys
         at = 0
         while at < len(keys) and not load.stop():

@@ -34,7 +34,7 @@ DELETE FROM splitctl_sync.own_write
  WHERE stream = %(stream)s
    AND (%(horizon)s::text IS NULL OR xid < %(horizon)s::text::xid8)
 """
-# An id that no transaction had when this statement began.
+# Whoever wrote a row that was seen before has a smaller id. One that still runs may have a greater.
 NEXT_ID: LiteralString = "SELECT pg_snapshot_xmax(pg_current_snapshot())::text"
 
 # The worker's claim and its position, in the transaction that writes the data (laws L4 and L5).

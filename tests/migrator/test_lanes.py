@@ -153,18 +153,21 @@ def test_a_worker_that_is_told_to_leave_does_so_within_a_large_batch(
 def test_a_lane_without_a_connection_leaves_its_keys_to_the_careful_way(
     post: Post, many: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked = []
+    half: list[Any] = []
 
     def refused(database: Any, purpose: str, **others: Any) -> Any:
-        asked.append(purpose)
-        raise lanes.SplitctlError
+        if database.name == post.forward.target.name:
+            raise lanes.SplitctlError
+        half.append(connect(database, purpose, **others))
+        return half[-1]
 
     monkeypatch.setattr(lanes, "connect", refused)
     fill(post)
     with opened(post) as forward:
         forward.everything()
+        assert all(connection.closed for connection in half)
     assert post.differences(post.forward) == {}
-    assert bool(asked) == (many == 1)
+    assert bool(half) == (many == 1)
 
 
 @pytest.mark.parametrize("many", [1], indirect=True)
