@@ -34,7 +34,25 @@ from tests.versions import NEWEST, Pair, Pool, parametrized, summary
 
 MEMORY, PREFIX, ROOM_BYTES = Path("/dev/shm"), "splitctl-tests-", 6 << 30
 SERVERS = ("order", "checkout", "return")
+# What these tests share takes long to build: of several processes, one runs all of a place.
+TOGETHER = (
+    "tests/services",
+    "tests/rehearsal/test_witness.py",
+    "tests/rollout/test_flags.py",
+    "tests/migrator/test_following.py",
+    "tests/migrator/test_order_split_mappings.py",
+    "tests/verify/test_ranges.py",
+)
 ConfigWriter = Callable[..., Path]
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests wait far more than they compute, so several processes share them out."""
+    for item in items:
+        for place in TOGETHER:
+            if item.nodeid.startswith(place):
+                item.add_marker(pytest.mark.xdist_group(place))
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

@@ -26,6 +26,8 @@ from rehearsal.processes import Program, Programs, module
 from tests.conftest import FreshDatabase, ensure_role
 from tests.general.patrons import Patrons
 
+pytestmark = pytest.mark.rehearsal
+
 LIBRARY = Path(__file__).parent / "library"
 DOMAIN = "lending"
 TOOL = "library_tool_of_the_town"
@@ -204,7 +206,6 @@ def town(fresh_databases: dict[str, FreshDatabase], tmp_path: Path) -> Iterator[
             children.stop_all()
 
 
-@pytest.mark.rehearsal
 @pytest.mark.timeout(900)
 def test_lending_moves_from_configuration_alone(town: Town) -> None:
     try:

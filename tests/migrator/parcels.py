@@ -157,7 +157,7 @@ class Post:
         for connection, owner in ((self.old, old), (self.new, new)):
             connection.execute("UPDATE splitctl_sync.owner SET new_below = %s, epoch = %s", owner)
 
-    def settle(self, *chosen: Stream, timeout_s: float = 10.0) -> None:
+    def settle(self, *chosen: Stream, timeout_s: float = 30.0) -> None:
         """Wait until these streams (both by default) have passed a barrier."""
         for stream in chosen or (self.forward, self.reverse):
             result = barrier.wait(stream, timeout_s)
@@ -306,7 +306,7 @@ def carrying(stream: Stream, opposite: str = "disabled") -> Iterator[None]:
         assert not thread.is_alive()
 
 
-def until(condition: Any, timeout_s: float = 5.0) -> Any:
+def until(condition: Any, timeout_s: float = 30.0) -> Any:
     """Wait for a condition to be true and return it."""
     limit = time.monotonic() + timeout_s
     while True:

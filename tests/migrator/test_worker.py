@@ -101,7 +101,7 @@ def test_streams_are_picked_up_when_they_are_enabled_and_left_when_torn_down(pos
     sync.teardown(post.config, "post")
     with working(post.config):
         until(lambda: '"disabled"' in (get(post, "/status") or ""))
-        assert json.loads(get(post, "/health/ready"))["ready"]
+        until(lambda: (text := get(post, "/health/ready")) and json.loads(text)["ready"])
         sync.enable(post.config, "post")
         for connection in (post.old, post.new):
             connection.execute(LIVE)

@@ -19,6 +19,8 @@ from rehearsal.recorder import FAILURES, STATUS, WRITES
 from rehearsal.seed import seed
 from rehearsal.witness import look_up
 
+pytestmark = pytest.mark.rehearsal
+
 WRITES_ENOUGH = 400
 
 

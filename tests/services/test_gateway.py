@@ -120,8 +120,8 @@ class Estate:
 
 
 async def until(met: Callable[[], Any], what: str = "condition") -> None:
-    """Wait for a condition, five seconds at most."""
-    async with asyncio.timeout(5):
+    """Wait for a condition, twenty seconds at most."""
+    async with asyncio.timeout(20):
         while True:
             result = met()
             if await result if asyncio.iscoroutine(result) else result:

@@ -10,12 +10,13 @@ from rehearsal.configuration import rewrite, toml
 from rehearsal.postgres import free_port
 from tests.rehearsal.faults.ground import Split
 
+pytestmark = pytest.mark.rehearsal
+
 
 def percentages(split: Split, domain: str) -> set[int]:
     return {gateway["percentage"] for gateway in split.domain(domain)["served"]}
 
 
-@pytest.mark.rehearsal
 def test_a_new_service_that_fails_is_rolled_back_by_itself(split: Split) -> None:
     split.verify("--domain", "checkout")
     split.type("rollout", "advance", "checkout")

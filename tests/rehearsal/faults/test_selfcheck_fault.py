@@ -3,7 +3,11 @@
 import json
 from typing import Any
 
+import pytest
+
 from tests.rehearsal.faults.ground import Split
+
+pytestmark = pytest.mark.rehearsal
 
 MAPPING = "return.forward.return_requests"
 

@@ -13,6 +13,8 @@ from rehearsal.children import wait_until
 from rehearsal.stock import goods
 from tests.rehearsal.faults.ground import Split, rows_named
 
+pytestmark = pytest.mark.rehearsal
+
 JOBS = ("jobs-order", "jobs-checkout", "jobs-return")
 # The same two tables, compared in both directions.
 ITEMS = ("checkout.forward.cart_items", "checkout.reverse.cart_items")
