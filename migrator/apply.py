@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 # The most keys of one transaction here; from so many on, the lanes have them first; and the most
 # that are taken from the spool at once.
 PART = 5_000
-MANY = 500
+MANY = 200
 DRAIN = 50_000
 FIRST_PAUSE_S = 0.01
 LONGEST_PAUSE_S = 1.0

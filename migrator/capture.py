@@ -12,16 +12,16 @@ from collections.abc import Mapping
 from typing import Protocol
 
 from migrator.changes import Batch, Collector
-from migrator.pgoutput import CHANGES, Decoder
+from migrator.pgoutput import Decoder
 
 # So many keys (or transactions) wait in memory, some 250 bytes each; and so many keys of one
 # unfinished transaction.
 MOST = 200_000
 PART_KEYS = 100_000
-# Nothing is gained by gathering more than so many before the next batch.
+# So many are gathered before the next batch; more by a stream that is behind: what changes again
+# and again is then carried once for all of it.
 ENOUGH = 20_000
-RUN = 500
-RUN_BYTES = 4 << 20
+PLENTY = 100_000
 IDLE_S = 0.1
 HANDOVER_S = 0.1
 END_S = 5.0
@@ -32,7 +32,7 @@ class Log(Protocol):
 
     @property
     def wal_end(self) -> int: ...
-    def read(self, timeout_s: float) -> bytes | None: ...
+    def read(self, timeout_s: float) -> list[bytes]: ...
     def confirm(self, lsn: int) -> None: ...
     def keep_alive(self) -> None: ...
     def close(self) -> None: ...
@@ -50,6 +50,7 @@ class Capture:
         self._turn = threading.Condition()
         # From when on the other thread wants what is there.
         self._wanted_at, self._stopping = math.inf, False
+        self._enough, self._silent, self._heard_at = ENOUGH, False, math.inf
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name="capture", daemon=True)
         self.wal_end = 0
@@ -68,19 +69,20 @@ class Capture:
         if not self._thread.is_alive():
             self._reader.close()
 
-    def take(self, patience_s: float, gather_s: float = 0.0) -> Batch | None:
+    def take(self, patience_s: float, gather_s: float = 0.0, enough: int = ENOUGH) -> Batch | None:
         """What has been gathered and is worth storing, or None when nothing came in this time.
 
-        With something there it waits for more as long as `gather_s`, unless somebody waits for the
-        position itself. Raises what ended the reading, once everything before it has been taken.
+        With something there it waits for more as long as `gather_s`, until `enough` is held, unless
+        somebody waits for the position itself. Raises what ended the reading, once everything
+        before it has been taken.
         """
         with self._turn:
-            self._wanted_at = time.monotonic() + gather_s
+            self._wanted_at, self._enough = time.monotonic() + gather_s, enough
             self._turn.wait_for(lambda: self._ready or self._error is not None, patience_s)
             if self._ready:
                 self._turn.wait_for(lambda: self._due or self._error is not None, gather_s)
             self._wanted_at = math.inf
-            batch = self._collector.take() if self._collector.batch.worth_storing else None
+            batch = self._collector.take() if self._collector.worth_storing else None
             if batch is None and self._oversized:
                 batch = self._collector.take_part()
             self._turn.notify_all()
@@ -99,13 +101,15 @@ class Capture:
 
     @property
     def _ready(self) -> bool:
-        return self._collector.batch.worth_storing or self._oversized
+        return self._collector.worth_storing or self._oversized
 
     @property
     def _due(self) -> bool:
         """Whether the other thread wants what is there now."""
-        enough = self._collector.batch.urgent or self._collector.held >= ENOUGH or self._oversized
-        return self._wanted_at < math.inf and (enough or time.monotonic() >= self._wanted_at)
+        if self._wanted_at == math.inf:
+            return False
+        enough = self._silent or self._oversized or self._collector.held >= self._enough
+        return enough or self._collector.urgent or time.monotonic() >= self._wanted_at
 
     @property
     def _oversized(self) -> bool:
@@ -118,36 +122,21 @@ class Capture:
     def _run(self) -> None:
         try:
             while not self._stopping:
-                messages = self._arrived()
+                self._reader.keep_alive()
+                messages = self._reader.read(IDLE_S)
                 self.wal_end = self._reader.wal_end
                 with self._turn:
-                    self._feed(messages)
+                    # Silence for a while: what is there is all there is. Nothing may also mean that
+                    # the server only wanted to know whether we are here.
+                    now = time.monotonic()
+                    self._heard_at = now if messages else self._heard_at
+                    self._silent = now - self._heard_at >= IDLE_S
+                    self._collector.take_in(self._decoder, messages)
                     self._hand_over()
         except BaseException as error:  # noqa: BLE001 - it is raised where the batches are taken
             with self._turn:
                 self._error = error
                 self._turn.notify_all()
-
-    def _arrived(self) -> list[bytes]:
-        """What has arrived; it waits for the first message only. The lock is not held meanwhile."""
-        self._reader.keep_alive()
-        messages: list[bytes] = []
-        size = 0
-        message = self._reader.read(IDLE_S)
-        while message is not None:
-            messages.append(message)
-            size += len(message)
-            if len(messages) >= RUN or size >= RUN_BYTES:
-                break
-            message = self._reader.read(0.0)
-        return messages
-
-    def _feed(self, messages: list[bytes]) -> None:
-        collector, decode = self._collector, self._decoder.decode
-        for message in messages:
-            # Our own transactions are long sometimes, and nobody needs their rows.
-            if not (collector.skipping and message[0] in CHANGES):
-                collector.feed(decode(message))
 
     def _hand_over(self) -> None:
         """Let the other thread take it, if it waits; when full, wait for it."""

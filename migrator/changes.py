@@ -8,6 +8,7 @@ import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from itertools import chain
 from operator import itemgetter
 from typing import Any
 
@@ -15,18 +16,28 @@ from estate.errors import ExitCode, SplitctlError
 from migrator.control import APPLIED, HEARTBEAT, MARKER
 from migrator.mapping import Key, Mapping, Stream
 from migrator.pgoutput import (
+    BEGIN,
+    CHANGES,
+    COMMIT,
     LEFT_OUT,
     Begin,
     Change,
     Commit,
+    Decoder,
     Event,
     Message,
     Relation,
     Truncate,
     Value,
+    begin,
+    commit,
 )
 
 MappingKey = tuple[str, Key]
+# What one changed row leads to.
+Keys = tuple[MappingKey, ...]
+# So many different changes are remembered with the keys that they lead to.
+KNOWN = 50_000
 # Asks a stream to carry keys once more, though nothing changed: its target had a stray there.
 AGAIN = "splitctl.again"
 
@@ -117,15 +128,18 @@ class Collector:
         self._leads = _leads(stream.mappings)
         self._layouts: dict[int, tuple[tuple[str, ...], tuple[int, ...]]] = {}
         self._hidden: dict[int, str] = {}
-        self._altered = False
+        self._known: dict[bytes | None, Keys] = {}
+        # Whole transactions: what they tell, and what their rows lead to, which the batch has when
+        # it is taken.
         self._batch = Batch()
-        self._begin: Begin | None = None
+        self._whole: dict[Keys, None] = {}
+        # The one that has begun: its Begin, its rows, and its messages, which count from its end.
+        self._begin: tuple[int, int, int] | None = None
         self._first = False
         self._skipped = False
-        self._keys: dict[MappingKey, None] = {}
-        self._again: set[MappingKey] = set()
-        self._beat: tuple[int, datetime] | None = None
-        self._urgent = False
+        self._open: dict[Keys, None] = {}
+        self._said = Batch()
+        self._says = False
 
     @property
     def wanted(self) -> dict[str, tuple[str, ...]]:
@@ -138,33 +152,38 @@ class Collector:
         return self._begin is not None
 
     @property
-    def skipping(self) -> bool:
-        """Whether the transaction that has begun is one of ours, whose rows lead nowhere."""
-        return self._skipped and self._begin is not None
-
-    @property
     def pending(self) -> int:
-        """Keys gathered so far."""
-        return len(self._batch.keys) + len(self._keys)
+        """Changed rows gathered so far, each counted once."""
+        return len(self._whole) + len(self._open)
 
     @property
     def unfinished(self) -> int:
-        """How many keys of the transaction that has begun are held here."""
-        return len(self._keys)
+        """How many rows of the transaction that has begun are held here."""
+        return len(self._open)
 
     @property
     def held(self) -> int:
-        """How much is held of whole transactions: their keys, or themselves if these are more."""
-        return max(len(self._batch.keys), len(self._batch.commit_us))
+        """How much is held of whole transactions: their rows, or themselves if these are more."""
+        return max(len(self._whole), len(self._batch.commit_us))
 
     @property
-    def batch(self) -> Batch:
-        """What has been gathered; `take` removes it."""
-        return self._batch
+    def urgent(self) -> bool:
+        """Whether somebody waits for the position itself."""
+        return self._batch.urgent
+
+    @property
+    def worth_storing(self) -> bool:
+        """Whether the position has to be committed for what whole transactions brought."""
+        return bool(self._whole) or self._batch.worth_storing
 
     def take(self) -> Batch:
         """Hand over what whole transactions brought, and begin a new batch."""
         batch, self._batch = self._batch, Batch()
+        keys, self._whole = dict.fromkeys(chain.from_iterable(self._whole)), {}
+        # A key that was changed as well is not a quiet one any more.
+        batch.again.difference_update(keys)
+        keys.update(dict.fromkeys(batch.again))
+        batch.keys = keys
         return batch
 
     def take_part(self) -> Batch:
@@ -174,20 +193,51 @@ class Collector:
         it, so the part must be written down where a second reading of it does no harm.
         """
         assert self._begin is not None
-        keys, self._keys = self._keys, {}
-        begin = self._begin
-        return Batch(keys, xids={begin.xid}, part=True, since=begin.final_lsn)
+        keys, self._open = dict.fromkeys(chain.from_iterable(self._open)), {}
+        lsn, _, xid = self._begin
+        return Batch(keys, xids={xid}, part=True, since=lsn)
+
+    def take_in(self, decoder: Decoder, messages: Iterable[bytes]) -> None:
+        """Take in messages as they come, and what they mean. Raises Malformed, or as `feed` does.
+
+        Bursts bring some hundred thousand of them a second, so the common ones take short ways: a
+        change that was seen before, of the same few rows most likely, is not decoded once more.
+        """
+        known, head = self._known, decoder.head
+        for message in messages:
+            kind = message[0]
+            if kind in CHANGES:
+                # Our own transactions are long sometimes, and nobody needs their rows.
+                if self._skipped:
+                    continue
+                same = head(message)
+                keys = known.get(same)
+                if keys is None:
+                    keys = self._keys_of(decoder.decode(message))
+                    if same is not None:
+                        if len(known) >= KNOWN:
+                            known.clear()
+                        known[same] = keys
+                self._first = False
+                self._open[keys] = None
+            elif kind == BEGIN:
+                self._begins(begin(message))
+            elif kind == COMMIT:
+                _, end_lsn, commit_us = commit(message)
+                self._ends(end_lsn, commit_us)
+            else:
+                self.feed(decoder.decode(message))
 
     def feed(self, event: Event) -> None:
         """Take in one event. Raises StreamStopped with the reason."""
         if type(event) is Change:
             self._first = False
             if not self._skipped:
-                self._change(event)
+                self._open[self._keys_of(event)] = None
         elif type(event) is Begin:
-            self._begin, self._first, self._skipped = event, True, False
+            self._begins(event)
         elif type(event) is Commit:
-            self._commit(event)
+            self._ends(event.end_lsn, event.commit_us)
         elif type(event) is Message:
             self._message(event)
         elif type(event) is Relation:
@@ -195,29 +245,40 @@ class Collector:
         elif type(event) is Truncate:
             self._truncate(event)
 
-    def _commit(self, event: Commit) -> None:
+    def _begins(self, begin: tuple[int, int, int]) -> None:
+        self._begin, self._first, self._skipped = begin, True, False
+
+    def _ends(self, end_lsn: int, commit_us: int) -> None:
         begin, batch = self._begin, self._batch
         assert begin is not None
-        if self._keys or self._again:
-            # A key that was changed as well is not a quiet one any more.
-            if self._again or batch.again:
-                batch.again.update(name for name in self._again if name not in batch.keys)
-                batch.again.difference_update(self._keys)
-                batch.keys.update(dict.fromkeys(self._again))
-                self._again = set()
-            batch.keys.update(self._keys)
-            batch.xids.add(begin.xid)
-            batch.since = batch.since or begin.final_lsn
-            batch.commit_us.append(event.commit_us)
-            self._keys = {}
-        # Not when they are read: handed over before the commit, they would have no position.
-        if self._beat is not None:
-            batch.horizon, batch.heartbeat_at = self._beat
-        batch.urgent |= self._urgent
-        batch.lsn, batch.last_commit_us = event.end_lsn, event.commit_us
-        batch.altered |= self._altered
-        self._begin, self._beat = None, None
-        self._urgent = self._altered = False
+        if self._open:
+            self._whole.update(self._open)
+            self._open.clear()
+            self._brings(begin, commit_us)
+        if self._says:
+            # Not when they are read: handed over before the commit, they would have no position.
+            self._say(begin, commit_us)
+        batch.lsn, batch.last_commit_us = end_lsn, commit_us
+        self._begin = None
+
+    def _brings(self, begin: tuple[int, int, int], commit_us: int) -> None:
+        """A transaction has brought keys."""
+        batch = self._batch
+        lsn, _, xid = begin
+        batch.xids.add(xid)
+        batch.since = batch.since or lsn
+        batch.commit_us.append(commit_us)
+
+    def _say(self, begin: tuple[int, int, int], commit_us: int) -> None:
+        batch, said = self._batch, self._said
+        if said.again:
+            self._brings(begin, commit_us)
+            batch.again |= said.again
+        if said.heartbeat_at is not None:
+            batch.horizon, batch.heartbeat_at = said.horizon, said.heartbeat_at
+        batch.urgent |= said.urgent
+        batch.altered |= said.altered
+        self._said, self._says = Batch(), False
 
     def _truncate(self, event: Truncate) -> None:
         self._first = False
@@ -233,22 +294,27 @@ class Collector:
             if first and stream.rpartition(".")[0] == self._stream.domain.name:
                 self._skipped = True
         elif event.prefix == MARKER:
-            self._urgent = True
+            self._said.urgent = self._says = True
         elif event.prefix == AGAIN:
             self._asked_again(event.content)
         elif event.prefix == HEARTBEAT:
             stream, horizon, stamp = event.content.decode(errors="replace").split(" ", 2)
             if stream == self._stream.name:
-                self._beat = int(horizon), datetime.fromisoformat(stamp)
+                said = self._said
+                said.horizon, said.heartbeat_at = int(horizon), datetime.fromisoformat(stamp)
+                self._says = True
 
     def _asked_again(self, content: bytes) -> None:
         """Keys that the opposite stream wants from here; its transaction is skipped otherwise."""
         asked = json.loads(content)
         if asked["stream"] == self._stream.name:
             known = {mapping.name for mapping in self._stream.mappings}
-            self._again.update((name, tuple(key)) for name, key in asked["keys"] if name in known)
+            again = self._said.again
+            again.update((name, tuple(key)) for name, key in asked["keys"] if name in known)
+            self._says = True
 
     def _relation(self, event: Relation) -> None:
+        self._known.clear()
         if event.name not in self._leads:
             # A partition is told of beside its table, in whose name its changes come.
             return
@@ -263,38 +329,44 @@ class Collector:
             self._hidden.pop(event.oid, None)
         # The rows are read anew: of other columns only the mappings' statements need to know.
         layout = (event.columns, event.types)
-        self._altered |= self._layouts.get(event.oid) != layout
+        if self._layouts.get(event.oid) != layout:
+            self._said.altered = self._says = True
         self._layouts[event.oid] = layout
 
-    def _change(self, change: Change) -> None:
-        """Note the keys that the old and the new version of a row lead to."""
-        relation, kind, old, new = change
+    def _keys_of(self, event: Event) -> Keys:
+        """The keys that the old and the new version of a row lead to."""
+        assert type(event) is Change
+        relation, kind, old, new = event
         if self._hidden and kind != "I" and relation.oid in self._hidden:
             columns = self._hidden[relation.oid]
             raise self._stop(KeyNotInIdentity, table=relation.name, columns=columns)
-        if old is not None:
-            self._lead(relation.name, old)
-            if new is not None and LEFT_OUT in new:
-                # A large value that was not touched is left out of the new tuple, never of the old.
-                pairs = zip(new, old, strict=True)
-                new = tuple([before if value is LEFT_OUT else value for value, before in pairs])
-        if new is not None:
-            self._lead(relation.name, new)
+        if old is None:
+            assert new is not None
+            return self._lead(relation.name, new)
+        keys = self._lead(relation.name, old)
+        if new is None:
+            return keys
+        if LEFT_OUT in new:
+            # A large value that was not touched is left out of the new tuple, never of the old.
+            pairs = zip(new, old, strict=True)
+            new = tuple([before if value is LEFT_OUT else value for value, before in pairs])
+        return keys + self._lead(relation.name, new)
 
-    def _lead(self, table: str, values: tuple[Value, ...]) -> None:
+    def _lead(self, table: str, values: tuple[Value, ...]) -> Keys:
         found = self._leads.get(table)
         if found is None:
             raise self._stop(TableUnknown, table=table)
         columns, leads = found
-        for name, pick in leads:
-            key = pick(values)
+        keys = [(name, pick(values)) for name, pick in leads]
+        if None in values or LEFT_OUT in values:
+            for _, key in keys:
+                if LEFT_OUT in key and None not in key:
+                    pairs = zip(columns, values, strict=True)
+                    hidden = ", ".join(column for column, value in pairs if value is LEFT_OUT)
+                    raise self._stop(KeyNotInIdentity, table=table, columns=hidden)
             # A null leads nowhere: nothing stands under it in the target.
-            if None in key:
-                continue
-            if LEFT_OUT in key:
-                hidden = [c for c, value in zip(columns, values, strict=True) if value is LEFT_OUT]
-                raise self._stop(KeyNotInIdentity, table=table, columns=", ".join(hidden))
-            self._keys[(name, key)] = None
+            keys = [(name, key) for name, key in keys if None not in key]
+        return tuple(keys)
 
     def _stop(self, kind: type[StreamStopped], **facts: str) -> StreamStopped:
         return kind(stream=self._stream.name, domain=self._stream.domain.name, **facts)

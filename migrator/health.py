@@ -17,7 +17,9 @@ __all__ = ["AddressTaken", "Board", "StreamHealth", "serve"]
 log = logging.getLogger(__name__)
 
 
+# Delays are told apart by a tenth of a millisecond, or by one of so many parts of the longest.
 PER_S = 10_000
+STEPS = 200
 
 
 class AddressTaken(SplitctlError):
@@ -40,13 +42,13 @@ class Board:
     ) -> None:
         """Count a batch that was committed; `across` are strays that were written too."""
         health = self.streams[name]
-        # A burst brings a hundred thousand at once: those of a tenth of a millisecond are as one.
-        counted = Counter([int(delay * PER_S) for delay in delays_s])
-        for step, count in counted.items():
-            health.lags.add((step + 1) / PER_S, count)
-            self._gauges.delay(name, (step + 1) / PER_S, count)
         if delays_s:
             health.last_lag_s = max(delays_s)
+            # A burst brings a hundred thousand at once: those that hardly differ are as one.
+            per_s = min(PER_S, STEPS / max(health.last_lag_s, 1 / PER_S))
+            for step, count in Counter([int(delay * per_s) for delay in delays_s]).items():
+                health.lags.add((step + 1) / per_s, count)
+                self._gauges.delay(name, (step + 1) / per_s, count)
         health.transactions += len(delays_s)
         health.strays += strays
         self._gauges.carried(name, rows, strays, across)

@@ -408,7 +408,7 @@ def keys_condition(shape: Shape, alias: str, *, source: bool = False) -> sql.Com
 
 def key_arguments(keys: list[Key]) -> list[list[str]]:
     """Parameters for a statement with `keys_condition`: the keys' parts, column by column."""
-    parts = [list(part) for part in zip(*keys, strict=True)]
+    parts = [[key[n] for key in keys] for n in range(len(keys[0]))]
     return parts if len(parts) == 1 else parts + parts
 
 

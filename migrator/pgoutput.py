@@ -6,14 +6,17 @@ burst brings hundreds of thousands of them a second.
 """
 
 import struct
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Final, NamedTuple
 
 TEXT: Final = ord("t")
 NULL: Final = ord("n")
 UNCHANGED: Final = ord("u")
 EMPTY: Final = frozenset(b"nu")
+BEGIN: Final = ord("B")
+COMMIT: Final = ord("C")
 CHANGES: Final = frozenset(b"IUD")
+UPDATE: Final = ord("U")
 DELETE: Final = ord("D")
 OLD_TUPLES: Final = frozenset(b"KO")
 NEW_TUPLE: Final = ord("N")
@@ -121,46 +124,43 @@ class Decoder:
         self._wanted, self._names = wanted, names or {}
         self._relations: dict[int, Relation] = {}
         self._layouts: dict[bytes, _Layout] = {}
+        self._readers: dict[int, Callable[[bytes], Event]] = {
+            BEGIN: lambda data: Begin._make(begin(data)),
+            COMMIT: lambda data: Commit._make(commit(data)),
+            **dict.fromkeys(CHANGES, self._change),
+            ord("R"): self._relation,
+            ord("M"): _message,
+            ord("T"): self._truncate,
+            ord("O"): _origin,
+            ord("Y"): _type,
+        }
 
     def decode(self, data: bytes) -> Event:
         """Decode one message. Raises Malformed."""
         try:
-            return self._decode(data)
+            return self._readers[data[0]](data)
         except (struct.error, IndexError, KeyError, UnicodeDecodeError) as error:
             kind = data[:1].decode("ascii", "replace")
             raise Malformed(f"message {kind!r} of {len(data)} bytes: {error!r}") from error
 
-    def _decode(self, data: bytes) -> Event:
-        if data[0] in CHANGES:
-            return self._change(data)
-        match chr(data[0]):
-            case "B":
-                lsn, commit_us, xid = _BEGIN.unpack_from(data, 1)
-                return Begin(lsn, commit_us + EPOCH_US, xid)
-            case "C":
-                _, lsn, end_lsn, commit_us = _COMMIT.unpack_from(data, 1)
-                return Commit(lsn, end_lsn, commit_us + EPOCH_US)
-            case "R":
-                return self._relation(data)
-            case "M":
-                flags, lsn = _MESSAGE.unpack_from(data, 1)
-                prefix, at = _string(data, 10)
-                length = _number(data, at, 4)
-                if len(data) != at + 4 + length:
-                    raise Malformed(f"message content of {length} bytes in {len(data)}")
-                return Message(bool(flags & 1), lsn, prefix, data[at + 4 : at + 4 + length])
-            case "T":
-                count = _number(data, 1, 4)
-                oids = [_number(data, 6 + 4 * index, 4) for index in range(count)]
-                return Truncate(tuple(self._relations[oid] for oid in oids))
-            case "O":
-                return Origin(_string(data, 9)[0])
-            case "Y":
-                oid = _number(data, 1, 4)
-                _, at = _string(data, 5)
-                return Type(oid, _string(data, at)[0])
-            case kind:
-                raise Malformed(f"unknown message {kind!r}")
+    def head(self, data: bytes) -> bytes | None:
+        """The part of a change that tells all that `decode` tells of it: equal heads, equal events.
+
+        None for a change that has both an old and a new tuple, or that `decode` would not take.
+        """
+        layout = self._layouts.get(data[1:5])
+        if layout is None or (data[0] == UPDATE and data[5] != NEW_TUPLE):
+            return None
+        at = 8
+        try:
+            for _ in range(layout.last + 1):
+                if data[at] == TEXT:
+                    at += 5 + int.from_bytes(data[at + 1 : at + 5], "big")
+                else:
+                    at += 1
+        except IndexError:
+            return None
+        return data[:at]
 
     def _relation(self, data: bytes) -> Relation:
         oid = _number(data, 1, 4)
@@ -189,6 +189,11 @@ class Decoder:
         self._layouts[data[1:5]] = _Layout(relation, positions, max(positions, default=-1))
         return relation
 
+    def _truncate(self, data: bytes) -> Truncate:
+        count = _number(data, 1, 4)
+        oids = [_number(data, 6 + 4 * index, 4) for index in range(count)]
+        return Truncate(tuple(self._relations[oid] for oid in oids))
+
     def _change(self, data: bytes) -> Change:
         relation, positions, last = self._layouts[data[1:5]]
         kind, mark, at = data[0], data[5], 6
@@ -204,6 +209,37 @@ class Decoder:
         return Change(relation, chr(kind), old, _values(data, at, positions, last))
 
 
+def begin(data: bytes) -> tuple[int, int, int]:
+    """The fields of a Begin. Raises struct.error."""
+    lsn, commit_us, xid = _BEGIN.unpack_from(data, 1)
+    return lsn, commit_us + EPOCH_US, xid
+
+
+def commit(data: bytes) -> tuple[int, int, int]:
+    """The fields of a Commit. Raises struct.error."""
+    _, lsn, end_lsn, commit_us = _COMMIT.unpack_from(data, 1)
+    return lsn, end_lsn, commit_us + EPOCH_US
+
+
+def _message(data: bytes) -> Message:
+    flags, lsn = _MESSAGE.unpack_from(data, 1)
+    prefix, at = _string(data, 10)
+    length = _number(data, at, 4)
+    if len(data) != at + 4 + length:
+        raise Malformed(f"message content of {length} bytes in {len(data)}")
+    return Message(bool(flags & 1), lsn, prefix, data[at + 4 : at + 4 + length])
+
+
+def _origin(data: bytes) -> Origin:
+    return Origin(_string(data, 9)[0])
+
+
+def _type(data: bytes) -> Type:
+    oid = _number(data, 1, 4)
+    _, at = _string(data, 5)
+    return Type(oid, _string(data, at)[0])
+
+
 class _Layout(NamedTuple):
     """Where the wanted columns stand in a relation's tuples, and the last of these places."""
 
@@ -216,16 +252,15 @@ def _values(data: bytes, at: int, positions: tuple[int, ...], last: int) -> tupl
     """The values at these positions of the tuple that begins here."""
     count = (data[at] << 8) | data[at + 1]
     at += 2
-    found: dict[int, Value] = {}
+    found: list[Value] = []
     for index in range(last + 1):
         kind = data[at]
         if kind == TEXT:
             end = at + 5 + int.from_bytes(data[at + 1 : at + 5], "big")
-            if index in positions:
-                found[index] = data[at + 5 : end].decode()
+            found.append(data[at + 5 : end].decode() if index in positions else None)
             at = end
         elif kind in EMPTY:
-            found[index] = None if kind == NULL else LEFT_OUT
+            found.append(None if kind == NULL else LEFT_OUT)
             at += 1
         else:
             raise Malformed(f"value of kind {chr(kind)!r}")

@@ -4,6 +4,7 @@ A publication holds tables, not names: one that was dropped and made again, or t
 another, is not in it. A partition keeps a replica identity of its own, whatever its parent says.
 """
 
+import json
 from collections.abc import Iterable
 from typing import Any, LiteralString
 
@@ -30,7 +31,9 @@ SELECT c.oid, c.relname, p.oid IS NOT NULL OR EXISTS (
 """
 # Partitions of which a changed row would not tell these columns' old values.
 PARTITIONS: LiteralString = """
-SELECT c.relname FROM pg_partition_tree(to_regclass(format('public.%%I', %(table)s::text))) t
+SELECT w.name, c.relname
+  FROM jsonb_to_recordset(%s::jsonb) AS w(name text, columns jsonb)
+ CROSS JOIN LATERAL pg_partition_tree(to_regclass(format('public.%%I', w.name))) t
   JOIN pg_class c ON c.oid = t.relid
  WHERE t.isleaf AND t.parentrelid IS NOT NULL AND c.relkind = 'r' AND c.relreplident <> 'f'
    AND NOT EXISTS (
@@ -38,7 +41,8 @@ SELECT c.relname FROM pg_partition_tree(to_regclass(format('public.%%I', %(table
         WHERE i.indrelid = c.oid AND (c.relreplident = 'd' AND i.indisprimary
                                       OR c.relreplident = 'i' AND i.indisreplident)
           AND ARRAY(SELECT a.attname::text FROM pg_attribute a
-                     WHERE a.attrelid = c.oid AND a.attnum = ANY(i.indkey)) @> %(columns)s::text[])
+                     WHERE a.attrelid = c.oid AND a.attnum = ANY(i.indkey))
+              @> ARRAY(SELECT jsonb_array_elements_text(w.columns)))
  ORDER BY c.relname
 """
 
@@ -77,16 +81,15 @@ def check(source: Connection, stream: Stream) -> dict[int, str]:
 
 
 def _check_partitions(source: Connection, stream: Stream) -> None:
-    for table in stream.tables:
-        columns = leading((mapping.config for mapping in stream.mappings), table)
-        found = unfit_partitions(source, table, columns)
-        if found:
-            raise KeyNotInIdentity(
-                stream=stream.name,
-                domain=stream.domain.name,
-                table=found[0],
-                columns=", ".join(columns),
-            )
+    mappings = [mapping.config for mapping in stream.mappings]
+    columns = {table: leading(mappings, table) for table in stream.tables}
+    for table, partition in unfit_partitions(source, columns):
+        raise KeyNotInIdentity(
+            stream=stream.name,
+            domain=stream.domain.name,
+            table=partition,
+            columns=", ".join(columns[table]),
+        )
 
 
 def leading(mappings: Iterable[MappingConfig], table: str) -> list[str]:
@@ -95,7 +98,8 @@ def leading(mappings: Iterable[MappingConfig], table: str) -> list[str]:
     return sorted({column for columns in found for column in columns})
 
 
-def unfit_partitions(source: Connection, table: str, columns: list[str]) -> list[str]:
-    """Partitions of this table whose replica identity has not all of these columns."""
-    rows = source.execute(PARTITIONS, {"table": table, "columns": columns}).fetchall()
-    return [str(row[0]) for row in rows]
+def unfit_partitions(source: Connection, columns: dict[str, list[str]]) -> list[tuple[str, str]]:
+    """Tables, each with a partition whose replica identity has not all of the table's columns."""
+    wanted = [{"name": table, "columns": names} for table, names in columns.items()]
+    rows = source.execute(PARTITIONS, (json.dumps(wanted),)).fetchall()
+    return [(str(table), str(partition)) for table, partition in rows]

@@ -23,6 +23,9 @@ DATA: Final = ord("w")
 KEEPALIVE: Final = ord("k")
 STATUS_INTERVAL_S = 1.0
 END_LIMIT_S = 0.5
+# How much is handed over at once.
+RUN = 500
+RUN_BYTES = 4 << 20
 _DATA_HEAD = struct.Struct("!QQq")
 _KEEPALIVE = struct.Struct("!QqB")
 _STATUS = struct.Struct("!cQQQqB")
@@ -66,6 +69,7 @@ class Reader:
         self._wal_end = 0
         self._head: memoryview | None = None
         self._next_status = 0.0
+        self._end: str | None = None
 
     def system(self) -> System:
         """Ask the server who it is. Only before `start`."""
@@ -107,20 +111,25 @@ class Reader:
             self._received, self._wal_end = max(self._received, start), max(self._wal_end, end)
         return self._wal_end
 
-    def read(self, timeout_s: float) -> bytes | None:
-        """The next message, or None when none came within this time. Raises ReplicationEnded."""
-        message = self._take()
-        if message is not None:
-            return message
+    def read(self, timeout_s: float) -> list[bytes]:
+        """The next messages, as far as they are there; none when none came within this time.
+
+        Raises ReplicationEnded.
+        """
+        messages = self._arrived()
+        if messages:
+            return messages
+        if self._end is not None:
+            raise self._ended(self._end)
         self.keep_alive()
         ready, _, _ = select.select([self._connection.socket], [], [], timeout_s)
         if not ready:
-            return None
+            return []
         try:
             self._connection.consume_input()
         except psycopg.OperationalError as error:
             raise self._ended(str(error)) from error
-        return self._take()
+        return self._arrived()
 
     def confirm(self, lsn: int) -> None:
         """The target has committed this position. The server is told with the next answer.
@@ -158,30 +167,35 @@ class Reader:
                 select.select([self._connection.socket], [], [], 0.05)
                 self._connection.consume_input()
 
-    def _take(self) -> bytes | None:
-        """The next message that has already arrived."""
-        while True:
+    def _arrived(self) -> list[bytes]:
+        """What has arrived already, so many messages or bytes at most."""
+        messages: list[bytes] = []
+        size, head = 0, self._head
+        take = self._connection.get_copy_data
+        while self._end is None and len(messages) < RUN and size < RUN_BYTES:
             try:
-                length, data = self._connection.get_copy_data(1)
+                length, data = take(1)
             except psycopg.OperationalError as error:
                 raise self._ended(str(error)) from error
             if length == 0:
-                return None
+                break
             if length < 0:
                 result = self._connection.get_result()
-                message = result.get_error_message() if result else "the server ended the stream"
-                raise self._ended(message)
-            kind = data[0]
-            if kind == DATA:
-                # Some hundred thousand of them a second: the positions wait for whoever asks.
-                self._head = data
-                return bytes(data[25:])
-            if kind == KEEPALIVE:
+                self._end = result.get_error_message() if result else "the server ended the stream"
+                continue
+            if data[0] == DATA:
+                head = data
+                messages.append(bytes(data[25:]))
+                size += length
+            elif data[0] == KEEPALIVE:
                 end, _, wanted = _KEEPALIVE.unpack_from(data, 1)
                 self._received = max(self._received, end)
                 self._wal_end = max(self._wal_end, end)
                 if wanted:
                     self._answer()
+        # Some hundred thousand of them a second: the positions wait for whoever asks.
+        self._head = head
+        return messages
 
     def _answer(self) -> None:
         now = time.time_ns() // 1000 - EPOCH_US

@@ -4,6 +4,7 @@ import logging
 import threading
 import time
 from contextlib import ExitStack, suppress
+from itertools import cycle
 from typing import LiteralString
 
 from estate.connections import connect
@@ -15,16 +16,13 @@ from migrator.capture import Capture
 from migrator.changes import Batch, Collector, StreamStopped
 from migrator.health import Board
 from migrator.mapping import Stream
+from migrator.pace import Pace
 from migrator.pgoutput import lsn_number, lsn_text
 from migrator.replication import Reader, System
 from migrator.watch import Watch
 
 log = logging.getLogger(__name__)
 IDLE_S = 0.1
-# Above so many transactions a second, batches are gathered for a while: carried one by one they
-# would take the cores that the shop needs.
-BUSY = 1_000
-GATHER_S = 0.1
 HEARTBEAT_S = 1.0
 RETRY_EVERY_S = 0.05
 # The pause before a key is tried again: the first, and the longest.
@@ -113,8 +111,21 @@ class Session:
         self._owner: ownership.Ownership | None = None
         self._owners_agree = False
         self._looked: int | None = None
-        self._next_heartbeat = self._next_retry = 0.0
-        self._crowded, self._recently, self._counted_at = False, 0, time.monotonic()
+        chores = (
+            self._beat,
+            self._check_publication,
+            self._count_spooled,
+            self._publish,
+            self._settle,
+            self._heed_owner,
+            self._forget,
+            self._read_horizon,
+            self._watch_log,
+        )
+        # Each of them once a second.
+        self._chores, self._chore_every_s = cycle(chores), HEARTBEAT_S / len(chores)
+        self._next_chore = self._next_retry = 0.0
+        self._pace = Pace(time.monotonic())
         self._stop = threading.Event()
         self._stack = ExitStack()
         try:
@@ -168,12 +179,18 @@ class Session:
     def _carry_on(self, stop: threading.Event) -> None:
         busy = False
         while not stop.is_set():
-            gather_s = GATHER_S if self._crowded and not busy else 0.0
-            batch = self._capture.take(0.0 if busy else IDLE_S, gather_s)
+            batch = self._take(busy)
             self._health.gathered = self._capture.pending
             if batch is not None:
                 self._carry(batch)
             busy = self._tick()
+
+    def _take(self, busy: bool) -> Batch | None:
+        """The next batch, as large as is good now; `busy`: there is other work to do."""
+        if busy:
+            return self._capture.take(0.0)
+        gathering = self._pace.gathering
+        return self._capture.take(IDLE_S, gathering.seconds, gathering.enough)
 
     def _carry(self, batch: Batch) -> None:
         if batch.part:
@@ -181,7 +198,8 @@ class Session:
             return
         outcome = self._applier.apply(batch)
         committed = time.time()
-        self._recently += len(batch.commit_us)
+        age_s = committed + self._clock_ahead_s - batch.last_commit_us / 1e6
+        self._pace.carried(len(batch.commit_us), age_s)
         self._stored = batch.lsn
         self._capture.confirm(batch.lsn)
         # A key that only went to the spool was not carried: its delay is not known yet.
@@ -190,6 +208,11 @@ class Session:
         if batch.heartbeat_at is not None:
             self._health.beat(batch.heartbeat_at)
             self._looked = batch.horizon
+
+    @property
+    def _clock_ahead_s(self) -> float:
+        seen = self._health.seen
+        return seen.log.clock_ahead_s if seen else 0.0
 
     def _count(self, outcome: Outcome, delays_s: list[float]) -> None:
         rows = outcome.upserted + outcome.deleted
@@ -203,12 +226,12 @@ class Session:
     def _tick(self) -> bool:
         """What has to be done between batches. True when there is more of it to do at once."""
         now = time.monotonic()
-        if now >= self._next_heartbeat:
-            self._next_heartbeat = now + HEARTBEAT_S
-            self._crowded = self._recently > BUSY * (now - self._counted_at)
-            self._recently, self._counted_at = 0, now
-            self._source.execute(s.HEARTBEAT, (self._stream.name,))
-            self._look_around()
+        # One after the other, spread over the second: done at once they would hold up every
+        # hundredth change.
+        while now >= self._next_chore:
+            next(self._chores)()
+            late = now - self._next_chore > HEARTBEAT_S
+            self._next_chore = (now if late else self._next_chore) + self._chore_every_s
         self._retry(now)
         busy = False
         for name in self._applier.drainable():
@@ -216,17 +239,20 @@ class Session:
             busy = True
         return busy
 
-    def _look_around(self) -> None:
-        """Once a second: states that others changed, what is pending, how far the log is."""
+    def _beat(self) -> None:
+        self._pace.look(time.monotonic())
+        self._source.execute(s.HEARTBEAT, (self._stream.name,))
+
+    def _check_publication(self) -> None:
         publication.check(self._source, self._stream)
+
+    def _count_spooled(self) -> None:
+        """How much is pending, in the states that others may have changed."""
         self._applier.load_states()
         row = self._target.execute(s.SPOOL_COUNT, (self._stream.name,)).fetchone()
         self._health.spooled = int(row[0]) if row else 0
-        self._publish()
-        self._settle()
-        self._heed_owner()
-        self._applier.forget()
-        self._read_horizon()
+
+    def _watch_log(self) -> None:
         self._health.look(self._watch.look(self._source, self._target))
         self._health.lag_bytes = max(self._capture.wal_end - self._stored, 0)
 
@@ -298,6 +324,9 @@ class Session:
             self._owner = owner
             for item in self._applier.waiting.values():
                 item.due = 0.0
+
+    def _forget(self) -> None:
+        self._applier.forget()
 
     def _read_horizon(self) -> None:
         """How far the opposite stream was when it last told, in whatever process it ran."""

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from migrator import apply, capture
+from migrator import apply, capture, replication
 from migrator.capture import Capture
 from migrator.changes import Collector, TableTruncated
 from tests.migrator.parcels import Post, carrying, until, working
@@ -44,25 +44,26 @@ TRUNCATE = b"T" + struct.pack("!IBI", 1, 0, 7)
 
 
 class Tape:
-    """A log that was written before: it gives one message after the other, then nothing."""
+    """A log that was written before: it gives `run` messages at once, and nothing in the end."""
 
-    def __init__(self, *messages: bytes) -> None:
+    def __init__(self, *messages: bytes, run: int = 500) -> None:
+        self.run = run
         self.messages = [begin(1), RELATION, commit(1), *messages]
         self.read_out = threading.Event()
         self.ended = threading.Event()
         self.more = threading.Event()
         self.confirmed = self.answers = self.wal_end = 0
 
-    def read(self, timeout_s: float) -> bytes | None:
+    def read(self, timeout_s: float) -> list[bytes]:
         if self.messages:
-            message = self.messages.pop(0)
-            if message == TRUNCATE:
+            messages, self.messages = self.messages[: self.run], self.messages[self.run :]
+            if TRUNCATE in messages:
                 self.ended.set()
-            return message
+            return messages
         self.read_out.set()
         if timeout_s:
             self.more.wait(timeout_s)
-        return None
+        return []
 
     def confirm(self, lsn: int) -> None:
         self.confirmed = lsn
@@ -111,8 +112,7 @@ def test_when_it_is_full_the_log_waits_and_the_server_is_answered(
     played: list[Capture], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(capture, "MOST", 10)
-    monkeypatch.setattr(capture, "RUN", 4)
-    tape = Tape(*[part for n in range(2, 102) for part in transaction(n, n)])
+    tape = Tape(*[part for n in range(2, 102) for part in transaction(n, n)], run=4)
     made = play(played, tape)
     until(lambda: tape.answers > 20)
     left = len(tape.messages)
@@ -130,8 +130,7 @@ def test_a_transaction_that_is_too_large_comes_in_parts_without_a_position(
     played: list[Capture], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(capture, "PART_KEYS", 10)
-    monkeypatch.setattr(capture, "RUN", 4)
-    tape = Tape(*transaction(2, 1), begin(3), *map(change, range(100, 145)), commit(3))
+    tape = Tape(*transaction(2, 1), begin(3), *map(change, range(100, 145)), commit(3), run=4)
     made = play(played, tape)
     first = made.take(5)
     assert first is not None
@@ -181,7 +180,7 @@ def test_a_transaction_larger_than_memory_arrives_whole_and_goes_live_again(
 ) -> None:
     """It goes to the spool in parts, its mappings drain, and customers' changes join the queue."""
     monkeypatch.setattr(capture, "PART_KEYS", 50)
-    monkeypatch.setattr(capture, "RUN", 20)
+    monkeypatch.setattr(replication, "RUN", 20)
     monkeypatch.setattr(apply, "DRAIN", 30)
     monkeypatch.setattr(apply, "MANY", many)
     post.old.execute("INSERT INTO depots VALUES ('n', 1, 'A', 'ann', '[]')")
@@ -209,7 +208,7 @@ def test_a_worker_that_ends_between_the_parts_reads_the_transaction_again(
 ) -> None:
     """What was spooled stays, the position does not move, nothing is lost."""
     monkeypatch.setattr(capture, "PART_KEYS", 50)
-    monkeypatch.setattr(capture, "RUN", 20)
+    monkeypatch.setattr(replication, "RUN", 20)
     post.old.execute("INSERT INTO depots VALUES ('n', 1, 'A', 'ann', '[]')")
     with carrying(post.forward):
         post.settle(post.forward)

@@ -175,8 +175,9 @@ def test_what_we_wrote_ourselves_is_skipped_and_not_worth_a_commit() -> None:
     made = collector()
     for name in ("d.forward", "d.reverse"):
         transaction(made, mark(name), changed(made, BOXES, new=box("a", "2")), lsn=200)
-    assert not made.batch.keys and not made.batch.worth_storing
-    assert made.batch.lsn == 208
+    assert not made.worth_storing
+    batch = made.take()
+    assert (batch.keys, batch.lsn) == ({}, 208)
     transaction(made, mark("other.forward"), changed(made, BOXES, new=box("a", "2")))
     assert len(made.take().keys) == 1
 
@@ -215,9 +216,9 @@ def test_a_message_counts_when_its_transaction_has_ended(prefix: str) -> None:
     made = collector()
     made.feed(Begin(100, 5_000_000, 7))
     made.feed(Message(True, 1, prefix, b"d.forward 77 2024-05-06 07:08:09+00"))
-    assert not made.batch.worth_storing
+    assert not made.worth_storing
     made.feed(Commit(100, 108, 5_000_000))
-    assert made.batch.worth_storing and made.take().lsn == 108
+    assert made.worth_storing and made.take().lsn == 108
     transaction(made)
     assert not made.take().worth_storing
 
