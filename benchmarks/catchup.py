@@ -69,7 +69,8 @@ def _measure(
                     end = position(source)
                 either.await_carried(end)
                 either.pause()
-            tag = f"burst {next(tags)}"
+            # No row has it yet, whatever figure was measured before.
+            tag = f"burst {keys}/{size} {next(tags)}"
             end = _burst(ground, updates, keys, size, tag)
             ground.checkpoint()
             with ground.old() as source, _Watched(source, stream.slot) as watched:

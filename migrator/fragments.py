@@ -9,6 +9,11 @@ from collections.abc import Iterable
 from psycopg import sql
 
 
+def fixed(statement: sql.Composable) -> bytes:
+    """A statement that is run often, as the server gets it."""
+    return statement.as_bytes(None)
+
+
 def listed(parts: Iterable[sql.Composable]) -> sql.Composed:
     """All of these, with commas between them."""
     return sql.SQL(", ").join(parts)

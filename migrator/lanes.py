@@ -34,6 +34,7 @@ log = logging.getLogger(__name__)
 # Keys of one transaction. More would be no quicker, and would hold its locks longer.
 CHUNK = 10_000
 SMALLEST = 100
+WORTH_A_LANE = 2_500
 # With more ids of our own than these the careful way is quicker: each row is compared with them.
 MOST_OWN = 10_000
 PREPARED_STATEMENTS = 1_000
@@ -101,12 +102,14 @@ class Lanes:
 
     def _mapping(self, prepared: Prepared, keys: list[Key], load: Load, done: Settled) -> None:
         name = prepared.shape.mapping.name
-        shares: list[list[Key]] = [[] for _ in self._lanes]
+        # No more of them than the keys are worth: the shop needs the cores too.
+        count = min(len(self._lanes), -(-len(keys) // WORTH_A_LANE))
+        shares: list[list[Key]] = [[] for _ in range(count)]
         for key in keys:
             shares[hash(key) % len(shares)].append(key)
         work = [
             self._pool.submit(lane.carry, prepared, share, load)
-            for lane, share in zip(self._lanes, shares, strict=True)
+            for lane, share in zip(self._lanes, shares, strict=False)
             if share
         ]
         # All of them have ended before the first error is raised: none writes on behind our back.
@@ -230,15 +233,34 @@ class _Lane:
         made = whole if below in (0, BUCKETS) else shared
         arguments = key_arguments(keys)
         rows = psycopg.ClientCursor(source).mogrify(made.out, arguments)
-        pipe(source, target, rows.encode(), made.into.as_bytes(target))
+        staged = pipe(source, target, rows.encode(), made.into.as_bytes(target))
         source.execute(s.COMMIT)
         new = stream.source_side == "new"
         guard = Guard(load.horizon, entry.own, beyond, own, below, new).arguments
         with target.pipeline():
-            for statement in (made.not_ours, made.not_ours_there):
-                if statement is not None:
-                    target.execute(statement, guard)
+            dropped = [
+                target.execute(statement, guard)
+                for statement in (made.not_ours, made.not_ours_there)
+                if statement is not None
+            ]
             upsert = target.execute(made.upsert, guard)
+        intact = not any(cursor.rowcount for cursor in dropped)
+        if made.one_row and intact and staged == upsert.rowcount == len(keys):
+            # Each key gave its row and each row was written: nothing is left to be looked for.
+            target.execute(s.COMMIT)
+            return staged, []
+        return upsert.rowcount, self._left(target, made, keys, guard)
+
+    def _left(
+        self,
+        target: Connection,
+        made: SetStatements,
+        keys: list[Key],
+        guard: dict[str, object],
+    ) -> list[Key]:
+        """Which of these keys are not settled by what was written. Commits it."""
+        arguments = key_arguments(keys)
+        with target.pipeline():
             looks = [
                 target.execute(made.not_given, arguments[: len(keys[0])]),
                 target.execute(made.not_written, guard),
@@ -246,8 +268,7 @@ class _Lane:
             if made.left_standing is not None:
                 looks.append(target.execute(made.left_standing, arguments))
             target.execute(s.COMMIT)
-        left = {tuple(row) for found in looks for row in found.fetchall()}
-        return upsert.rowcount, list(left)
+        return list({tuple(row) for found in looks for row in found.fetchall()})
 
 
 def plain(mappings: Mappings, names: Iterable[MappingKey]) -> list[MappingKey]:

@@ -5,7 +5,6 @@ from dataclasses import replace
 from typing import Any
 
 import psycopg
-from psycopg import sql
 
 from migrator.changes import MappingKey
 from migrator.mapping import Key
@@ -98,7 +97,7 @@ def raw_names(readings: dict[str, Reading]) -> dict[MappingKey, list[MappingKey]
 
 def by_standing(
     prepared: Prepared, work: Work, rows: list[Values]
-) -> Iterable[tuple[sql.Composed, list[Values]]]:
+) -> Iterable[tuple[bytes, list[Values]]]:
     """Rows to insert, and rows that stand, locked: each with its statement, where there are any."""
     stands = {item.primary for found in work.standing.values() for item in found}
     new: list[Values] = []

@@ -100,14 +100,16 @@ class Guard:
 class SetStatements:
     """All statements of one mapping that work on whole sets, in the order in which they are run.
 
-    `stage` makes the stage, once for a connection. `lock` keeps the target's columns as they are.
-    `out` (parameters: `key_arguments`) and `into` move rows from the source to the stage. Keys that
-    are not wholly ours leave it by `not_ours` and `not_ours_there`; `upsert` writes the rest. Not
-    settled are then the keys without rows in the stage (parameters: one array for each key column),
-    those with rows that do not stand in the target as they were given, and those under which other
-    rows stand (`key_arguments`). None: that cannot be. Those in between take `Guard.arguments`.
+    `one_row`: a key has one row at most. `stage` makes the stage, once for a connection; `lock`
+    keeps the target's columns as they are. `out` (parameters: `key_arguments`) and `into` move rows
+    from the source to the stage. Keys that are not wholly ours leave it by `not_ours` and
+    `not_ours_there`; `upsert` writes the rest. Not settled are then the keys without rows in the
+    stage (parameters: one array for each key column), those with rows that do not stand in the
+    target as they were given, and those under which other rows stand (`key_arguments`). None: that
+    cannot be. Those in between take `Guard.arguments`.
     """
 
+    one_row: bool
     stage: tuple[sql.Composed, ...]
     lock: sql.Composed
     out: sql.Composed
@@ -145,6 +147,7 @@ def make(shape: Shape, number: int, *, shared: bool) -> SetStatements:
     )
     one_row = set(key) == set(primary)
     return SetStatements(
+        one_row=one_row,
         stage=(
             STAGE.format(
                 name=sql.Identifier(f"splitctl_set_{number}"), columns=columns, table=table

@@ -209,18 +209,19 @@ PLAIN_TYPES = frozenset(
 class Statements:
     """All statements of one mapping. Text in, text out; keys and rows are tuples of texts.
 
+    Put together as bytes once: done at each use it would be a tenth of the worker's time.
     `elsewhere` is None where the primary key says the driving key.
     """
 
-    rows: sql.Composed
-    canonical: sql.Composed
-    standing: sql.Composed
-    elsewhere: sql.Composed | None
-    versions: sql.Composed
-    delete: sql.Composed
-    insert: sql.Composed
-    upsert: sql.Composed
-    parents: tuple[sql.Composed, ...]
+    rows: bytes
+    canonical: bytes
+    standing: bytes
+    elsewhere: bytes | None
+    versions: bytes
+    delete: bytes
+    insert: bytes
+    upsert: bytes
+    parents: tuple[bytes, ...]
     references: tuple[ForeignKey, ...]
     ways: tuple[Way, ...]
 
@@ -238,33 +239,39 @@ def make(shape: Shape, ways: tuple[Way, ...]) -> Statements:
     )
     insert = _insert(shape, table)
     return Statements(
-        rows=m.rows_by_keys(shape),
-        canonical=_canonical(shape),
-        standing=STANDING.format(**look, condition=condition),
+        rows=f.fixed(m.rows_by_keys(shape)),
+        canonical=f.fixed(_canonical(shape)),
+        standing=f.fixed(STANDING.format(**look, condition=condition)),
         elsewhere=None
         if set(key) <= set(primary)
-        else STANDING_ELSEWHERE.format(
-            **look,
-            arrays=f.arrays(len(primary)),
-            names=f.names(len(primary)),
-            condition=f.equal("t", primary, m.target_types(shape, primary)),
+        else f.fixed(
+            STANDING_ELSEWHERE.format(
+                **look,
+                arrays=f.arrays(len(primary)),
+                names=f.names(len(primary)),
+                condition=f.equal("t", primary, m.target_types(shape, primary)),
+            )
         ),
-        versions=VERSIONS.format(
-            primary=f.columns("t", primary),
-            key=f.texts("t", key),
-            columns=f.texts("t", shape.columns),
-            table=table,
-            condition=condition,
+        versions=f.fixed(
+            VERSIONS.format(
+                primary=f.columns("t", primary),
+                key=f.texts("t", key),
+                columns=f.texts("t", shape.columns),
+                table=table,
+                condition=condition,
+            )
         ),
-        delete=DELETE.format(
-            table=table,
-            arrays=f.arrays(len(primary)),
-            names=f.names(len(primary)),
-            condition=f.equal("t", primary, m.target_types(shape, primary)),
+        delete=f.fixed(
+            DELETE.format(
+                table=table,
+                arrays=f.arrays(len(primary)),
+                names=f.names(len(primary)),
+                condition=f.equal("t", primary, m.target_types(shape, primary)),
+            )
         ),
-        insert=insert,
-        upsert=_upsert(shape, insert),
-        parents=tuple(_parents(shape, reference) for reference in references),
+        insert=f.fixed(insert),
+        upsert=f.fixed(_upsert(shape, insert)),
+        parents=tuple(f.fixed(_parents(shape, reference)) for reference in references),
         references=references,
         ways=ways,
     )
