@@ -12,7 +12,7 @@ import psycopg
 import pytest
 
 from estate.connections import connect
-from migrator import apply
+from migrator import apply, lanes
 from migrator.apply import Applier, Superseded
 from migrator.changes import Batch, MappingKey
 from migrator.ownership import bucket
@@ -74,6 +74,7 @@ def opened(post: Post) -> Iterator[Carrier]:
 def many(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
     """From how many keys on the lanes have them first: what is promised holds either way."""
     monkeypatch.setattr(apply, "MANY", request.param)
+    monkeypatch.setattr(lanes, "WORTH_A_LANE", 1)
     return int(request.param)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from migrator import apply, capture, replication
+from migrator import apply, capture, lanes, replication
 from migrator.capture import Capture
 from migrator.changes import Collector, TableTruncated
 from tests.migrator.parcels import Post, carrying, until, working
@@ -55,6 +55,10 @@ class Tape:
         self.confirmed = self.answers = self.wal_end = 0
 
     def read(self, timeout_s: float) -> list[bytes]:
+        if self.messages and not self.messages[0]:
+            # The server asked whether we are here, and that was all.
+            self.messages.pop(0)
+            return []
         if self.messages:
             messages, self.messages = self.messages[: self.run], self.messages[self.run :]
             if TRUNCATE in messages:
@@ -166,6 +170,29 @@ def test_our_own_transactions_lead_nowhere_and_their_tables_are_still_known(
     assert list(batch.keys) == keys(6)
 
 
+def test_silence_ends_the_gathering(played: list[Capture]) -> None:
+    """What has come is all there is: a stream that is behind does not sit on its last keys."""
+    batch = play(played, Tape(*transaction(2, 1))).take(5, gather_s=3600)
+    assert batch is not None
+    assert list(batch.keys) == keys(1)
+
+
+def test_nothing_for_a_moment_is_no_silence(played: list[Capture]) -> None:
+    """In small batches a busy stream takes the cores that the shop needs."""
+    asked = [b""] * 5
+    tape = Tape(*transaction(2, 1), *asked, *transaction(3, 2), *asked, *transaction(4, 3), run=1)
+    batch = play(played, tape).take(5, gather_s=3600)
+    assert batch is not None
+    assert list(batch.keys) == keys(1, 2, 3)
+
+
+def test_enough_ends_the_gathering(played: list[Capture]) -> None:
+    tape = Tape(*[part for n in range(2, 500) for part in transaction(n, n)], run=1)
+    batch = play(played, tape).take(5, gather_s=3600, enough=10)
+    assert batch is not None
+    assert 10 <= len(batch.keys) < 498
+
+
 def test_a_marker_ends_the_gathering(played: list[Capture]) -> None:
     """Somebody holds customers at the gateway until the position is passed."""
     tape = Tape(*transaction(2, 1), begin(3), message("splitctl.marker"), commit(3))
@@ -183,6 +210,7 @@ def test_a_transaction_larger_than_memory_arrives_whole_and_goes_live_again(
     monkeypatch.setattr(replication, "RUN", 20)
     monkeypatch.setattr(apply, "DRAIN", 30)
     monkeypatch.setattr(apply, "MANY", many)
+    monkeypatch.setattr(lanes, "WORTH_A_LANE", 1)
     post.old.execute("INSERT INTO depots VALUES ('n', 1, 'A', 'ann', '[]')")
     with carrying(post.forward):
         post.settle(post.forward)

@@ -1,6 +1,7 @@
 """Transactions become keys; 32-bit transaction ids become 64-bit ones."""
 
 import json
+import struct
 from datetime import UTC, datetime
 
 import pytest
@@ -25,12 +26,14 @@ from migrator.pgoutput import (
     Begin,
     Change,
     Commit,
+    Decoder,
     Event,
     Message,
     Relation,
     Truncate,
     Value,
 )
+from tests.migrator import test_pgoutput as wire
 
 
 def mapping(target: str, key: tuple[str, ...], **sources: dict[str, str]) -> Mapping:
@@ -111,6 +114,19 @@ def test_a_row_leads_to_the_key_of_each_mapping_that_reads_it() -> None:
     assert list(batch.keys) == [(CRATES, ("2", "a")), (THINGS, ("1",))]
     assert (batch.lsn, batch.xids, batch.commit_us) == (108, {7}, [5_000_000])
     assert batch.worth_storing
+
+
+def test_a_row_that_changes_again_leads_where_it_led() -> None:
+    """Unless its table was told of anew: its columns may stand in another order now."""
+    made = collector()
+    decoder = Decoder(made.wanted)
+    begin, end = b"B" + struct.pack("!QqI", 1, 0, 7), b"C" + struct.pack("!BQQq", 0, 1, 9, 0)
+    box = wire.change("I", b"N", wire.row("a", "2"))
+    for columns, key in (("shelf", "place"), ("2", "a")), (("place", "shelf"), ("a", "2")):
+        told = wire.relation(name="boxes", columns=tuple((name, 25, True) for name in columns))
+        for before in ([told], []):
+            made.take_in(decoder, [begin, *before, box, box, end])
+            assert list(made.take().keys) == [(CRATES, key)]
 
 
 def test_old_and_new_key_are_both_taken() -> None:

@@ -7,7 +7,7 @@ from dataclasses import replace
 import psycopg
 import pytest
 
-from migrator import apply
+from migrator import apply, lanes
 from migrator.changes import MappingKey
 from migrator.families import Hanging, outlived
 from migrator.ownership import Ownership, bucket
@@ -22,6 +22,7 @@ EVERYTHING = "SELECT region, note, shelf FROM shipments ORDER BY id"
 @pytest.fixture(autouse=True, params=[apply.MANY, 1], ids=["one by one", "in lanes"])
 def many(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(apply, "MANY", request.param)
+    monkeypatch.setattr(lanes, "WORTH_A_LANE", 1)
 
 
 @pytest.fixture(params=[apply.PART, 1], ids=["in one part", "each key in its own"])

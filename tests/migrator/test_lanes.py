@@ -32,6 +32,7 @@ TABLE = "CREATE TABLE {} (id {} PRIMARY KEY, holder text NOT NULL, note text)"
 @pytest.fixture(autouse=True, params=[apply.MANY, 1], ids=["one by one", "in lanes"])
 def many(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
     monkeypatch.setattr(apply, "MANY", request.param)
+    monkeypatch.setattr(lanes, "WORTH_A_LANE", 1)
     return int(request.param)
 
 

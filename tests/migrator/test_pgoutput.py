@@ -1,6 +1,7 @@
 """The decoder: bytes made by hand, and whatever else may come."""
 
 import struct
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -78,6 +79,35 @@ def test_wanted_columns_only_and_in_the_wanted_order(decoder: Decoder) -> None:
     found = decoder.decode(change("U", b"N", row(b"u", "2")))
     assert isinstance(found, Change)
     assert found.new == ("2", LEFT_OUT)
+
+
+VALUES = st.one_of(st.text(max_size=5), st.none(), st.just(b"u"))
+ROWS = st.tuples(VALUES, VALUES, VALUES)
+
+
+@given(st.sampled_from("IUD"), ROWS, VALUES, st.sampled_from("IUD"), ROWS)
+def test_equal_heads_are_equal_changes(
+    kind: str, one: tuple[Any, ...], rest: Any, other_kind: str, other: tuple[Any, ...]
+) -> None:
+    """Whoever has seen a head need not decode its change; what lies behind it leads nowhere."""
+    made = Decoder({"t": ("b", "a")})
+    made.decode(relation(columns=(("a", 25, True), ("b", 23, False), ("c", 25, False))))
+
+    def message(kind: str, values: tuple[Any, ...]) -> bytes:
+        return change(kind, b"K" if kind == "D" else b"N", row(*values))
+
+    first, again = message(kind, one), message(kind, (*one[:2], rest))
+    assert made.head(first) == made.head(again)
+    assert made.decode(first) == made.decode(again)
+    second = message(other_kind, other)
+    same = made.head(first) == made.head(second)
+    assert same == (made.decode(first) == made.decode(second))
+
+
+def test_a_change_with_two_tuples_has_no_head(decoder: Decoder) -> None:
+    assert decoder.head(change("U", b"K", row("one", None), b"N", row("two", "2"))) is None
+    assert decoder.head(change("I", b"N", row("one", "2"), oid=8)) is None
+    assert decoder.head(change("I", b"N", row("one", "2"))[:12]) is None
     found = decoder.decode(change("D", b"O", row("ä", "3")))
     assert isinstance(found, Change)
     assert (found.old, found.new) == (("3", "ä"), None)

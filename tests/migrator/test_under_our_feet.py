@@ -9,7 +9,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from migrator import apply, sync, teardown
+from migrator import apply, lanes, sync, teardown
 from migrator.publication import TableNotPublished
 from migrator.readiness import NotReady
 from tests.conftest import ConfigWriter, FreshDatabase
@@ -630,6 +630,7 @@ def test_collations_that_call_different_texts_equal(
 ) -> None:
     """Letters that only differ in case are a change, in a value and in the key."""
     monkeypatch.setattr(apply, "MANY", many)
+    monkeypatch.setattr(lanes, "WORTH_A_LANE", 1)
     ddl = (
         "CREATE COLLATION loose"
         " (provider = icu, locale = 'und-u-ks-level1', deterministic = false);"
