@@ -215,7 +215,7 @@ def test_killed_while_it_takes_back_it_takes_back_again(coast: Coast) -> None:
     coast.post.old.execute("UPDATE parcels SET note = 'second'")
     with doomed(coast, BEFORE_THE_DELETE) as second:
         assert second.wait(60) == -9
-    assert coast.stored() == coast.confirmed()
+    assert coast.stored() >= coast.confirmed(), "a heartbeat may have been carried since"
     left = kept.find(coast.books, FORWARD)
     assert left is not None and coast.held() == 3
     with process(coast.post):
