@@ -112,7 +112,7 @@ class Batch:
         Transactions that the tool wrote itself only move it in memory: each commit of a position
         is such a transaction, and the two directions would answer each other for ever.
         """
-        return bool(self.keys) or self.urgent or self.heartbeat_at is not None
+        return bool(self.keys or self.again) or self.urgent or self.heartbeat_at is not None
 
     @property
     def source_commit_at(self) -> datetime:
@@ -251,29 +251,22 @@ class Collector:
     def _ends(self, end_lsn: int, commit_us: int) -> None:
         begin, batch = self._begin, self._batch
         assert begin is not None
-        if self._open:
+        if self._open or self._said.again:
             self._whole.update(self._open)
             self._open.clear()
-            self._brings(begin, commit_us)
+            lsn, _, xid = begin
+            batch.xids.add(xid)
+            batch.since = batch.since or lsn
+            batch.commit_us.append(commit_us)
         if self._says:
             # Not when they are read: handed over before the commit, they would have no position.
-            self._say(begin, commit_us)
+            self._say()
         batch.lsn, batch.last_commit_us = end_lsn, commit_us
         self._begin = None
 
-    def _brings(self, begin: tuple[int, int, int], commit_us: int) -> None:
-        """A transaction has brought keys."""
-        batch = self._batch
-        lsn, _, xid = begin
-        batch.xids.add(xid)
-        batch.since = batch.since or lsn
-        batch.commit_us.append(commit_us)
-
-    def _say(self, begin: tuple[int, int, int], commit_us: int) -> None:
+    def _say(self) -> None:
         batch, said = self._batch, self._said
-        if said.again:
-            self._brings(begin, commit_us)
-            batch.again |= said.again
+        batch.again |= said.again
         if said.heartbeat_at is not None:
             batch.horizon, batch.heartbeat_at = said.horizon, said.heartbeat_at
         batch.urgent |= said.urgent

@@ -23,9 +23,9 @@ AT_ONCE: Final = Gathering(0.0)
 # From so many transactions a second on.
 BY_RATE: Final = ((1_000.0, Gathering(0.5)), (100.0, Gathering(0.005)))
 # A stream that is so far behind comes back sooner when a key that changes again and again is
-# carried once for all of it.
+# carried once for all of it. Not for longer: who is told to leave has two seconds.
 BEHIND_S: Final = 5.0
-CATCH_UP: Final = Gathering(3.0, PLENTY)
+CATCH_UP: Final = Gathering(1.0, PLENTY)
 
 
 class Pace:

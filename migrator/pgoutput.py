@@ -210,13 +210,17 @@ class Decoder:
 
 
 def begin(data: bytes) -> tuple[int, int, int]:
-    """The fields of a Begin. Raises struct.error."""
+    """The fields of a Begin. Raises Malformed."""
+    if len(data) < 1 + _BEGIN.size:
+        raise Malformed(f"a begin of {len(data)} bytes")
     lsn, commit_us, xid = _BEGIN.unpack_from(data, 1)
     return lsn, commit_us + EPOCH_US, xid
 
 
 def commit(data: bytes) -> tuple[int, int, int]:
-    """The fields of a Commit. Raises struct.error."""
+    """The fields of a Commit. Raises Malformed."""
+    if len(data) < 1 + _COMMIT.size:
+        raise Malformed(f"a commit of {len(data)} bytes")
     _, lsn, end_lsn, commit_us = _COMMIT.unpack_from(data, 1)
     return lsn, end_lsn, commit_us + EPOCH_US
 

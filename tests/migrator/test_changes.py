@@ -28,6 +28,7 @@ from migrator.pgoutput import (
     Commit,
     Decoder,
     Event,
+    Malformed,
     Message,
     Relation,
     Truncate,
@@ -126,7 +127,15 @@ def test_a_row_that_changes_again_leads_where_it_led() -> None:
         told = wire.relation(name="boxes", columns=tuple((name, 25, True) for name in columns))
         for before in ([told], []):
             made.take_in(decoder, [begin, *before, box, box, end])
-            assert list(made.take().keys) == [(CRATES, key)]
+            batch = made.take()
+            assert (list(batch.keys), batch.xids, batch.since) == ([(CRATES, key)], {7}, 1)
+
+
+@pytest.mark.parametrize("message", [b"B123", b"C123", b"I", b"X"])
+def test_what_the_protocol_does_not_have_is_said_to_be(message: bytes) -> None:
+    made = collector()
+    with pytest.raises(Malformed):
+        made.take_in(Decoder(made.wanted), [message])
 
 
 def test_old_and_new_key_are_both_taken() -> None:
@@ -244,6 +253,7 @@ def test_keys_that_the_opposite_stream_asks_for() -> None:
     asked = {"stream": "d.forward", "keys": [[THINGS, ["1"]], [CRATES, ["2", "a"]], ["x", ["1"]]]}
     again = Message(True, 1, AGAIN, json.dumps(asked).encode())
     transaction(made, mark("d.reverse"), again)
+    assert made.worth_storing, "it must not wait for somebody else's change"
     transaction(made, changed(made, BOXES, new=box("a", "2")))
     batch = made.take()
     assert set(batch.keys) == {(THINGS, ("1",)), (CRATES, ("2", "a"))}
