@@ -5,7 +5,8 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 from datetime import datetime
 
-from migrator.changes import MappingKey, widen
+from migrator.changes import MappingKey
+from migrator.visibility import widen
 
 POSTPONED = "asked for by the opposite stream while its mapping was not live"
 

@@ -16,7 +16,7 @@ from psycopg import sql
 from migrator import fragments as f
 from migrator import ownership as o
 from migrator import statements as s
-from migrator.changes import MappingKey, widen
+from migrator.changes import MappingKey
 from migrator.mapping import Key, Stream, target_types
 from migrator.ownership import Move, Ownership
 from migrator.parts import Own, Part
@@ -24,6 +24,7 @@ from migrator.plan import Routed, Standing, Values, Work, foreign, owns, pick
 from migrator.reading import Connection, Prepared
 from migrator.rules import Facts
 from migrator.strays import given, held
+from migrator.visibility import widen
 
 # Our own writes over a foreign row: the owner did not change it by them.
 CARRIED: LiteralString = """

@@ -10,10 +10,11 @@ import psycopg
 
 from estate.errors import ExitCode, SplitctlError
 from migrator import statements as s
-from migrator.changes import MappingKey, unseen
+from migrator.changes import MappingKey
 from migrator.mapping import Key, Shape, key_arguments
 from migrator.plan import Routed
 from migrator.statements import Statements
+from migrator.visibility import unseen
 
 Connection = psycopg.Connection[Any]
 FIRST_PAUSE_S = 0.001

@@ -17,8 +17,6 @@ from migrator.changes import (
     TableChanged,
     TableTruncated,
     TableUnknown,
-    unseen,
-    widen,
 )
 from migrator.mapping import Mapping, Stream
 from migrator.pgoutput import (
@@ -34,6 +32,7 @@ from migrator.pgoutput import (
     Truncate,
     Value,
 )
+from migrator.visibility import unseen, widen
 from tests.migrator import test_pgoutput as wire
 
 
