@@ -68,7 +68,8 @@ class Applier:
 
     `horizon` gives the 64-bit transaction id of the target below which the opposite stream has seen
     everything, None when that is not watched. `appliers` write large batches at once; `close` ends
-    their connections. `stop` tells whether the worker is to leave.
+    their connections. `stop` tells whether the worker is to leave; `rest` waits so many seconds, or
+    shorter when somebody waits for the stream.
     """
 
     def __init__(
@@ -81,9 +82,12 @@ class Applier:
         horizon: Callable[[], int | None] = lambda: None,
         appliers: int = 1,
         stop: Callable[[], bool] = lambda: False,
+        rest: Callable[[float], None] = time.sleep,
     ) -> None:
         self._stream, self._target = stream, target
-        self._horizon, self._stop = horizon, stop
+        self._horizon, self._stop, self._rest = horizon, stop, rest
+        # Until then there is time for rests between the slices of a batch.
+        self._rests_until = 0.0
         self._writer = Writer(stream, source, target, epoch, horizon)
         mappings = self._writer.mappings
         self._lanes = Lanes(stream, mappings, lambda: self._writer.own, epoch, appliers)
@@ -115,8 +119,12 @@ class Applier:
         """Drop what is kept about writes of ours that nobody can take for somebody else's."""
         self._writer.forget()
 
-    def apply(self, batch: Batch) -> Outcome:
-        """Write a batch and its position. Raises Superseded, or what stops the stream."""
+    def apply(self, batch: Batch, over_s: float = 0.0) -> Outcome:
+        """Write a batch and its position. Raises Superseded, or what stops the stream.
+
+        With time for it, `over_s` seconds, rests are taken between the slices of a large one.
+        """
+        self._rests_until = time.monotonic() + over_s
         if batch.altered:
             self._make_anew()
         position = Position(batch.lsn, batch.source_commit_at, batch.heartbeat_at)
@@ -203,8 +211,9 @@ class Applier:
         if self._writer.had_stopped:
             return part
         given = dict.fromkeys(plain(self._writer.mappings, several))
+        rest = self._rest_between if time.monotonic() < self._rests_until else None
         done = self._lanes.carry(
-            list(given), Load(part.state, part.xids, self._horizon(), self._stop)
+            list(given), Load(part.state, part.xids, self._horizon(), self._stop, rest)
         )
         outcome.upserted += done.upserted
         for name in done.left:
@@ -212,6 +221,12 @@ class Applier:
         settled = tuple(given)
         carry = tuple(name for name in part.carry if name not in given)
         return replace(part, carry=carry, settled=settled)
+
+    def _rest_between(self, worked_s: float) -> None:
+        """As long as the work took: then it has half of a core at most."""
+        left_s = self._rests_until - time.monotonic()
+        if left_s > 0:
+            self._rest(min(worked_s, left_s))
 
     def _make_anew(self) -> None:
         """Tables have other columns: what was made for them is made again when it is needed."""

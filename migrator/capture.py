@@ -13,6 +13,7 @@ from typing import Protocol
 
 from migrator.changes import Batch, Collector
 from migrator.pgoutput import Decoder
+from migrator.replication import RUN
 
 # So many keys (or transactions) wait in memory, some 250 bytes each; and so many keys of one
 # unfinished transaction.
@@ -23,6 +24,10 @@ PART_KEYS = 100_000
 ENOUGH = 20_000
 PLENTY = 100_000
 IDLE_S = 0.1
+# While a batch gathers for so long, the log is read in gulps: to wake for each of some thousand
+# transactions a second costs the worker and its walsender more than all the rest.
+LONG_S = 0.1
+GULP_S = 0.02
 HANDOVER_S = 0.1
 END_S = 5.0
 
@@ -51,6 +56,7 @@ class Capture:
         # From when on the other thread wants what is there.
         self._wanted_at, self._stopping = math.inf, False
         self._enough, self._silent, self._heard_at = ENOUGH, False, math.inf
+        self._gather_s, self._taken_at = 0.0, -math.inf
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name="capture", daemon=True)
         self.wal_end = 0
@@ -72,16 +78,17 @@ class Capture:
     def take(self, patience_s: float, gather_s: float = 0.0, enough: int = ENOUGH) -> Batch | None:
         """What has been gathered and is worth storing, or None when nothing came in this time.
 
-        With something there it waits for more as long as `gather_s`, until `enough` is held, unless
-        somebody waits for the position itself. Raises what ended the reading, once everything
-        before it has been taken.
+        With something there it waits for more until `gather_s` after the last time, or `enough` is
+        held, unless somebody waits for the position itself. Raises what ended the reading, once
+        everything before it has been taken.
         """
         with self._turn:
-            self._wanted_at, self._enough = time.monotonic() + gather_s, enough
+            self._wanted_at = max(self._taken_at + gather_s, time.monotonic())
+            self._enough, self._gather_s = enough, gather_s
             self._turn.wait_for(lambda: self._ready or self._error is not None, patience_s)
             if self._ready:
                 self._turn.wait_for(lambda: self._due or self._error is not None, gather_s)
-            self._wanted_at = math.inf
+            self._wanted_at, self._taken_at = math.inf, time.monotonic()
             batch = self._collector.take() if self._collector.worth_storing else None
             if batch is None and self._oversized:
                 batch = self._collector.take_part()
@@ -89,6 +96,11 @@ class Capture:
             if batch is None and self._error is not None:
                 raise self._error
             return batch
+
+    def rest(self, seconds: float) -> None:
+        """Leave the cores to others for so long, unless somebody waits for the position itself."""
+        with self._turn:
+            self._turn.wait_for(lambda: self._collector.urgent or self._stopping, seconds)
 
     def confirm(self, lsn: int) -> None:
         """The target has committed this position."""
@@ -123,7 +135,7 @@ class Capture:
         try:
             while not self._stopping:
                 self._reader.keep_alive()
-                messages = self._reader.read(IDLE_S)
+                messages = self._read()
                 self.wal_end = self._reader.wal_end
                 with self._turn:
                     # Silence for a while: what is there is all there is. Nothing may also mean that
@@ -137,6 +149,15 @@ class Capture:
             with self._turn:
                 self._error = error
                 self._turn.notify_all()
+
+    def _read(self) -> list[bytes]:
+        if self._gather_s < LONG_S:
+            return self._reader.read(IDLE_S)
+        messages = self._reader.read(0)
+        if len(messages) < RUN:
+            with self._turn:
+                self._turn.wait_for(lambda: self._stopping, GULP_S)
+        return messages
 
     def _hand_over(self) -> None:
         """Let the other thread take it, if it waits; when full, wait for it."""

@@ -6,6 +6,7 @@ Rows are committed here without a position: read again after a crash they are th
 """
 
 import logging
+import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -34,7 +35,10 @@ log = logging.getLogger(__name__)
 # Keys of one transaction. More would be no quicker, and would hold its locks longer.
 CHUNK = 10_000
 SMALLEST = 100
-WORTH_A_LANE = 2_500
+WORTH_A_LANE = 10_000
+# Into so many slices keys are cut when there is time for rests between them, and none is smaller.
+SLICES = 10
+SMALLEST_SLICE = 300
 # With more ids of our own than these the careful way is quicker: each row is compared with them.
 MOST_OWN = 10_000
 PREPARED_STATEMENTS = 1_000
@@ -51,13 +55,15 @@ class Load:
 
     `state`: the state that the mappings must have. `xids`: transactions of the source that the
     reading must see. `horizon`: see `parts.Own`, taken before the source is read. `stop`: whether
-    the worker has been told to leave; what is not begun then is left.
+    the worker has been told to leave; what is not begun then is left. `rest`: when given, it is
+    called after each slice with the seconds that it took.
     """
 
     state: str
     xids: frozenset[int]
     horizon: int | None
     stop: Callable[[], bool]
+    rest: Callable[[float], None] | None = None
 
 
 @dataclass
@@ -145,6 +151,7 @@ class _Lane:
     def carry(self, prepared: Prepared, keys: list[Key], load: Load) -> tuple[int, list[Key]]:
         """Write these keys, a chunk in each transaction. Returns rows written and keys left."""
         upserted, left = 0, []
+        awaited = load.xids
         try:
             source, target = self._connections()
         except SplitctlError as error:
@@ -155,10 +162,14 @@ class _Lane:
             return 0, keys
         at = 0
         while at < len(keys) and not load.stop():
-            chunk = keys[at : at + self._size]
+            size = self._size if load.rest is None else min(self._size, slice_of(len(keys)))
+            chunk = keys[at : at + size]
             at += len(chunk)
+            began = time.monotonic()
             try:
-                written, refused = self._chunk(source, target, prepared, chunk, load)
+                written, refused = self._chunk(source, target, prepared, chunk, load, awaited)
+                # What one snapshot has seen, every later one sees.
+                awaited = frozenset()
                 upserted += written
                 left += refused
                 self._size = min(self._size * 2, CHUNK)
@@ -171,6 +182,8 @@ class _Lane:
                 left += chunk
                 # Most of them are plain, most likely, and fewer share the one's fate next time.
                 self._size = max(self._size // 4, SMALLEST)
+            if load.rest is not None:
+                load.rest(time.monotonic() - began)
         return upserted, left + keys[at:]
 
     def _connections(self) -> tuple[Connection, Connection]:
@@ -201,13 +214,14 @@ class _Lane:
         prepared: Prepared,
         keys: list[Key],
         load: Load,
+        awaited: frozenset[int],
     ) -> tuple[int, list[Key]]:
         stream = self._stream
         table = prepared.shape.table
         shared = self._statements(target, prepared, True)
         whole = self._statements(target, prepared, False)
         # Before the target's rows are locked: to become visible may take a transaction long.
-        contested = snapshot(source, stream.opposite, load.xids)
+        contested = snapshot(source, stream.opposite, awaited)
         claim = {"stream": stream.name, "epoch": self._epoch, "domain": stream.domain.name}
         with target.pipeline():
             target.execute(s.BEGIN)
@@ -233,7 +247,7 @@ class _Lane:
         made = whole if below in (0, BUCKETS) else shared
         arguments = key_arguments(keys)
         rows = psycopg.ClientCursor(source).mogrify(made.out, arguments)
-        staged = pipe(source, target, rows.encode(), made.into.as_bytes(target))
+        staged = pipe(source, target, rows.encode(), made.into)
         source.execute(s.COMMIT)
         new = stream.source_side == "new"
         guard = Guard(load.horizon, entry.own, beyond, own, below, new).arguments
@@ -269,6 +283,11 @@ class _Lane:
                 looks.append(target.execute(made.left_standing, arguments))
             target.execute(s.COMMIT)
         return list({tuple(row) for found in looks for row in found.fetchall()})
+
+
+def slice_of(keys: int) -> int:
+    """How many of these keys one slice has."""
+    return max(-(-keys // SLICES), SMALLEST_SLICE)
 
 
 def plain(mappings: Mappings, names: Iterable[MappingKey]) -> list[MappingKey]:

@@ -116,20 +116,26 @@ class Reader:
 
         Raises ReplicationEnded.
         """
-        messages = self._arrived()
-        if messages:
-            return messages
-        if self._end is not None:
+        messages: list[bytes] = []
+        size = self._arrived(messages, 0)
+        if self._end is not None and not messages:
             raise self._ended(self._end)
         self.keep_alive()
-        ready, _, _ = select.select([self._connection.socket], [], [], timeout_s)
-        if not ready:
-            return []
-        try:
-            self._connection.consume_input()
-        except psycopg.OperationalError as error:
-            raise self._ended(str(error)) from error
-        return self._arrived()
+        # libpq takes some kilobytes at a time.
+        while self._end is None and len(messages) < RUN and size < RUN_BYTES:
+            patience_s = 0.0 if messages else timeout_s
+            ready, _, _ = select.select([self._connection.socket], [], [], patience_s)
+            if not ready:
+                break
+            try:
+                self._connection.consume_input()
+            except psycopg.OperationalError as error:
+                raise self._ended(str(error)) from error
+            before, size = size, self._arrived(messages, size)
+            if before == size:
+                # Not a change: the server asked whether we are here, or half of one has come.
+                break
+        return messages
 
     def confirm(self, lsn: int) -> None:
         """The target has committed this position. The server is told with the next answer.
@@ -167,10 +173,9 @@ class Reader:
                 select.select([self._connection.socket], [], [], 0.05)
                 self._connection.consume_input()
 
-    def _arrived(self) -> list[bytes]:
-        """What has arrived already, so many messages or bytes at most."""
-        messages: list[bytes] = []
-        size, head = 0, self._head
+    def _arrived(self, messages: list[bytes], size: int) -> int:
+        """Add what has arrived already, up to so many messages or bytes. Returns all their size."""
+        head = self._head
         take = self._connection.get_copy_data
         while self._end is None and len(messages) < RUN and size < RUN_BYTES:
             try:
@@ -195,7 +200,7 @@ class Reader:
                     self._answer()
         # Some hundred thousand of them a second: the positions wait for whoever asks.
         self._head = head
-        return messages
+        return size
 
     def _answer(self) -> None:
         now = time.time_ns() // 1000 - EPOCH_US

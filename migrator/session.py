@@ -16,7 +16,7 @@ from migrator.capture import Capture
 from migrator.changes import Batch, Collector, StreamStopped
 from migrator.health import Board
 from migrator.mapping import Stream
-from migrator.pace import Pace
+from migrator.pace import Gathering, Pace
 from migrator.pgoutput import lsn_number, lsn_text
 from migrator.replication import Reader, System
 from migrator.watch import Watch
@@ -149,6 +149,7 @@ class Session:
                 horizon=self._horizon,
                 appliers=appliers,
                 stop=self._told_to_leave,
+                rest=self._capture.rest,
             )
             self._stack.callback(self._applier.close)
             self._stored = lsn
@@ -179,27 +180,27 @@ class Session:
     def _carry_on(self, stop: threading.Event) -> None:
         busy = False
         while not stop.is_set():
-            batch = self._take(busy)
+            gathering = self._pace.gathering
+            batch = self._take(busy, gathering)
             self._health.gathered = self._capture.pending
             if batch is not None:
-                self._carry(batch)
+                self._carry(batch, gathering.seconds if gathering.rests else 0.0)
             busy = self._tick()
 
-    def _take(self, busy: bool) -> Batch | None:
+    def _take(self, busy: bool, gathering: Gathering) -> Batch | None:
         """The next batch, as large as is good now; `busy`: there is other work to do."""
         if busy:
             return self._capture.take(0.0)
-        gathering = self._pace.gathering
         return self._capture.take(IDLE_S, gathering.seconds, gathering.enough)
 
-    def _carry(self, batch: Batch) -> None:
+    def _carry(self, batch: Batch, over_s: float) -> None:
         if batch.part:
             self._count(self._applier.spill(batch), [])
             return
-        outcome = self._applier.apply(batch)
+        outcome = self._applier.apply(batch, over_s)
         committed = time.time()
         age_s = committed + self._clock_ahead_s - batch.last_commit_us / 1e6
-        self._pace.carried(len(batch.commit_us), age_s)
+        self._pace.carried(batch.commit_us, age_s)
         self._stored = batch.lsn
         self._capture.confirm(batch.lsn)
         # A key that only went to the spool was not carried: its delay is not known yet.

@@ -110,16 +110,16 @@ class SetStatements:
     """
 
     one_row: bool
-    stage: tuple[sql.Composed, ...]
-    lock: sql.Composed
-    out: sql.Composed
-    into: sql.Composed
-    not_ours: sql.Composed | None
-    not_ours_there: sql.Composed | None
-    upsert: sql.Composed
-    not_given: sql.Composed
-    not_written: sql.Composed
-    left_standing: sql.Composed | None
+    stage: tuple[bytes, ...]
+    lock: bytes
+    out: bytes
+    into: bytes
+    not_ours: bytes | None
+    not_ours_there: bytes | None
+    upsert: bytes
+    not_given: bytes
+    not_written: bytes
+    left_standing: bytes | None
 
 
 def make(shape: Shape, number: int, *, shared: bool) -> SetStatements:
@@ -149,48 +149,62 @@ def make(shape: Shape, number: int, *, shared: bool) -> SetStatements:
     return SetStatements(
         one_row=one_row,
         stage=(
-            STAGE.format(
-                name=sql.Identifier(f"splitctl_set_{number}"), columns=columns, table=table
+            f.fixed(
+                STAGE.format(
+                    name=sql.Identifier(f"splitctl_set_{number}"), columns=columns, table=table
+                )
             ),
-            NEVER_NULL.format(name=name),
+            f.fixed(NEVER_NULL.format(name=name)),
         ),
-        lock=LOCK.format(table=table),
-        out=OUT.format(
-            columns=f.casts_of("q", shape.columns, shape.casts),
-            query=m.query(shape.mapping),
-            condition=m.keys_condition(shape, "q", source=True),
-            form=form,
+        lock=f.fixed(LOCK.format(table=table)),
+        out=f.fixed(
+            OUT.format(
+                columns=f.casts_of("q", shape.columns, shape.casts),
+                query=m.query(shape.mapping),
+                condition=m.keys_condition(shape, "q", source=True),
+                form=form,
+            )
         ),
-        into=IN.format(name=name, form=form),
-        not_ours=not_ours if shared else None,
-        not_ours_there=None if one_row else NOT_OURS_THERE.format(**words, beneath=beneath),
-        upsert=UPSERT.format(
-            **words,
-            columns=columns,
-            primary=f.listed(map(f.identifier, primary)),
-            action=_action(shape, words["ours"]),
+        into=f.fixed(IN.format(name=name, form=form)),
+        not_ours=f.fixed(not_ours) if shared else None,
+        not_ours_there=None
+        if one_row
+        else f.fixed(NOT_OURS_THERE.format(**words, beneath=beneath)),
+        upsert=f.fixed(
+            UPSERT.format(
+                **words,
+                columns=columns,
+                primary=f.listed(map(f.identifier, primary)),
+                action=_action(shape, words["ours"]),
+            )
         ),
-        not_given=NOT_GIVEN.format(
-            texts=f.listed(f.value(n) for n in range(len(key))),
-            arrays=f.arrays(len(key)),
-            names=f.names(len(key)),
-            name=name,
-            match=bare,
+        not_given=f.fixed(
+            NOT_GIVEN.format(
+                texts=f.listed(f.value(n) for n in range(len(key))),
+                arrays=f.arrays(len(key)),
+                names=f.names(len(key)),
+                name=name,
+                match=bare,
+            )
         ),
-        not_written=NOT_WRITTEN.format(
-            **words,
-            texts=f.texts("s", key),
-            match=same,
-            before=f.listed(comparable("t", column) for column in mapped),
-            after=f.listed(comparable("s", column) for column in mapped),
+        not_written=f.fixed(
+            NOT_WRITTEN.format(
+                **words,
+                texts=f.texts("s", key),
+                match=same,
+                before=f.listed(comparable("t", column) for column in mapped),
+                after=f.listed(comparable("s", column) for column in mapped),
+            )
         ),
         left_standing=None
         if one_row
-        else LEFT_STANDING.format(
-            **words,
-            texts=f.texts("t", key),
-            condition=m.keys_condition(shape, "t"),
-            match=f.together([same, beneath]),
+        else f.fixed(
+            LEFT_STANDING.format(
+                **words,
+                texts=f.texts("t", key),
+                condition=m.keys_condition(shape, "t"),
+                match=f.together([same, beneath]),
+            )
         ),
     )
 

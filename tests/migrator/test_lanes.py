@@ -151,6 +151,38 @@ def test_a_worker_that_is_told_to_leave_does_so_within_a_large_batch(
     assert post.differences(post.forward) == {}
 
 
+@pytest.mark.parametrize("many", [1], indirect=True)
+def test_with_time_for_it_a_set_is_written_in_slices_with_rests(
+    post: Post, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One long piece of work would hold up the shop; between two slices nothing is held."""
+    monkeypatch.setattr(lanes, "SMALLEST_SLICE", 1)
+    standing: list[int] = []
+
+    def rest(seconds: float) -> None:
+        assert 0 < seconds < 60
+        row = post.new.execute("SELECT count(*) FROM shipments").fetchone()
+        assert row is not None
+        standing.append(row[0])
+
+    stream = post.forward
+    source, target = connect(stream.source, "test"), connect(stream.target, "test")
+    with (
+        closing(source),
+        closing(target),
+        closing(Applier(stream, source, target, 0, rest=rest)) as applier,
+    ):
+        carrier = Carrier(post, applier, source, target)
+        fill(post)
+        carrier.everything()
+        assert standing == [], "without time for it, at once"
+        parcels = post.new.execute("SELECT id::text FROM shipments ORDER BY 1").fetchall()
+        post.new.execute("DELETE FROM shipments")
+        batch = carrier.batch(*[(SHIPMENTS, (key,)) for (key,) in parcels])
+        applier.apply(batch, over_s=60)
+    assert standing == list(range(1, len(parcels) + 1))
+
+
 def test_a_lane_without_a_connection_leaves_its_keys_to_the_careful_way(
     post: Post, many: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
