@@ -232,7 +232,8 @@ class Filling:
             with source.transaction():
                 source.execute(READ_ONLY)
                 out, into = statements(fill.shape, fill.bounds, part)
-                rows = pipe(source, target, _sent(source, out), _sent(target, into))
+                rows, size = pipe(source, target, _sent(source, out), _sent(target, into))
+            fill.pace.weighed(keys, rows, size)
             bounds = [None if key is None else json.dumps(key) for key in (part.lower, part.upper)]
             target.execute(NOTE, (name, fill.name, part.number, *bounds, keys, rows))
         return rows

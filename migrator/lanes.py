@@ -247,7 +247,7 @@ class _Lane:
         made = whole if below in (0, BUCKETS) else shared
         arguments = key_arguments(keys)
         rows = psycopg.ClientCursor(source).mogrify(made.out, arguments)
-        staged = pipe(source, target, rows.encode(), made.into)
+        staged = pipe(source, target, rows.encode(), made.into).rows
         source.execute(s.COMMIT)
         new = stream.source_side == "new"
         guard = Guard(load.horizon, entry.own, beyond, own, below, new).arguments

@@ -5,7 +5,7 @@ speak the same encoding.
 """
 
 import select
-from typing import Any
+from typing import Any, NamedTuple
 
 import psycopg
 from psycopg import pq
@@ -16,29 +16,36 @@ WRITE_BYTES = 128 * 1024
 WAIT_S = 1.0
 
 
-def pipe(source: Connection, target: Connection, out: bytes, into: bytes) -> int:
+class Piped(NamedTuple):
+    """How many rows were written, and how many bytes they had on the way."""
+
+    rows: int
+    size: int
+
+
+def pipe(source: Connection, target: Connection, out: bytes, into: bytes) -> Piped:
     """Run `COPY ... TO STDOUT` on the source into `COPY ... FROM STDIN` on the target.
 
-    Both connections have their transaction open. Returns how many rows were written. Raises what
-    either server says of a row or of itself; both transactions are to be rolled back then.
+    Both connections have their transaction open. Raises what either server says of a row or of
+    itself; both transactions are to be rolled back then.
     """
     reader, writer = source.pgconn, target.pgconn
     _begin(writer, into, pq.ExecStatus.COPY_IN)
     try:
         _begin(reader, out, pq.ExecStatus.COPY_OUT)
-        _carry(reader, writer)
+        size = _carry(reader, writer)
     except psycopg.Error:
         _give_up(writer)
         raise
     while writer.put_copy_end() == 0:
         _flush(writer)
     _flush(writer)
-    return _finish(writer).command_tuples or 0
+    return Piped(_finish(writer).command_tuples or 0, size)
 
 
-def _carry(reader: PGconn, writer: PGconn) -> None:
+def _carry(reader: PGconn, writer: PGconn) -> int:
     rows: list[Any] = []
-    size = 0
+    size = whole = 0
     take = reader.get_copy_data
     while True:
         length, data = take(1)
@@ -48,7 +55,7 @@ def _carry(reader: PGconn, writer: PGconn) -> None:
             if size >= WRITE_BYTES:
                 _write(writer, b"".join(rows))
                 rows.clear()
-                size = 0
+                whole, size = whole + size, 0
         elif length == 0:
             _await(reader)
         else:
@@ -56,6 +63,7 @@ def _carry(reader: PGconn, writer: PGconn) -> None:
     if rows:
         _write(writer, b"".join(rows))
     _finish(reader)
+    return whole + size
 
 
 def _write(writer: PGconn, data: bytes) -> None:

@@ -19,6 +19,11 @@ Connection = psycopg.Connection[Any]
 FIRST_KEYS = 10_000
 FEWEST_KEYS = 500
 MOST_KEYS = 5_000_000
+# The opposite stream's walsender holds a transaction in memory until it has decoded all of it, each
+# row with so much around it. What is larger (logical_decoding_work_mem, 64 MB for all that run at
+# once) it writes to its disk and reads again, which took four times as long as decoding.
+DECODED_BYTES = 16 << 20
+AROUND_BYTES = 150
 GROWTH = 4.0
 SHARE_OF_NEWS = 0.5
 INTEGERS = frozenset(["smallint", "integer", "bigint"])
@@ -59,18 +64,30 @@ def missing(done: Sequence[Range]) -> tuple[list[Range], Range | None]:
 
 
 class Pace:
-    """How many keys make a range that takes `seconds`, learned from those before."""
+    """How many keys make a range that takes `seconds`, learned from those before.
+
+    Fewer, where their rows are so large that decoding them would need the source of the opposite
+    stream more than some memory.
+    """
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
         self._rate = 0.0
+        self._size = 0.0
         self.keys = FIRST_KEYS
+
+    def weighed(self, keys: int, rows: int, size: int) -> None:
+        """A range of so many keys gave so many rows of so many bytes."""
+        each = (size + rows * AROUND_BYTES) / keys
+        self._size = each if not self._size else self._size + SHARE_OF_NEWS * (each - self._size)
 
     def took(self, keys: int, seconds: float) -> None:
         """A range of so many keys took so long."""
         rate = keys / max(seconds, 0.001)
         self._rate = rate if not self._rate else self._rate + SHARE_OF_NEWS * (rate - self._rate)
         most = min(self.keys * GROWTH, MOST_KEYS)
+        if self._size:
+            most = min(most, DECODED_BYTES / self._size)
         self.keys = int(max(FEWEST_KEYS, min(self._rate * self._seconds, most)))
 
 

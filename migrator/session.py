@@ -124,7 +124,7 @@ class Session:
         )
         # Each of them once a second.
         self._chores, self._chore_every_s = cycle(chores), HEARTBEAT_S / len(chores)
-        self._next_chore = self._next_retry = 0.0
+        self._next_chore = self._next_retry = self._next_states = 0.0
         self._pace = Pace(time.monotonic())
         self._stop = threading.Event()
         self._stack = ExitStack()
@@ -234,6 +234,10 @@ class Session:
             late = now - self._next_chore > HEARTBEAT_S
             self._next_chore = (now if late else self._next_chore) + self._chore_every_s
         self._retry(now)
+        if self._applier.spooling and now >= self._next_states:
+            # A backfill that has copied everything waits for us to see it.
+            self._applier.load_states()
+            self._next_states = now + IDLE_S
         busy = False
         for name in self._applier.drainable():
             self._applier.drain(name)

@@ -5,7 +5,7 @@ import random
 from hypothesis import given
 from hypothesis import strategies as st
 
-from migrator.ranges import FEWEST_KEYS, FIRST_KEYS, MOST_KEYS, Pace, Range, missing
+from migrator.ranges import DECODED_BYTES, FEWEST_KEYS, FIRST_KEYS, MOST_KEYS, Pace, Range, missing
 
 
 def test_nothing_done_everything_is_missing() -> None:
@@ -56,3 +56,15 @@ def test_a_range_aims_at_a_time_and_grows_step_by_step() -> None:
     for _ in range(30):
         pace.took(pace.keys, 0.0)
     assert pace.keys == MOST_KEYS
+
+
+def test_a_range_is_no_more_than_the_opposite_stream_decodes_in_memory() -> None:
+    pace = Pace(1.0)
+    for _ in range(30):
+        pace.weighed(pace.keys, rows=2 * pace.keys, size=2 * pace.keys * 1_000)
+        pace.took(pace.keys, 0.0)
+    assert DECODED_BYTES / 2_400 < pace.keys < DECODED_BYTES / 2_000
+    for _ in range(30):
+        pace.weighed(pace.keys, rows=0, size=0)
+        pace.took(pace.keys, 0.0)
+    assert pace.keys == MOST_KEYS, "keys that lead to no rows cost nothing"
