@@ -671,7 +671,7 @@ def test_a_row_that_a_collation_finds_under_a_key_with_other_letters(
     many: int,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A change of 'é' is carried when its row is 'E' by now: the stream does not stumble over it."""
+    """A change of 'é' is carried though its row is 'E' by now: the stream does not stumble."""
     monkeypatch.setattr(apply, "MANY", many)
     ddl = (
         "CREATE COLLATION loose"
@@ -699,7 +699,7 @@ def test_a_row_that_a_collation_finds_under_a_key_with_other_letters(
         forward = carrier(built, int(epoch[0]))
         with closing(forward.source), closing(forward.target), closing(forward.applier):
             batch = forward.batch(("post.forward.goods", ("é",)))
-            built.old.execute("UPDATE things SET id = 'E', note = 'new'")
+            built.old.execute("UPDATE things SET id = 'E'")
             forward.applier.apply(batch)
         with working(built.config):
             built.settle()
