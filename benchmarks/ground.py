@@ -87,7 +87,9 @@ class Ground:
     def drop(self, database: str) -> None:
         """Remove what `make` made."""
         with self.new("postgres") as connection:
-            connection.execute(sql.SQL("DROP DATABASE {}").format(sql.Identifier(database)))
+            connection.execute(
+                sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(database))
+            )
         self._made.discard(database)
 
     @property

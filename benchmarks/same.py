@@ -184,7 +184,9 @@ def _only_these(ground: Ground) -> Iterator[str]:
     pgcopydb's filters leave out a table but not its identity column, and then cannot restore it.
     """
     name = sql.Identifier(SOURCE_DATABASE)
+    drop = sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(name)
     with ground.old("postgres") as connection:
+        connection.execute(drop)
         connection.execute(sql.SQL("CREATE DATABASE {} TEMPLATE order_db").format(name))
     try:
         with ground.old(SOURCE_DATABASE) as source:
@@ -194,7 +196,7 @@ def _only_these(ground: Ground) -> Iterator[str]:
         yield ground.estate.servers["order"].dsn(SOURCE_DATABASE)
     finally:
         with ground.old("postgres") as connection:
-            connection.execute(sql.SQL("DROP DATABASE {}").format(name))
+            connection.execute(drop)
 
 
 @contextmanager

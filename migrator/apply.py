@@ -19,7 +19,7 @@ from migrator import statements as s
 from migrator.changes import Batch, MappingKey
 from migrator.collisions import KeysMissing
 from migrator.entering import Superseded
-from migrator.lanes import Lanes, Load, plain
+from migrator.lanes import MOST_OWN, Lanes, Load, plain
 from migrator.mapping import Stream
 from migrator.parts import Outcome, Part, Position, Waiting
 from migrator.reading import Connection
@@ -131,7 +131,10 @@ class Applier:
         keys, xids = tuple(batch.keys), frozenset(batch.xids)
         again = frozenset(batch.again)
         part = Part((), keys, position, xids, quiet=again, asked=again, since=batch.since)
-        return self._write(self._sorted(part))
+        try:
+            return self._write(self._sorted(part))
+        finally:
+            self._rests_until = 0.0
 
     def spill(self, batch: Batch) -> Outcome:
         """Write down keys of a transaction whose end was not read yet: they are too many to keep.
@@ -208,7 +211,7 @@ class Applier:
         waiting = self.waiting
         asked = part.quiet | part.asked
         several = [name for name in part.carry if name not in waiting and name not in asked]
-        if self._writer.had_stopped:
+        if self._writer.had_stopped or len(self._writer.own) > MOST_OWN:
             return part
         given = dict.fromkeys(plain(self._writer.mappings, several))
         rest = self._rest_between if time.monotonic() < self._rests_until else None

@@ -13,7 +13,6 @@ from typing import Protocol
 
 from migrator.changes import Batch, Collector
 from migrator.pgoutput import Decoder
-from migrator.replication import RUN
 
 # So many keys (or transactions) wait in memory, some 250 bytes each; and so many keys of one
 # unfinished transaction.
@@ -24,10 +23,6 @@ PART_KEYS = 100_000
 ENOUGH = 20_000
 PLENTY = 100_000
 IDLE_S = 0.1
-# While a batch gathers for so long, the log is read in gulps: to wake for each of some thousand
-# transactions a second costs the worker and its walsender more than all the rest.
-LONG_S = 0.1
-GULP_S = 0.02
 HANDOVER_S = 0.1
 END_S = 5.0
 
@@ -37,6 +32,8 @@ class Log(Protocol):
 
     @property
     def wal_end(self) -> int: ...
+    @property
+    def dry(self) -> bool: ...
     def read(self, timeout_s: float) -> list[bytes]: ...
     def confirm(self, lsn: int) -> None: ...
     def keep_alive(self) -> None: ...
@@ -56,7 +53,7 @@ class Capture:
         # From when on the other thread wants what is there.
         self._wanted_at, self._stopping = math.inf, False
         self._enough, self._silent, self._heard_at = ENOUGH, False, math.inf
-        self._gather_s, self._taken_at = 0.0, -math.inf
+        self._gulp_s, self._taken_at = 0.0, -math.inf
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name="capture", daemon=True)
         self.wal_end = 0
@@ -75,16 +72,20 @@ class Capture:
         if not self._thread.is_alive():
             self._reader.close()
 
-    def take(self, patience_s: float, gather_s: float = 0.0, enough: int = ENOUGH) -> Batch | None:
+    def take(
+        self, patience_s: float, gather_s: float = 0.0, enough: int = ENOUGH, gulp_s: float = 0.0
+    ) -> Batch | None:
         """What has been gathered and is worth storing, or None when nothing came in this time.
 
         With something there it waits for more until `gather_s` after the last time, or `enough` is
-        held, unless somebody waits for the position itself. Raises what ended the reading, once
-        everything before it has been taken.
+        held, unless somebody waits for the position itself. With `gulp_s` the log is left alone for
+        so long, from now on, when all that came has been read: to wake for each of some thousand
+        transactions a second costs the worker and its walsender more than all the rest. Raises what
+        ended the reading, once everything before it has been taken.
         """
         with self._turn:
             self._wanted_at = max(self._taken_at + gather_s, time.monotonic())
-            self._enough, self._gather_s = enough, gather_s
+            self._enough, self._gulp_s = enough, gulp_s
             self._turn.wait_for(lambda: self._ready or self._error is not None, patience_s)
             if self._ready:
                 self._turn.wait_for(lambda: self._due or self._error is not None, gather_s)
@@ -135,7 +136,7 @@ class Capture:
         try:
             while not self._stopping:
                 self._reader.keep_alive()
-                messages = self._read()
+                messages = self._reader.read(0.0 if self._gulp_s else IDLE_S)
                 self.wal_end = self._reader.wal_end
                 with self._turn:
                     # Silence for a while: what is there is all there is. Nothing may also mean that
@@ -145,19 +146,12 @@ class Capture:
                     self._silent = now - self._heard_at >= IDLE_S
                     self._collector.take_in(self._decoder, messages)
                     self._hand_over()
+                    if self._gulp_s and self._reader.dry:
+                        self._turn.wait_for(lambda: self._stopping, self._gulp_s)
         except BaseException as error:  # noqa: BLE001 - it is raised where the batches are taken
             with self._turn:
                 self._error = error
                 self._turn.notify_all()
-
-    def _read(self) -> list[bytes]:
-        if self._gather_s < LONG_S:
-            return self._reader.read(IDLE_S)
-        messages = self._reader.read(0)
-        if len(messages) < RUN:
-            with self._turn:
-                self._turn.wait_for(lambda: self._stopping, GULP_S)
-        return messages
 
     def _hand_over(self) -> None:
         """Let the other thread take it, if it waits; when full, wait for it."""

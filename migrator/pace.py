@@ -17,17 +17,20 @@ from migrator.capture import ENOUGH, PLENTY
 class Gathering:
     """Gather for so many seconds, or until so many rows are held.
 
-    With `rests` they are written in slices, over about the same time; else as fast as it goes.
+    They are written in slices over about `over_s` seconds, or as fast as it goes. With `gulp_s` the
+    log is read so often only.
     """
 
     seconds: float
     enough: int = ENOUGH
-    rests: bool = False
+    over_s: float = 0.0
+    gulp_s: float = 0.0
 
 
 AT_ONCE: Final = Gathering(0.0)
 # From so many transactions a second on.
-BY_RATE: Final = ((1_000.0, Gathering(0.5, rests=True)), (100.0, Gathering(0.002)))
+BUSY: Final = Gathering(0.5, over_s=0.5, gulp_s=0.02)
+BY_RATE: Final = ((1_000.0, BUSY), (100.0, Gathering(0.002)))
 # A stream that is so far behind comes back sooner when a key that changes again and again is
 # carried once for all of it. Not for longer: who is told to leave has two seconds.
 BEHIND_S: Final = 5.0

@@ -153,6 +153,10 @@ class Own:
         with self._lock:
             self._next = max(self._next, following)
 
+    def __len__(self) -> int:
+        """How many of our own ids are kept."""
+        return len(self._ids)
+
     def numbers(self) -> list[int]:
         """Our own ids, as rows have them: 32 bits of each."""
         with self._lock:

@@ -59,7 +59,10 @@ class System:
 
 
 class Reader:
-    """One slot's stream of messages, on a connection of its own."""
+    """One slot's stream of messages, on a connection of its own.
+
+    `dry`: the last reading took all that had come.
+    """
 
     def __init__(self, database: DatabaseConfig, purpose: str) -> None:
         self._database = database
@@ -70,6 +73,7 @@ class Reader:
         self._head: memoryview | None = None
         self._next_status = 0.0
         self._end: str | None = None
+        self.dry = True
 
     def system(self) -> System:
         """Ask the server who it is. Only before `start`."""
@@ -117,21 +121,30 @@ class Reader:
         Raises ReplicationEnded.
         """
         messages: list[bytes] = []
-        size = self._arrived(messages, 0)
+        try:
+            size = self._arrived(messages, 0)
+        except psycopg.OperationalError as error:
+            raise self._ended(str(error)) from error
         if self._end is not None and not messages:
             raise self._ended(self._end)
         self.keep_alive()
+        self.dry = False
         # libpq takes some kilobytes at a time.
         while self._end is None and len(messages) < RUN and size < RUN_BYTES:
             patience_s = 0.0 if messages else timeout_s
             ready, _, _ = select.select([self._connection.socket], [], [], patience_s)
             if not ready:
+                self.dry = True
                 break
+            before = size
             try:
                 self._connection.consume_input()
+                size = self._arrived(messages, size)
             except psycopg.OperationalError as error:
-                raise self._ended(str(error)) from error
-            before, size = size, self._arrived(messages, size)
+                if not messages:
+                    raise self._ended(str(error)) from error
+                # What came before the end is handed over first.
+                self._end = str(error)
             if before == size:
                 # Not a change: the server asked whether we are here, or half of one has come.
                 break
@@ -178,10 +191,7 @@ class Reader:
         head = self._head
         take = self._connection.get_copy_data
         while self._end is None and len(messages) < RUN and size < RUN_BYTES:
-            try:
-                length, data = take(1)
-            except psycopg.OperationalError as error:
-                raise self._ended(str(error)) from error
+            length, data = take(1)
             if length == 0:
                 break
             if length < 0:

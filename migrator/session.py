@@ -1,5 +1,6 @@
 """One stream, connected: from the claim to the last position, in one thread."""
 
+import gc
 import logging
 import threading
 import time
@@ -164,6 +165,9 @@ class Session:
     def close(self) -> None:
         """End all connections; the slot and the claim are free afterwards."""
         self._stack.close()
+        # A session refers to itself and holds what it had read ahead, and the collector comes
+        # rarely: this one goes with the next.
+        gc.collect()
         # What the next session may rely on stands in the database, if that still holds it.
         self._health.horizon = None
 
@@ -184,20 +188,21 @@ class Session:
             batch = self._take(busy, gathering)
             self._health.gathered = self._capture.pending
             if batch is not None:
-                self._carry(batch, gathering.seconds if gathering.rests else 0.0)
+                self._carry(batch, gathering.over_s)
             busy = self._tick()
 
     def _take(self, busy: bool, gathering: Gathering) -> Batch | None:
         """The next batch, as large as is good now; `busy`: there is other work to do."""
         if busy:
             return self._capture.take(0.0)
-        return self._capture.take(IDLE_S, gathering.seconds, gathering.enough)
+        return self._capture.take(IDLE_S, gathering.seconds, gathering.enough, gathering.gulp_s)
 
     def _carry(self, batch: Batch, over_s: float) -> None:
         if batch.part:
             self._count(self._applier.spill(batch), [])
             return
-        outcome = self._applier.apply(batch, over_s)
+        # Somebody who waits for the position has closed a fence.
+        outcome = self._applier.apply(batch, 0.0 if batch.urgent else over_s)
         committed = time.time()
         age_s = committed + self._clock_ahead_s - batch.last_commit_us / 1e6
         self._pace.carried(batch.commit_us, age_s)

@@ -10,7 +10,10 @@ import pytest
 from estate.connections import connect
 from migrator import apply, lanes
 from migrator.apply import Applier, Leaving
+from migrator.capture import Capture
 from migrator.changes import MappingKey
+from migrator.control import MARKER
+from migrator.pace import Gathering, Pace
 from tests.conftest import ConfigWriter, FreshDatabase
 from tests.migrator import mirror
 from tests.migrator.parcels import Post, until, working
@@ -201,6 +204,37 @@ def test_a_lane_without_a_connection_leaves_its_keys_to_the_careful_way(
         assert all(connection.closed for connection in half)
     assert post.differences(post.forward) == {}
     assert bool(half) == (many == 1)
+
+
+@pytest.mark.parametrize("many", [1], indirect=True)
+@pytest.mark.parametrize("awaited", [True, False])
+def test_who_waits_for_a_position_does_not_wait_for_rests(
+    post: Post, awaited: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A fence is closed: customers are held until the batch that has the marker is written."""
+    rests: list[float] = []
+    monkeypatch.setattr(lanes, "SMALLEST_SLICE", 1)
+    monkeypatch.setattr(Pace, "gathering", Gathering(0.0, over_s=60))
+    monkeypatch.setattr(Capture, "rest", lambda _, seconds: rests.append(seconds))
+    with working(post.config):
+        with post.old.transaction():
+            fill(post)
+            if awaited:
+                post.old.execute("SELECT pg_logical_emit_message(true, %s, '')", (MARKER,))
+        until(lambda: post.differences(post.forward) == {})
+    assert bool(rests) != awaited
+
+
+def test_a_stream_that_cannot_tell_its_own_rows_apart_quickly_does_without_lanes(
+    post: Post, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While the opposite stream stands still our ids grow: lanes would begin and give all back."""
+    monkeypatch.setattr(apply, "MOST_OWN", -1)
+    monkeypatch.setattr(lanes.Lanes, "carry", None)
+    fill(post)
+    with opened(post) as forward:
+        forward.everything()
+    assert post.differences(post.forward) == {}
 
 
 @pytest.mark.parametrize("many", [1], indirect=True)
