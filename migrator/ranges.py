@@ -66,8 +66,8 @@ def missing(done: Sequence[Range]) -> tuple[list[Range], Range | None]:
 class Pace:
     """How many keys make a range that takes `seconds`, learned from those before.
 
-    Fewer, where their rows are so large that decoding them would need the source of the opposite
-    stream more than some memory.
+    Fewer, where their rows are so large that decoding them would cost the source of the opposite
+    stream more than `DECODED_BYTES`.
     """
 
     def __init__(self, seconds: float) -> None:

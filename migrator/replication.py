@@ -127,7 +127,8 @@ class Reader:
             raise self._ended(str(error)) from error
         if self._end is not None and not messages:
             raise self._ended(self._end)
-        self.keep_alive()
+        if not messages:
+            self.keep_alive()
         self.dry = False
         # libpq takes some kilobytes at a time.
         while self._end is None and len(messages) < RUN and size < RUN_BYTES:

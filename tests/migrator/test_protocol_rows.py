@@ -10,7 +10,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from migrator import barrier, control, ownership, sync
+from migrator import apply, barrier, control, ownership, sync
 from tests.migrator.parcels import Post, carrying, until, working
 
 EPOCH_OLD, EPOCH_NEW = 5, 6
@@ -515,8 +515,12 @@ def test_14_a_driving_column_that_goes_stops_the_stream(carried: Post) -> None:
 
 
 @pytest.mark.every_version
-def test_l3_a_commit_that_nobody_sees_yet_is_waited_for(carried: Post) -> None:
+@pytest.mark.parametrize("many", [apply.MANY, 1], ids=["one by one", "in lanes"])
+def test_l3_a_commit_that_nobody_sees_yet_is_waited_for(
+    carried: Post, many: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Under synchronous replication a commit is in the log before any snapshot sees it."""
+    monkeypatch.setattr(apply, "MANY", many)
     depot(carried)
     agree(carried)
     server = psycopg.connect(carried.old.info.dsn, autocommit=True)
