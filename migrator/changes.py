@@ -8,6 +8,7 @@ import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import cached_property
 from itertools import chain
 from operator import itemgetter
 from typing import Any
@@ -90,6 +91,7 @@ class Batch:
     one. `altered`: base tables have other columns than before. `urgent`: somebody waits for the
     position itself.
     `part`: these are keys of one transaction whose end was not read yet; there is no position.
+    `told_at` says what else may be asked: where each key was told of last.
     """
 
     keys: dict[MappingKey, None] = field(default_factory=dict)
@@ -104,6 +106,20 @@ class Batch:
     urgent: bool = False
     part: bool = False
     since: int = 0
+    _commits: dict[Keys, int] = field(default_factory=dict)
+
+    def told_at(self, name: MappingKey) -> int:
+        """The position of the last commit that told of this key; if unknown, one that is later."""
+        return self._told.get(name, self.lsn)
+
+    @cached_property
+    def _told(self) -> dict[MappingKey, int]:
+        # Only the ledger asks for it, so it is not made before.
+        told: dict[MappingKey, int] = {}
+        for keys, lsn in self._commits.items():
+            for name in keys:
+                told[name] = max(lsn, told.get(name, 0))
+        return told
 
     @property
     def worth_storing(self) -> bool:
@@ -129,15 +145,15 @@ class Collector:
         self._layouts: dict[int, tuple[tuple[str, ...], tuple[int, ...]]] = {}
         self._hidden: dict[int, str] = {}
         self._known: dict[bytes | None, Keys] = {}
-        # Whole transactions: what they tell, and what their rows lead to, which the batch has when
-        # it is taken.
+        # Whole transactions: what they tell, and what their rows lead to, with the position of the
+        # last commit, which the batch has when it is taken.
         self._batch = Batch()
-        self._whole: dict[Keys, None] = {}
+        self._whole: dict[Keys, int] = {}
         # The one that has begun: its Begin, its rows, and its messages, which count from its end.
         self._begin: tuple[int, int, int] | None = None
         self._first = False
         self._skipped = False
-        self._open: dict[Keys, None] = {}
+        self._open: dict[Keys, int] = {}
         self._said = Batch()
         self._says = False
 
@@ -179,7 +195,9 @@ class Collector:
     def take(self) -> Batch:
         """Hand over what whole transactions brought, and begin a new batch."""
         batch, self._batch = self._batch, Batch()
-        keys, self._whole = dict.fromkeys(chain.from_iterable(self._whole)), {}
+        batch._commits, self._whole = self._whole, {}
+        keys = dict.fromkeys(chain.from_iterable(batch._commits))
+        batch._commits.update(dict.fromkeys(((name,) for name in batch.again), batch.lsn))
         # A key that was changed as well is not a quiet one any more.
         batch.again.difference_update(keys)
         keys.update(dict.fromkeys(batch.again))
@@ -193,9 +211,10 @@ class Collector:
         it, so the part must be written down where a second reading of it does no harm.
         """
         assert self._begin is not None
-        keys, self._open = dict.fromkeys(chain.from_iterable(self._open)), {}
+        commits, self._open = self._open, {}
+        keys = dict.fromkeys(chain.from_iterable(commits))
         lsn, _, xid = self._begin
-        return Batch(keys, xids={xid}, part=True, since=lsn)
+        return Batch(keys, xids={xid}, part=True, since=lsn, _commits=commits)
 
     def take_in(self, decoder: Decoder, messages: Iterable[bytes]) -> None:
         """Take in messages as they come, and what they mean. Raises Malformed, or as `feed` does.
@@ -204,6 +223,7 @@ class Collector:
         change that was seen before, of the same few rows most likely, is not decoded once more.
         """
         known, head = self._known, decoder.head
+        at = self._begin[0] if self._begin else 0
         for message in messages:
             kind = message[0]
             if kind in CHANGES:
@@ -219,9 +239,11 @@ class Collector:
                             known.clear()
                         known[same] = keys
                 self._first = False
-                self._open[keys] = None
+                self._open[keys] = at
             elif kind == BEGIN:
-                self._begins(begin(message))
+                began = begin(message)
+                at = began[0]
+                self._begins(began)
             elif kind == COMMIT:
                 _, end_lsn, commit_us = commit(message)
                 self._ends(end_lsn, commit_us)
@@ -233,7 +255,8 @@ class Collector:
         if type(event) is Change:
             self._first = False
             if not self._skipped:
-                self._open[self._keys_of(event)] = None
+                assert self._begin is not None
+                self._open[self._keys_of(event)] = self._begin[0]
         elif type(event) is Begin:
             self._begins(event)
         elif type(event) is Commit:

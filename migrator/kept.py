@@ -3,6 +3,10 @@
 One row says what is held: every key that changed behind `begin` up to `end`. It is true by itself,
 whoever wrote it and when: it grows only by a batch that begins within it, and in the transaction
 that adds the batch's keys. A key is one row, however often it changed.
+
+`begin` is where the slot stood, which a source that crashed may have set back: some of the keys
+were carried before. They are told by the position of their last commit, and stay behind: the owner
+may have moved since, and then they would be taken for strays.
 """
 
 import json
@@ -47,15 +51,16 @@ UPDATE splitctl.refuge SET to_lsn = greatest(to_lsn, %(end)s)
 """
 # A key that was changed as well as asked for was changed.
 KEEP: LiteralString = """
-INSERT INTO splitctl.refuge_key AS k (stream, mapping, key, asked)
-SELECT %s, u.mapping, u.key::jsonb, u.asked
-  FROM unnest(%s::text[], %s::text[], %s::bool[]) AS u(mapping, key, asked)
-ON CONFLICT (stream, mapping, key) DO UPDATE SET asked = false
- WHERE k.asked AND NOT excluded.asked
+INSERT INTO splitctl.refuge_key AS k (stream, mapping, key, asked, told_at)
+SELECT %s, u.mapping, u.key::jsonb, u.asked, u.told_at
+  FROM unnest(%s::text[], %s::text[], %s::bool[], %s::bigint[]) AS u(mapping, key, asked, told_at)
+ON CONFLICT (stream, mapping, key) DO UPDATE
+   SET asked = k.asked AND excluded.asked, told_at = greatest(k.told_at, excluded.told_at)
 """
 CHUNKS: LiteralString = """
 SELECT mapping, key::text, asked FROM splitctl.refuge_key
  WHERE stream = %s AND mapping = ANY(%s) AND (mapping, key) > (%s, %s::jsonb)
+   AND (told_at IS NULL OR told_at >= %s)
  ORDER BY mapping, key LIMIT %s
 """
 # Below every array.
@@ -147,32 +152,36 @@ def keep(ledger: Connection, stream: str, system: System, since: int, batch: Bat
     values = {"stream": stream, "system_id": system.system_id, "timeline": system.timeline}
     with ledger.transaction():
         # A part of a transaction has no position of its own.
-        grown = ledger.execute(EXTEND, values | {"begin": since, "end": max(since, batch.lsn)})
+        end = max(since, batch.lsn)
+        grown = ledger.execute(EXTEND, values | {"begin": since, "end": end})
         if grown.rowcount != 1:
             raise TakenBack(stream=stream)
         for at in range(0, len(names), CHUNK):
             chunk = names[at : at + CHUNK]
             asked = [name in batch.again for name in chunk]
-            ledger.execute(KEEP, (stream, *s.name_arguments(chunk), asked))
+            told_at = [batch.told_at(name) for name in chunk]
+            ledger.execute(KEEP, (stream, *s.name_arguments(chunk), asked, told_at))
 
 
 def take_back(
-    ledger: Connection, target: Connection, stream: Stream, epoch: int, kept: Kept
+    ledger: Connection, target: Connection, stream: Stream, epoch: int, stored: int, kept: Kept
 ) -> int:
-    """Bring what is held to the target: the keys first, then the position behind all of them.
+    """Bring what is held to the target, which stands at `stored`: the keys that were told of since
+    first, then the position behind all of them.
 
     Killed in between, it is done again from the start, which does no harm. Returns the position.
     Raises Superseded.
     """
     while True:
-        for rows in _chunks(ledger, stream):
+        for rows in _chunks(ledger, stream, stored):
             with _claimed(target, stream.name, epoch, None):
-                _put_down(target, stream.name, rows, lsn_text(kept.begin))
-        with _claimed(target, stream.name, epoch, lsn_text(kept.end)):
+                _put_down(target, stream.name, rows, lsn_text(stored))
+        stored = kept.end
+        with _claimed(target, stream.name, epoch, lsn_text(stored)):
             pass
         further = _discard(ledger, stream.name, kept)
         if further is None:
-            return kept.end
+            return stored
         kept = further
 
 
@@ -190,11 +199,11 @@ def _discard(ledger: Connection, stream: str, kept: Kept) -> Kept | None:
         return None
 
 
-def _chunks(ledger: Connection, stream: Stream) -> Iterator[list[Any]]:
+def _chunks(ledger: Connection, stream: Stream, stored: int) -> Iterator[list[Any]]:
     # Keys of a mapping that was removed meanwhile could never be carried.
     names = [mapping.name for mapping in stream.mappings]
     last = LOWEST
-    while rows := ledger.execute(CHUNKS, (stream.name, names, *last, CHUNK)).fetchall():
+    while rows := ledger.execute(CHUNKS, (stream.name, names, *last, stored, CHUNK)).fetchall():
         yield rows
         last = (rows[-1][0], rows[-1][1])
 

@@ -384,12 +384,13 @@ class Session:
             raise SlotMissing(stream=name, domain=domain, slot=self._stream.slot, state=state)
         if slot[0] is not None and lsn_number(stored) < lsn_number(slot[0]):
             # No loss, if it found refuge in the ledger while the target was away.
+            at = lsn_number(stored)
             with kept.needed(self._stream) as ledger:
                 held = kept.find(ledger, name)
-                if held is None or not held.covers(lsn_number(stored), lsn_number(slot[0])):
+                if held is None or not held.covers(at, lsn_number(slot[0])):
                     raise PositionLost(stream=name, domain=domain, stored=stored, confirmed=slot[0])
                 self._check_server(system, held.system_id, held.timeline, held.end)
-                taken = kept.take_back(ledger, self._target, self._stream, epoch, held)
+                taken = kept.take_back(ledger, self._target, self._stream, epoch, at, held)
             stored = lsn_text(taken)
             self._health.refuge = 0
         if timeline != system.timeline:

@@ -9,7 +9,7 @@ from sqlalchemy import text
 from estate.ledger.models import SCHEMA
 
 # The newest revision in versions/. Kept here so that an up-to-date ledger never loads alembic.
-HEAD = "0002"
+HEAD = "0003"
 DIRECTORY = Path(__file__).with_name("migrations")
 VERSION_TABLE = "alembic_version"
 

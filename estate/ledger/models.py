@@ -117,7 +117,10 @@ class RefugeRow(Base):
 
 
 class RefugeKeyRow(Base):
-    """A key that changed meanwhile, or for which the opposite stream `asked`: nobody changed it."""
+    """A key that changed meanwhile, or for which the opposite stream `asked`: nobody changed it.
+
+    `told_at`: the position of the last commit that told of it; unknown in rows of older versions.
+    """
 
     __tablename__ = "refuge_key"
 
@@ -125,3 +128,4 @@ class RefugeKeyRow(Base):
     mapping: Mapped[str] = mapped_column(primary_key=True)
     key: Mapped[list[str]] = mapped_column(JSONB, primary_key=True)
     asked: Mapped[bool] = mapped_column(Boolean)
+    told_at: Mapped[int | None] = mapped_column(BigInteger)

@@ -262,6 +262,24 @@ def test_keys_that_the_opposite_stream_asks_for() -> None:
     assert not made.take().keys
 
 
+def test_a_batch_knows_which_commit_told_of_a_key_last() -> None:
+    made = collector()
+    asked = {"stream": "d.forward", "keys": [[THINGS, ["1"]], [THINGS, ["3"]]]}
+    transaction(made, changed(made, ITEMS, new=item("1", "a", "2")), lsn=100)
+    transaction(made, changed(made, ITEMS, new=item("2", "a", "2")), lsn=200)
+    transaction(made, changed(made, BOXES, new=box("a", "2")), lsn=300)
+    transaction(made, changed(made, ITEMS, new=item("4", "a", "5")), lsn=400)
+    again = Message(True, 1, AGAIN, json.dumps(asked).encode())
+    transaction(made, mark("d.reverse"), again, lsn=500)
+    batch = made.take()
+    told = {key: batch.told_at((THINGS, key)) for key in (("1",), ("2",), ("3",), ("4",))}
+    assert told == {("1",): 508, ("2",): 200, ("3",): 508, ("4",): 400}
+    assert batch.told_at((CRATES, ("2", "a"))) == 300
+    made.feed(Begin(600, 5_000_000, 7))
+    made.feed(changed(made, BOXES, new=box("a", "2")))
+    assert made.take_part().told_at((CRATES, ("2", "a"))) == 600
+
+
 def test_truncate_stops_and_never_spreads() -> None:
     """PROTOCOL 14."""
     made = collector()
@@ -308,7 +326,7 @@ def test_a_driving_column_outside_the_identity_stops_the_stream() -> None:
             less, "U" if new else "D", values(made, "boxes", old), values(made, "boxes", new)
         )
         with pytest.raises(KeyNotInIdentity, match="place"):
-            made.feed(event)
+            transaction(made, event)
     transaction(made, BOXES, changed(made, BOXES, old=box("a", "2")))
 
 

@@ -47,6 +47,14 @@ kept.{name} = dies
 """
 BEFORE_THE_POSITION = DIES.format(name="_claimed", when="arguments[-1] is not None")
 BEFORE_THE_DELETE = DIES.format(name="_discard", when="True")
+# What it confirms does not last, as with a source that crashes before it has written the slot down.
+FORGOTTEN = """
+from migrator import session
+class Forgotten(session.Capture):
+    def confirm(self, lsn):
+        pass
+session.Capture = Forgotten
+"""
 
 
 @dataclass
@@ -136,7 +144,7 @@ def coast(fresh_databases: dict[str, FreshDatabase], write_config: ConfigWriter)
 
 @contextmanager
 def doomed(coast: Coast, fault: str) -> Iterator[subprocess.Popen[bytes]]:
-    """A worker that dies by itself."""
+    """A worker with a fault."""
     command = [sys.executable, "-c", fault + PROGRAM, str(coast.post.config.path)]
     started = subprocess.Popen(command, cwd=Path(__file__).parents[2])
     try:
@@ -199,6 +207,21 @@ def test_a_worker_that_is_killed_in_refuge_goes_on_where_it_was(coast: Coast) ->
     with process(coast.post):
         coast.agree()
     assert kept.find(coast.books, FORWARD) is None
+
+
+def test_1_what_was_carried_before_a_step_is_no_stray_when_the_target_is_back(
+    coast: Coast,
+) -> None:
+    """The slot is behind the target: what it has is read again, and has another owner by now."""
+    with doomed(coast, FORGOTTEN):
+        coast.await_state("running")
+        coast.post.settle(timeout_s=30)
+        coast.post.own(10_000, 2)
+        coast.target.cut()
+        coast.await_state("refuge")
+        coast.await_held(3)
+        coast.target.heal()
+        coast.agree()
 
 
 def test_killed_while_it_takes_back_it_takes_back_again(coast: Coast) -> None:
@@ -384,8 +407,10 @@ def test_a_key_that_changed_and_was_asked_for_has_changed(books: psycopg.Connect
     kept.begin(books, "s", HERE, 100)
     kept.keep(books, "s", HERE, 100, batch(200, 1, again=(2, 3)))
     kept.keep(books, "s", HERE, 200, batch(300, 2, again=(1,)))
-    rows = books.execute("SELECT key, asked FROM splitctl.refuge_key ORDER BY 1").fetchall()
-    assert rows == [(["1"], False), (["2"], False), (["3"], True)]
+    kept.keep(books, "s", HERE, 100, batch(150, 2))
+    query = "SELECT key, asked, told_at FROM splitctl.refuge_key ORDER BY 1"
+    rows = books.execute(query).fetchall()
+    assert rows == [(["1"], False, 300), (["2"], False, 300), (["3"], True, 200)]
 
 
 SHIPMENTS = "post.forward.shipments"
@@ -423,14 +448,15 @@ def test_many_keys_are_taken_back_in_bounded_transactions_and_the_position_comes
         held = kept.find(books, FORWARD)
         assert held is not None
         with pytest.raises(Superseded):
-            kept.take_back(books, target, post.forward, 7, held)
+            kept.take_back(books, target, post.forward, 7, start, held)
         assert post.new.execute("SELECT * FROM splitctl_sync.spool").fetchall() == []
         written.clear()
-        assert kept.take_back(books, target, post.forward, 0, held) == start + 200
+        assert kept.take_back(books, target, post.forward, 0, start, held) == start + 200
         assert written == [*["keys"] * 3, "position"] * 2
         assert kept.find(books, FORWARD) is None and kept.count(books, FORWARD) == 0
     spool = post.new.execute("SELECT key, lsn - '0/0' FROM splitctl_sync.spool ORDER BY key")
-    assert spool.fetchall() == [([str(number)], start) for number in (0, 1, 2, 3, 4, 9)]
+    expected = [([str(number)], start) for number in range(5)]
+    assert spool.fetchall() == [*expected, (["9"], start + 100)]
     states = post.new.execute(
         "SELECT mapping FROM splitctl_sync.mapping_state WHERE state = 'drain'"
     )

@@ -356,9 +356,9 @@ def consumed(s: State, side: int, entries: int) -> State:
     """The stored position moves past these entries; the slot is told a moment later."""
     stream = s.streams[side]
     taken, rest = stream.log[:entries], stream.log[entries:]
+    if side == OLD and (s.replica or s.outages):
+        stream = stream._replace(unconfirmed=(*stream.unconfirmed, *taken))
     if side == OLD and s.replica:
-        unconfirmed = (*stream.unconfirmed, *taken)
-        stream = stream._replace(unconfirmed=unconfirmed)
         s = s._replace(replica=s.replica._replace(missed=(*s.replica.missed, *taken)))
     return with_stream(s, side, stream._replace(log=rest))
 

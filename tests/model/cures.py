@@ -20,6 +20,7 @@ class Without(Enum):
     WHOLE_HUGE = "L4: the position moves before the last part of a huge transaction is spooled"
     LEDGER_FIRST = "L4: the slot moves on before the keys are in the ledger"
     LANDING_FIRST = "L4: the ledger lets keys go before they are in the target's spool"
+    TOLD_AT = "row 1: keys that the target had before it was away are carried once more"
     OWNER = "L5, row 1, swap and return of the dead: a key is carried whoever owns it"
     MARK = "L5, row 1: what sync wrote is carried back"
     ASKING = "L5: the owner's version is not asked for, so a stray stays where it is"

@@ -2,15 +2,17 @@
 
 While it is away, changed keys go to the ledger, and only then the slot moves on: an outage costs
 the source no disk. When it is back they go to its spool, and the position jumps in the same
-transaction. A target that lost commits (a replica that lagged) says so by its position.
+transaction. The slot was not told the last position, or lost it when its server crashed: so what
+the target has already is read again, and is left out when the keys go to the spool. A target that
+lost commits (a replica that lagged) says so by its position.
 """
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 
 from tests.model.carrying import idle, killed
 from tests.model.cures import Without
 from tests.model.settling import spooled
-from tests.model.states import NEW, OLD, Refuge, Replica, State, Stream, names, with_stream
+from tests.model.states import NEW, OLD, Entry, Refuge, Replica, State, Stream, names, with_stream
 
 Steps = Iterator[tuple[str, State]]
 
@@ -29,18 +31,19 @@ def steps(s: State, without: Collection[Without]) -> Steps:
 def _refuge(s: State, without: Collection[Without]) -> Steps:
     stream = s.streams[OLD]
     visible = s.hidden[OLD] is None or Without.REFUGE_VISIBLE in without
-    held = stream.refuge.keys if stream.refuge else ()
-    if s.away and stream.log and visible:
-        keys = {key for entry in stream.log if entry.kind != "marker" for key in entry.keys}
+    held, known = (stream.refuge.keys, stream.refuge.known) if stream.refuge else ((), ())
+    if s.away and (stream.log or stream.unconfirmed) and visible:
+        keys, before = _told(stream.log), _told(stream.unconfirmed)
         if Without.LEDGER_FIRST in without:
-            moved = stream._replace(log=(), afloat=tuple(sorted({*stream.afloat, *keys})))
+            afloat = tuple(sorted({*stream.afloat, *keys}))
+            moved = stream._replace(log=(), unconfirmed=(), afloat=afloat)
             yield "from old: the slot moves on", with_stream(s, OLD, moved)
         else:
-            kept = Refuge(tuple(sorted({*held, *keys})))
-            moved = stream._replace(log=(), refuge=kept)
+            kept = Refuge(tuple(sorted({*held, *keys})), known=tuple(sorted({*known, *before})))
+            moved = stream._replace(log=(), unconfirmed=(), refuge=kept)
             yield f"from old: {names(kept.keys)} in the ledger", with_stream(s, OLD, moved)
     if s.away and stream.afloat:
-        kept = Refuge(tuple(sorted({*held, *stream.afloat})))
+        kept = Refuge(tuple(sorted({*held, *stream.afloat})), known=known)
         after = with_stream(s, OLD, stream._replace(refuge=kept, afloat=()))
         yield f"from old: {names(kept.keys)} in the ledger", after
     if not s.away:
@@ -49,13 +52,16 @@ def _refuge(s: State, without: Collection[Without]) -> Steps:
 
 def _landing(s: State, without: Collection[Without]) -> Steps:
     stream = s.streams[OLD]
+    keys = stream.refuge.keys if stream.refuge else ()
+    if stream.refuge and Without.TOLD_AT in without:
+        keys = tuple(sorted({*keys, *stream.refuge.known}))
     if stream.refuge and Without.LANDING_FIRST in without and not stream.refuge.landed:
-        gone = stream._replace(refuge=None, afloat=stream.refuge.keys)
+        gone = stream._replace(refuge=None, afloat=keys)
         yield "from old: the ledger lets its keys go", with_stream(s, OLD, gone)
     elif stream.refuge and not stream.refuge.landed:
         landed = stream._replace(refuge=stream.refuge._replace(landed=True))
-        after = _landed(with_stream(s, OLD, landed), stream.refuge.keys)
-        yield f"from old: {names(stream.refuge.keys)} from the ledger to the spool", after
+        after = _landed(with_stream(s, OLD, landed), keys)
+        yield f"from old: {names(keys)} from the ledger to the spool", after
     elif stream.refuge:
         # The target's position tells that they were landed, also to another worker.
         after = with_stream(s, OLD, stream._replace(refuge=None))
@@ -63,6 +69,11 @@ def _landing(s: State, without: Collection[Without]) -> Steps:
     if stream.afloat and (Without.LANDING_FIRST in without or Without.LEDGER_FIRST in without):
         after = _landed(with_stream(s, OLD, stream._replace(afloat=())), stream.afloat)
         yield f"from old: {names(stream.afloat)} to the spool", after
+
+
+def _told(log: Iterable[Entry]) -> set[int]:
+    """The keys that these transactions changed, ours aside."""
+    return {key for entry in log if entry.kind in {"write", "huge", "ask"} for key in entry.keys}
 
 
 def _landed(s: State, keys: tuple[int, ...]) -> State:

@@ -93,10 +93,14 @@ class Hand(NamedTuple):
 
 
 class Refuge(NamedTuple):
-    """Keys in the ledger while the target is away. `landed`: they lie in the target's spool too."""
+    """Keys in the ledger while the target is away. `landed`: they lie in the target's spool too.
+
+    `known` are kept as well: the slot was behind the target, which has them already.
+    """
 
     keys: tuple[int, ...]
     landed: bool = False
+    known: tuple[int, ...] = ()
 
 
 class Stream(NamedTuple):

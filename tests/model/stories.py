@@ -91,6 +91,9 @@ STORIES: dict[str, State] = {
     "the target is away for a while": FAMILY._replace(
         customers=((WRITE_BOTH,), (WRITE_A,)), crashes=1, outages=1
     ),
+    "the target is away after a step": EQUAL._replace(
+        customers=((WRITE_A,),), outages=1, moves="f", lags=False
+    ),
     "the target fails over to a replica that lags": EQUAL._replace(
         customers=((WRITE_A,), (WRITE_A, DELETE_A)), failovers=1, crashes=1
     ),
@@ -189,6 +192,7 @@ NEEDED_IN = {
     Without.WHOLE_HUGE: (HUGE_ONE,),
     Without.LEDGER_FIRST: (AWAY,),
     Without.LANDING_FIRST: (AWAY,),
+    Without.TOLD_AT: ("the target is away after a step",),
     Without.OWNER: (SWAPPED, AGAIN),
     Without.MARK: (KILLED,),
     Without.ASKING: (ROLLBACK,),

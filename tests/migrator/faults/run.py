@@ -2,6 +2,7 @@
 
 import random
 import re
+import textwrap
 import threading
 import time
 from collections.abc import Callable
@@ -30,6 +31,8 @@ BEFORE = 12_000
 JOIN_S = 100.0
 HEAL_S = 90.0
 STEP_S = 3.0
+# A telling of what is wrong: so many letters.
+MOST = 4_000
 FILL = """
 INSERT INTO depots (region, code, name, holder, tags)
 SELECT holder, code, 'before ' || n, holder, '["b"]'
@@ -231,6 +234,8 @@ class Run:
 
     def _reckon(self) -> None:
         """Healed, everything crosses; then both sides say the same, and it is the truth."""
+        # What is wrong says more than where that was found.
+        __tracebackhide__ = True
         for side in self.dsns:
             self.ground.proxies[side].heal()
             self.ground.heal_server(side)
@@ -262,7 +267,7 @@ class Run:
         found["unexpected"] = self._unexpected()
         wrong = {name: what for name, what in found.items() if what}
         if wrong:
-            raise Reckoned(f"seed {self.seed}, {self.told}: {wrong}")
+            raise Reckoned(f"seed {self.seed}: {textwrap.shorten(str(wrong), MOST)}; {self.told}")
 
     def _crossed(self) -> bool:
         try:
