@@ -11,6 +11,7 @@ from psycopg import pq
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.pq.abc import PGconn
 
+from estate.arrays import TextsDumper
 from estate.config import DatabaseConfig
 from estate.errors import ExitCode, SplitctlError
 
@@ -110,6 +111,7 @@ def connect(
         connection = psycopg.connect(_conninfo(database, purpose), autocommit=True)
     except psycopg.Error as error:
         raise DatabaseUnreachable(database=database.name, reason=_reason(error)) from error
+    connection.adapters.register_dumper(list, TextsDumper)
     try:
         row = connection.execute(COUNT_OURS).fetchone()
         count = int(row[0]) if row else 0
