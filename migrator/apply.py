@@ -137,22 +137,28 @@ class Applier:
             self._rests_until = 0.0
 
     def spill(self, batch: Batch) -> Outcome:
-        """Write down keys of a transaction whose end was not read yet: they are too many to keep.
+        """Carry keys of a transaction whose end was not read yet: they are too many to keep.
 
-        Raises Superseded, StillInvisible.
+        The lanes write what is plain, the rest goes to the spool. The position stays before it, so
+        all of it may be read again, which does no harm. Raises Superseded, StillInvisible.
         """
-        part = Part(spool=tuple(batch.keys), xids=frozenset(batch.xids), since=batch.since)
+        outcome, xids = Outcome(), frozenset(batch.xids)
+        part = self._sorted(Part(tuple(batch.keys), xids=xids, since=batch.since))
+        if len(part.carry) >= MANY:
+            part = self._in_lanes(part, outcome)
+        rest = Part(spool=(*part.carry, *part.spool), xids=xids, since=batch.since)
         patience = _Patience(self._stream.name)
         live = [name for name, state in self.states.items() if state == "live"]
-        while True:
+        while rest.spool:
             try:
-                outcome = self._writer.spill(part, live)
+                outcome.add(self._writer.spill(rest, live))
             except TRANSIENT as error:
                 self._writer.reset()
                 patience.wait(error)
                 continue
             self.load_states()
-            return outcome
+            break
+        return outcome
 
     def retry(self, names: Sequence[MappingKey]) -> Outcome:
         """Try parked keys once more, as far as their mappings are live."""

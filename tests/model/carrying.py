@@ -264,7 +264,7 @@ def _write(s: State, side: int, name: str, hand: Hand, without: Collection[Witho
     freed = with_stream(s, side, stream._replace(hands=rest))
     found = outcomes(s, side, hand, without)
     clash = holders(s, side, hand, found)
-    if hand.kind == "lane":
+    if hand.kind in {"lane", "part"}:
         yield _lane(side, name, freed, hand, found, bool(clash), without)
         if s.refusals:
             again = dict.fromkeys(hand.keys, "refused")
@@ -315,7 +315,10 @@ def _lane(
     after = settle(freed, side, hand, found, without) if plain else freed
     stream = after.streams[side]
     batch = stream.batch
-    if batch is not None:
+    if hand.kind == "part":
+        after = _part_done(after, side) if plain else _put_down(after, side, without)
+        stream = after.streams[side]
+    elif batch is not None:
         left = tuple(other for other in batch.left if other != key)
         careful = batch.careful if plain else tuple(sorted({*batch.careful, key}))
         stream = stream._replace(batch=batch._replace(left=left, careful=careful))
@@ -364,26 +367,41 @@ def consumed(s: State, side: int, entries: int) -> State:
 
 
 def _huge(s: State, side: int, without: Collection[Without]) -> Steps:
-    """A transaction too big for the memory: its keys go to the spool in parts, before its end.
+    """A transaction too big for the memory: what is plain is written in parts, before its end.
 
-    Its mappings are drained from then on, so the keys are not carried past those that wait.
+    The rest goes to the spool, and its mappings are drained from then on, so the keys are not
+    carried past those that wait.
     """
     stream, name = s.streams[side], f"from {NAMES[side]}"
     if s.hidden[side] is not None and Without.PARTS_VISIBLE not in without:
         return
     if stream.hands:
         return
-    keys = stream.log[0].keys
-    key = keys[stream.parts]
-    after = spooled(s, side, key, without)
-    spooling = after.streams[side]
-    if spooling.states[key] == "live":
-        spooling = spooling._replace(states=put(spooling.states, key, "drain"))
-    last = stream.parts + 1 == len(keys)
-    after = with_stream(after, side, spooling._replace(parts=0 if last else stream.parts + 1))
-    if last:
-        after = consumed(after, side, 1)
-    yield f"{name}: {KEYS[key]} of a huge transaction goes to the spool", after
+    key = stream.log[0].keys[stream.parts]
+    if s.lanes and stream.states[key] == "live" and not stream.parked[key]:
+        hand = _read(s, side, "part", (key,), without)
+        yield f"{name}: a lane reads {KEYS[key]} of a huge transaction", _with_hand(s, side, hand)
+    else:
+        told = f"{name}: {KEYS[key]} of a huge transaction goes to the spool"
+        yield told, _put_down(s, side, without)
+
+
+def _put_down(s: State, side: int, without: Collection[Without]) -> State:
+    """The next key of a huge transaction is in the spool."""
+    key = s.streams[side].log[0].keys[s.streams[side].parts]
+    s = spooled(s, side, key, without)
+    stream = s.streams[side]
+    if stream.states[key] == "live":
+        stream = stream._replace(states=put(stream.states, key, "drain"))
+    return _part_done(with_stream(s, side, stream), side)
+
+
+def _part_done(s: State, side: int) -> State:
+    """One key of a huge transaction is settled; with the last one the position moves."""
+    stream = s.streams[side]
+    if stream.parts + 1 == len(stream.log[0].keys):
+        return consumed(with_stream(s, side, stream._replace(parts=0)), side, 1)
+    return with_stream(s, side, stream._replace(parts=stream.parts + 1))
 
 
 def _horizon(s: State, side: int, name: str, without: Collection[Without]) -> Steps:

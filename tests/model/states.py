@@ -78,7 +78,8 @@ class Batch(NamedTuple):
 class Hand(NamedTuple):
     """One transaction of a worker in the target: what it has read, and not yet written.
 
-    Its kind: lane (one key of a batch), batch (the others, with the position), retry, drain.
+    Its kind: lane (one key of a batch), part (one of a huge transaction, also by a lane), batch
+    (the others, with the position), retry, drain.
     `known`: how far the opposite stream was. `parked`: the keys that the opposite stream had parked
     when the rows were read. `generations`: of the keys that come from the spool.
     """
