@@ -44,8 +44,10 @@ test: lint
 	$(BIN)/python -m pytest -m "rehearsal and not faults" $(ARGS) || [ $$? = 5 ]
 	@echo "Not run here: tests marked 'faults' (kills at every point, more than an hour): make faults"
 
+# Its runs wait more than they compute, and meet more when the machine is busy.
 faults: setup
-	$(BIN)/python -m pytest -m faults tests/model tests/migrator/faults tests/rehearsal/faults $(ARGS)
+	$(BIN)/python -m pytest -m faults tests/model tests/migrator/faults -n $(JOBS) --dist load $(ARGS)
+	$(BIN)/python -m pytest -m faults tests/rehearsal/faults $(ARGS)
 
 bench: setup
 	$(BIN)/python -m benchmarks $(ARGS)

@@ -221,7 +221,8 @@ class _Lane:
         shared = self._statements(target, prepared, True)
         whole = self._statements(target, prepared, False)
         # Before the target's rows are locked: to become visible may take a transaction long.
-        contested = snapshot(source, stream.opposite, awaited)
+        parked = {name for name, _ in snapshot(source, stream.opposite, awaited)}
+        contested = any(way.mapping in parked for way in prepared.statements.ways)
         claim = {"stream": stream.name, "epoch": self._epoch, "domain": stream.domain.name}
         with target.pipeline():
             target.execute(s.BEGIN)
@@ -240,7 +241,7 @@ class _Lane:
         self._own().begin(entry.own, beyond, load.horizon)
         own = self._own().numbers()
         if nothing or moved or contested or len(own) > MOST_OWN:
-            # A key that waits in the opposite stream may be among ours.
+            # A key that waits in the opposite stream may lead to one of these rows.
             source.execute(s.COMMIT)
             target.execute(s.COMMIT)
             return 0, keys

@@ -258,3 +258,28 @@ def test_one_of_several_that_loses_its_connection_ends_the_batch_without_a_posit
         post.settle()
         until(lambda: bool(broken))
         assert post.differences(post.forward) == {}
+
+
+@pytest.mark.parametrize("many", [1], indirect=True)
+def test_a_key_that_waits_in_the_opposite_stream_holds_up_the_lanes_of_its_own_table_alone(
+    post: Post, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A single row that cannot be written there must not slow down everything here for days."""
+    real: Callable[..., Any] = lanes.pipe
+    read: list[bytes] = []
+
+    def noted(source: Any, target: Any, rows: bytes, into: bytes) -> Any:
+        read.append(rows)
+        return real(source, target, rows, into)
+
+    monkeypatch.setattr(lanes, "pipe", noted)
+    post.old.execute(
+        "INSERT INTO splitctl_sync.waiting (stream, mapping, key, reason, detail)"
+        " VALUES ('post.reverse', 'post.reverse.parcels', '[\"99\"]', 'unwritable', '')"
+    )
+    fill(post)
+    with opened(post) as forward:
+        forward.everything()
+    assert post.differences(post.forward) == {}
+    assert any(b"FROM depots" in rows for rows in read)
+    assert not any(b"FROM parcels" in rows for rows in read)
