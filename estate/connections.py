@@ -89,6 +89,8 @@ def _conninfo(database: DatabaseConfig, purpose: str, **extra: str) -> str:
         "keepalives_count": "3",
         "tcp_user_timeout": "20000",
         **given,
+        # Asked for like the rest of SETTINGS it would lose against the environment's.
+        "client_encoding": SETTINGS["client_encoding"],
         "application_name": f"{APPLICATION} {purpose}"[:63],
         "options": f"{given.get('options', '')} {options}".strip(),
         **extra,

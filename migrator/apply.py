@@ -142,10 +142,14 @@ class Applier:
         The lanes write what is plain, the rest goes to the spool. The position stays before it, so
         all of it may be read again, which does no harm. Raises Superseded, StillInvisible.
         """
+        if batch.altered:
+            self._make_anew()
         outcome, xids = Outcome(), frozenset(batch.xids)
         part = self._sorted(Part(tuple(batch.keys), xids=xids, since=batch.since))
         if len(part.carry) >= MANY:
             part = self._in_lanes(part, outcome)
+        if self._stop():
+            raise Leaving
         rest = Part(spool=(*part.carry, *part.spool), xids=xids, since=batch.since)
         patience = _Patience(self._stream.name)
         live = [name for name, state in self.states.items() if state == "live"]

@@ -84,7 +84,8 @@ class TableUnknown(StreamStopped):
 class Batch:
     """Changed keys of committed transactions, in the order in which they first appeared.
 
-    `again` are those among them that nobody changed: the opposite stream asked for them.
+    `again` are those among them that nobody changed: the opposite stream asked for them, in the
+    commit at this position.
     `lsn` is the position behind the last of them, `since` that of the first commit that brought
     one. `commit_us` holds the commit times (microseconds since 1970) of those that brought keys.
     `horizon`: every transaction of the source below this 64-bit id is in this batch or an earlier
@@ -95,7 +96,7 @@ class Batch:
     """
 
     keys: dict[MappingKey, None] = field(default_factory=dict)
-    again: set[MappingKey] = field(default_factory=set)
+    again: dict[MappingKey, int] = field(default_factory=dict)
     xids: set[int] = field(default_factory=set)
     lsn: int = 0
     last_commit_us: int = 0
@@ -197,9 +198,10 @@ class Collector:
         batch, self._batch = self._batch, Batch()
         batch._commits, self._whole = self._whole, {}
         keys = dict.fromkeys(chain.from_iterable(batch._commits))
-        batch._commits.update(dict.fromkeys(((name,) for name in batch.again), batch.lsn))
+        for name, lsn in batch.again.items():
+            batch._commits[(name,)] = max(lsn, batch._commits.get((name,), 0))
         # A key that was changed as well is not a quiet one any more.
-        batch.again.difference_update(keys)
+        batch.again = {name: lsn for name, lsn in batch.again.items() if name not in keys}
         keys.update(dict.fromkeys(batch.again))
         batch.keys = keys
         return batch
@@ -214,7 +216,8 @@ class Collector:
         commits, self._open = self._open, {}
         keys = dict.fromkeys(chain.from_iterable(commits))
         lsn, _, xid = self._begin
-        return Batch(keys, xids={xid}, part=True, since=lsn, _commits=commits)
+        altered, self._said.altered = self._said.altered, False
+        return Batch(keys, xids={xid}, part=True, since=lsn, altered=altered, _commits=commits)
 
     def take_in(self, decoder: Decoder, messages: Iterable[bytes]) -> None:
         """Take in messages as they come, and what they mean. Raises Malformed, or as `feed` does.
@@ -325,8 +328,9 @@ class Collector:
         asked = json.loads(content)
         if asked["stream"] == self._stream.name:
             known = {mapping.name for mapping in self._stream.mappings}
-            again = self._said.again
-            again.update((name, tuple(key)) for name, key in asked["keys"] if name in known)
+            assert self._begin is not None
+            names = [(name, tuple(key)) for name, key in asked["keys"] if name in known]
+            self._said.again |= dict.fromkeys(names, self._begin[0])
             self._says = True
 
     def _relation(self, event: Relation) -> None:

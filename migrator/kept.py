@@ -49,13 +49,15 @@ UPDATE splitctl.refuge SET to_lsn = greatest(to_lsn, %(end)s)
  WHERE stream = %(stream)s AND system_id = %(system_id)s AND timeline = %(timeline)s
    AND %(begin)s BETWEEN from_lsn AND to_lsn
 """
-# A key that was changed as well as asked for was changed.
+# A key that was changed as well as asked for was changed. What is not known stays unknown: it may
+# be the later.
 KEEP: LiteralString = """
 INSERT INTO splitctl.refuge_key AS k (stream, mapping, key, asked, told_at)
 SELECT %s, u.mapping, u.key::jsonb, u.asked, u.told_at
   FROM unnest(%s::text[], %s::text[], %s::bool[], %s::bigint[]) AS u(mapping, key, asked, told_at)
 ON CONFLICT (stream, mapping, key) DO UPDATE
-   SET asked = k.asked AND excluded.asked, told_at = greatest(k.told_at, excluded.told_at)
+   SET asked = k.asked AND excluded.asked,
+       told_at = CASE WHEN k.told_at IS NOT NULL THEN greatest(k.told_at, excluded.told_at) END
 """
 CHUNKS: LiteralString = """
 SELECT mapping, key::text, asked FROM splitctl.refuge_key
@@ -112,9 +114,21 @@ def needed(stream: Stream) -> Iterator[Connection]:
     """The ledger, for a stream that cannot go on without it. Raises LedgerNeeded."""
     try:
         with connect(stream.ledger, f"refuge {stream.name}") as ledger:
+            if find(ledger, stream.name):
+                # An earlier version may have kept it, and nobody else need have come since.
+                prepare(stream)
             yield ledger
     except DatabaseUnreachable as error:
         raise LedgerNeeded(stream=stream.name, reason=error.facts["reason"]) from error
+
+
+def prepare(stream: Stream) -> None:
+    """Bring the ledger's tables up to date. Raises what the ledger raises."""
+    # Only here, and only now: a stream whose target answers needs nothing of the ledger.
+    from estate.ledger import Ledger
+
+    with Ledger(stream.ledger, "sync run") as ledger:
+        ledger.prepare()
 
 
 def find(ledger: Connection, stream: str) -> Kept | None:

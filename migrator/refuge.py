@@ -127,7 +127,9 @@ class Refuge:
             # Asked again: until the slot was ours, another could move it.
             self._since = self._confirmed()
             reader.confirm(self._since)
-            self._ledger = self._stack.enter_context(_ledger(stream))
+            kept.prepare(stream)
+            ledger = connect(stream.ledger, f"refuge {stream.name}")
+            self._ledger = self._stack.enter_context(ledger)
             self._settle_in(ends)
             self._capture.start()
         except BaseException:
@@ -183,15 +185,6 @@ class Refuge:
             self._source.execute(s.HEARTBEAT, (self._stream.name,))
             self._health.refuge = kept.count(self._ledger, self._stream.name)
             self._health.lag_bytes = max(self._capture.wal_end - self._since, 0)
-
-
-def _ledger(stream: Stream) -> psycopg.Connection[tuple[object, ...]]:
-    # Only here, and only now: a stream whose target answers needs nothing of the ledger.
-    from estate.ledger import Ledger
-
-    with Ledger(stream.ledger, "sync run") as ledger:
-        ledger.prepare()
-    return connect(stream.ledger, f"refuge {stream.name}")
 
 
 def _same(system: System, ends: dict[int, int], held: kept.Kept) -> bool:

@@ -182,14 +182,17 @@ class Session:
         return self._stop.is_set()
 
     def _carry_on(self, stop: threading.Event) -> None:
-        busy = False
+        busy = settling = False
         while not stop.is_set():
             gathering = self._pace.gathering
-            batch = self._take(busy, gathering)
+            batch = None if settling else self._take(busy, gathering)
             self._health.gathered = self._capture.pending
             if batch is not None:
                 self._carry(batch, gathering.over_s)
             busy = self._tick()
+            # What a part has left in the spool is drained first: the next part finds its mappings
+            # live, and lanes write it.
+            settling = busy and (settling or (batch is not None and batch.part))
 
     def _take(self, busy: bool, gathering: Gathering) -> Batch | None:
         """The next batch, as large as is good now; `busy`: there is other work to do."""

@@ -41,7 +41,7 @@ class Carrier:
         row = self.source.execute("SELECT pg_current_wal_insert_lsn()::text").fetchone()
         assert row is not None
         now = int(time.time() * 1e6)
-        return Batch(dict.fromkeys(names), set(), set(), lsn_number(row[0]), now, [now])
+        return Batch(dict.fromkeys(names), {}, set(), lsn_number(row[0]), now, [now])
 
     def apply(self, *names: MappingKey) -> Any:
         return self.applier.apply(self.batch(*names))
@@ -159,7 +159,7 @@ def test_a_key_that_was_asked_for_is_not_forgotten_when_the_owner_changed(
     forward.post.own(10_000, 2)
     name = (STATIONS, ("n", "1"))
     batch = forward.batch(name)
-    batch.again.add(name)
+    batch.again[name] = batch.lsn
     assert forward.applier.apply(batch).strays == 0
     assert forward.applier.waiting[name].reason == "asked"
     # Not ours still: now it is a stray, kept with both versions, and the owner is asked.

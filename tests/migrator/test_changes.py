@@ -256,7 +256,7 @@ def test_keys_that_the_opposite_stream_asks_for() -> None:
     transaction(made, changed(made, BOXES, new=box("a", "2")))
     batch = made.take()
     assert set(batch.keys) == {(THINGS, ("1",)), (CRATES, ("2", "a"))}
-    assert batch.again == {(THINGS, ("1",))}, "a key that changed as well is an ordinary one"
+    assert list(batch.again) == [(THINGS, ("1",))], "a key that changed as well is an ordinary one"
     other = Message(True, 1, AGAIN, json.dumps({**asked, "stream": "d.reverse"}).encode())
     transaction(made, mark("d.forward"), other)
     assert not made.take().keys
@@ -271,13 +271,27 @@ def test_a_batch_knows_which_commit_told_of_a_key_last() -> None:
     transaction(made, changed(made, ITEMS, new=item("4", "a", "5")), lsn=400)
     again = Message(True, 1, AGAIN, json.dumps(asked).encode())
     transaction(made, mark("d.reverse"), again, lsn=500)
+    transaction(made, changed(made, ITEMS, new=item("4", "a", "5")), lsn=600)
     batch = made.take()
     told = {key: batch.told_at((THINGS, key)) for key in (("1",), ("2",), ("3",), ("4",))}
-    assert told == {("1",): 508, ("2",): 200, ("3",): 508, ("4",): 400}
+    assert told == {("1",): 500, ("2",): 200, ("3",): 500, ("4",): 600}
     assert batch.told_at((CRATES, ("2", "a"))) == 300
-    made.feed(Begin(600, 5_000_000, 7))
+    made.feed(Begin(700, 5_000_000, 7))
     made.feed(changed(made, BOXES, new=box("a", "2")))
-    assert made.take_part().told_at((CRATES, ("2", "a"))) == 600
+    assert made.take_part().told_at((CRATES, ("2", "a"))) == 700
+
+
+def test_a_part_tells_that_a_table_has_other_columns() -> None:
+    """Its transaction may be long, and what was made for the old ones would go on to its end."""
+    made = collector()
+    transaction(made, changed(made, ITEMS, new=item("1", "a", "2")))
+    made.take()
+    made.feed(Begin(200, 5_000_000, 7))
+    made.feed(relation("boxes", "shelf", "place", "note", "size"))
+    made.feed(changed(made, BOXES, new=box("a", "2")))
+    assert made.take_part().altered
+    made.feed(changed(made, BOXES, new=box("a", "3")))
+    assert not made.take_part().altered
 
 
 def test_truncate_stops_and_never_spreads() -> None:

@@ -115,7 +115,7 @@ def test_what_the_other_direction_asked_for_is_not_forgotten_while_a_mapping_dra
         forward.applier.load_states()
         key: MappingKey = (STATIONS, ("n", "1"))
         batch = forward.batch(key)
-        batch.again.add(key)
+        batch.again[key] = batch.lsn
         forward.applier.apply(batch)
         assert {name: item.reason for name, item in forward.applier.waiting.items()} == {
             key: "asked"

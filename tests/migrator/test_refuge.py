@@ -215,12 +215,26 @@ def test_1_what_was_carried_before_a_step_is_no_stray_when_the_target_is_back(
     """The slot is behind the target: what it has is read again, and has another owner by now."""
     with doomed(coast, FORGOTTEN):
         coast.await_state("running")
+        asked = {"stream": FORWARD, "keys": [["post.forward.shipments", ["1"]]]}
+        coast.post.old.execute(AGAIN.encode(), (json.dumps(asked),))
         coast.post.settle(timeout_s=30)
         coast.post.own(10_000, 2)
         coast.target.cut()
         coast.await_state("refuge")
         coast.await_held(3)
         coast.target.heal()
+        coast.agree()
+
+
+def test_what_an_earlier_version_kept_is_taken_back(coast: Coast) -> None:
+    """The worker was replaced while the target was away, and nobody has come to the ledger yet."""
+    coast.target.cut()
+    with process(coast.post):
+        coast.await_held(3)
+    coast.books.execute("ALTER TABLE splitctl.refuge_key DROP COLUMN told_at")
+    coast.books.execute("UPDATE splitctl.alembic_version SET version_num = '0002'")
+    coast.target.heal()
+    with process(coast.post):
         coast.agree()
 
 
@@ -381,7 +395,9 @@ HERE = System("1", 1, 0)
 
 def batch(lsn: int, *numbers: int, again: tuple[int, ...] = ()) -> Batch:
     names = {number: ("m", (str(number),)) for number in (*numbers, *again)}
-    return Batch(dict.fromkeys(names.values()), {names[n] for n in again}, {1}, lsn)
+    return Batch(
+        dict.fromkeys(names.values()), dict.fromkeys([names[n] for n in again], lsn), {1}, lsn
+    )
 
 
 def test_what_is_held_grows_only_by_what_begins_within_it(
@@ -408,9 +424,12 @@ def test_a_key_that_changed_and_was_asked_for_has_changed(books: psycopg.Connect
     kept.keep(books, "s", HERE, 100, batch(200, 1, again=(2, 3)))
     kept.keep(books, "s", HERE, 200, batch(300, 2, again=(1,)))
     kept.keep(books, "s", HERE, 100, batch(150, 2))
+    # As an earlier version kept it: what is not known is not taken for the earlier position.
+    books.execute("UPDATE splitctl.refuge_key SET told_at = NULL WHERE key = '[\"1\"]'")
+    kept.keep(books, "s", HERE, 100, batch(150, 1))
     query = "SELECT key, asked, told_at FROM splitctl.refuge_key ORDER BY 1"
     rows = books.execute(query).fetchall()
-    assert rows == [(["1"], False, 300), (["2"], False, 300), (["3"], True, 200)]
+    assert rows == [(["1"], False, None), (["2"], False, 300), (["3"], True, 200)]
 
 
 SHIPMENTS = "post.forward.shipments"
