@@ -180,10 +180,10 @@ class Applier:
             if all(self.states.get(p) == "live" for p in self._writer.mappings.parents(name))
         ]
 
-    def drain(self, name: str, limit: int = DRAIN) -> Outcome:
-        """Carry up to `limit` keys from a mapping's spool. It goes live with the last of them."""
+    def drain(self, name: str) -> Outcome:
+        """Carry up to DRAIN keys from a mapping's spool. It goes live with the last of them."""
         after = self._drained.pop(name, None)
-        asked = {"stream": self._stream.name, "mapping": name, "after": after, "limit": limit}
+        asked = {"stream": self._stream.name, "mapping": name, "after": after, "limit": DRAIN}
         found = self._target.execute(s.SPOOLED, asked).fetchall()
         generations = {(name, tuple(json.loads(key))): int(gen) for key, gen in found}
         outcome = Outcome()
@@ -191,7 +191,7 @@ class Applier:
             outcome = self._write(Part(tuple(generations), generations=generations))
         elif after is None:
             self._writer.go_live(name)
-        if len(generations) < limit:
+        if len(generations) < DRAIN:
             self.load_states()
         else:
             self._drained[name] = found[-1][0]

@@ -334,7 +334,7 @@ def test_a_deadlock_or_a_lock_not_given_is_tried_again(forward: Carrier) -> None
 
 
 def test_keys_of_a_spooled_mapping_are_put_down_and_drained_parents_first(
-    forward: Carrier,
+    forward: Carrier, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fill(forward.post)
     forward.post.new.execute("UPDATE splitctl_sync.mapping_state SET state = 'spool'")
@@ -347,7 +347,9 @@ def test_keys_of_a_spooled_mapping_are_put_down_and_drained_parents_first(
     forward.post.new.execute("UPDATE splitctl_sync.mapping_state SET state = 'drain'")
     forward.applier.load_states()
     assert forward.applier.drainable() == [STATIONS]
-    forward.applier.drain(STATIONS, 1)
+    with monkeypatch.context() as patch:
+        patch.setattr(apply, "DRAIN", 1)
+        forward.applier.drain(STATIONS)
     assert len(rows(forward.post, "SELECT * FROM stations")) == 1
     assert forward.applier.states[STATIONS] == "drain"
     forward.applier.drain(STATIONS)
