@@ -4,6 +4,7 @@ import json
 import logging
 import threading
 from collections import Counter
+from functools import partial
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -117,5 +118,7 @@ def serve(listen: str, board: Board) -> ThreadingHTTPServer:
     except OSError as error:
         raise AddressTaken(listen=listen, reason=error.strerror or error) from error
     server.board = board
-    threading.Thread(target=server.serve_forever, name="health", daemon=True).start()
+    # How often it looks whether it is to end: whoever ends the worker waits for that.
+    serve = partial(server.serve_forever, poll_interval=0.05)
+    threading.Thread(target=serve, name="health", daemon=True).start()
     return server

@@ -165,9 +165,10 @@ class Session:
     def close(self) -> None:
         """End all connections; the slot and the claim are free afterwards."""
         self._stack.close()
-        # A session refers to itself and holds what it had read ahead, and the collector comes
-        # rarely: this one goes with the next.
-        gc.collect()
+        if not self._stop.is_set():
+            # A session refers to itself and holds what it had read ahead, and the collector comes
+            # rarely: this one goes with the next. Who leaves does not wait for that.
+            gc.collect()
         # What the next session may rely on stands in the database, if that still holds it.
         self._health.horizon = None
 

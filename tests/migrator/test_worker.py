@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 import urllib.request
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,10 +20,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from migrator import sync
+from migrator import sync, worker
 from migrator.health import AddressTaken, Board, serve
+from migrator.mapping import Stream
+from migrator.session import Session
 from tests.faulty import fault
-from tests.migrator.parcels import COPIED, LIVE, Post, until, working
+from tests.migrator.parcels import COPIED, LIVE, Post, carrying, until, working
 
 PROGRAM = """
 import signal, sys, threading
@@ -380,3 +383,29 @@ def test_a_second_worker_on_one_address_is_told_so() -> None:
     finally:
         server.shutdown()
         server.server_close()
+
+
+def test_a_session_that_has_ended_does_not_stay_in_memory(
+    post: Post, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It refers to itself, and may hold as much as the log had when its connection was lost."""
+    made: list[weakref.ref[Session]] = []
+
+    class Noted(Session):
+        def __init__(self, stream: Stream, board: Board, appliers: int) -> None:
+            made.append(weakref.ref(self))
+            super().__init__(stream, board, appliers)
+
+    monkeypatch.setattr(worker, "Session", Noted)
+    ended = (
+        "SELECT count(pg_terminate_backend(pid, 5000)) FROM pg_stat_activity"
+        " WHERE application_name = 'splitctl sync post.forward'"
+    )
+    with carrying(post.forward):
+        for sessions in (1, 2, 3):
+            until(lambda n=sessions: len(made) >= n)
+            post.settle(post.forward)
+            post.new.execute(ended)
+        until(lambda: len(made) >= 4)
+        post.settle(post.forward)
+        assert sum(ref() is not None for ref in made) <= 2, "this one, and the one before it"
