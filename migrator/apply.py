@@ -136,7 +136,7 @@ class Applier:
         finally:
             self._rests_until = 0.0
 
-    def spill(self, batch: Batch) -> Outcome:
+    def apply_part(self, batch: Batch) -> Outcome:
         """Carry keys of a transaction whose end was not read yet: they are too many to keep.
 
         The lanes write what is plain, the rest goes to the spool. The position stays before it, so

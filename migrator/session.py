@@ -203,7 +203,7 @@ class Session:
 
     def _carry(self, batch: Batch, over_s: float) -> None:
         if batch.part:
-            self._count(self._applier.spill(batch), [])
+            self._count(self._applier.apply_part(batch), [])
             return
         # Somebody who waits for the position has closed a fence.
         outcome = self._applier.apply(batch, 0.0 if batch.urgent else over_s)

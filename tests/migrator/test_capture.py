@@ -243,13 +243,19 @@ def test_a_rest_ends_when_somebody_waits_for_the_position(played: list[Capture])
     made.rest(3600)
 
 
+@pytest.fixture
+def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that a transaction of some hundred rows is larger than memory."""
+    monkeypatch.setattr(capture, "PART_KEYS", 50)
+    monkeypatch.setattr(replication, "RUN", 20)
+
+
+@pytest.mark.usefixtures("small_parts")
 def test_a_transaction_larger_than_memory_arrives_whole_and_goes_live_again(
     post: Post, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What is not plain goes to the spool in parts, its mappings drain, and customers' changes
     join the queue."""
-    monkeypatch.setattr(capture, "PART_KEYS", 50)
-    monkeypatch.setattr(replication, "RUN", 20)
     monkeypatch.setattr(apply, "DRAIN", 30)
     post.old.execute("INSERT INTO depots VALUES ('n', 1, 'A', 'ann', '[]')")
     with carrying(post.forward):
@@ -271,12 +277,11 @@ def test_a_transaction_larger_than_memory_arrives_whole_and_goes_live_again(
     assert left == (0,)
 
 
+@pytest.mark.usefixtures("small_parts")
 def test_what_is_plain_of_a_transaction_larger_than_memory_is_written_at_once(
     post: Post, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Ten million rows would be put to the spool, read there, and taken out of it again."""
-    monkeypatch.setattr(capture, "PART_KEYS", 50)
-    monkeypatch.setattr(replication, "RUN", 20)
     monkeypatch.setattr(apply, "MANY", 1)
     monkeypatch.setattr(apply, "DRAIN", 30)
     monkeypatch.setattr(lanes, "WORTH_A_LANE", 1)
@@ -308,13 +313,12 @@ def test_what_is_plain_of_a_transaction_larger_than_memory_is_written_at_once(
         assert post.differences(post.forward) == {}
 
 
+@pytest.mark.usefixtures("small_parts")
 @pytest.mark.parametrize("many", [1, apply.MANY])
 def test_a_worker_that_ends_between_the_parts_reads_the_transaction_again(
     post: Post, monkeypatch: pytest.MonkeyPatch, many: int
 ) -> None:
     """What was written or spooled stays, the position does not move, nothing is lost."""
-    monkeypatch.setattr(capture, "PART_KEYS", 50)
-    monkeypatch.setattr(replication, "RUN", 20)
     monkeypatch.setattr(apply, "MANY", many)
     post.old.execute("INSERT INTO depots VALUES ('n', 1, 'A', 'ann', '[]')")
     with carrying(post.forward):

@@ -10,7 +10,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from migrator import apply, barrier, control, ownership, sync
+from migrator import apply, barrier, capture, control, ownership, replication, sync
 from tests.migrator.parcels import Post, carrying, until, working
 
 EPOCH_OLD, EPOCH_NEW = 5, 6
@@ -515,12 +515,16 @@ def test_14_a_driving_column_that_goes_stops_the_stream(carried: Post) -> None:
 
 
 @pytest.mark.every_version
-@pytest.mark.parametrize("many", [apply.MANY, 1], ids=["one by one", "in lanes"])
+@pytest.mark.parametrize("way", ["one by one", "in lanes", "in parts"])
 def test_l3_a_commit_that_nobody_sees_yet_is_waited_for(
-    carried: Post, many: int, monkeypatch: pytest.MonkeyPatch
+    carried: Post, way: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Under synchronous replication a commit is in the log before any snapshot sees it."""
-    monkeypatch.setattr(apply, "MANY", many)
+    if way != "one by one":
+        monkeypatch.setattr(apply, "MANY", 1)
+    if way == "in parts":
+        monkeypatch.setattr(capture, "PART_KEYS", 1)
+        monkeypatch.setattr(replication, "RUN", 1)
     depot(carried)
     agree(carried)
     server = psycopg.connect(carried.old.info.dsn, autocommit=True)

@@ -169,6 +169,7 @@ STORIES: dict[str, State] = {
 }
 
 AGAIN = "a rollback while the new database is away, which then comes back"
+HUGE_IN_LANES = "a huge transaction, and lanes"
 BACKFILL, HUGE_ONE, AWAY = "a backfill", "a huge transaction", "the target is away for a while"
 KILLED, LANES = "writes, and a worker is killed", "several lanes, and a worker is killed"
 MOVE_OR_DEATH, REFUSED_IN_STEP = (
@@ -184,12 +185,12 @@ NEEDED_IN = {
     Without.READING_ANEW: (BACKFILL,),
     Without.VISIBILITY: (KILLED, LANES, STEP),
     Without.SPOOLING: (BACKFILL,),
-    Without.PARTS_VISIBLE: (HUGE_ONE,),
+    Without.PARTS_VISIBLE: (HUGE_ONE, HUGE_IN_LANES),
     Without.REFUGE_VISIBLE: (AWAY,),
     Without.ONE_TRANSACTION: (KILLED, STEP),
     Without.ALL_LANES: (LANES,),
     Without.CHUNK_WITH_PLACE: (BACKFILL,),
-    Without.WHOLE_HUGE: (HUGE_ONE,),
+    Without.WHOLE_HUGE: (HUGE_ONE, HUGE_IN_LANES),
     Without.LEDGER_FIRST: (AWAY,),
     Without.LANDING_FIRST: (AWAY,),
     Without.TOLD_AT: ("the target is away after a step",),
