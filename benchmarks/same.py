@@ -73,7 +73,7 @@ def against_pgcopydb(ground: Ground, rounds: int, tell: Tell) -> list[Result]:
     with (
         tempfile.TemporaryDirectory() as folder,
         _only_these(ground) as source,
-        _split(ground, Path(folder)) as commands,
+        split(ground, Path(folder)) as commands,
     ):
 
         def theirs() -> float:
@@ -105,15 +105,15 @@ def against_native(ground: Ground, rounds: int, tell: Tell) -> list[Result]:
         return (ground.carts + ground.items) / seconds
 
     try:
-        with tempfile.TemporaryDirectory() as folder, _split(ground, Path(folder)) as commands:
+        with tempfile.TemporaryDirectory() as folder, split(ground, Path(folder)) as commands:
             return [alternate(NATIVE, lambda: _ours(ground, commands), theirs, rounds, tell)]
     finally:
         rival.remove()
 
 
 @contextmanager
-def _split(ground: Ground, folder: Path) -> Iterator[Commands]:
-    """A split of its own: the old tables and the same ones in another database."""
+def split(ground: Ground, folder: Path) -> Iterator[Commands]:
+    """A split of its own: the old tables and the same ones, empty, in another database."""
     ground.make(DATABASE, "order")
     config = CONFIG.format(port=free_port())
     for direction in ("forward", "reverse"):
@@ -142,14 +142,7 @@ def _ours(ground: Ground, commands: Commands) -> float:
     """`splitctl backfill run` beside a worker, until both mappings are live: rows a second."""
     with ground.new(DATABASE) as target:
         target.execute("TRUNCATE cart_sessions, cart_items CASCADE")
-    commands.run("sync", "enable", "same")
-    worker = subprocess.Popen(
-        [sys.executable, "-m", "splitctl", "sync", "run"],
-        env=os.environ | commands.environment | {"SPLITCTL_CONFIG": str(commands.config)},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    try:
+    with worker(commands):
         ground.checkpoint()
         started = time.monotonic()
         commands.run("backfill", "run", "same", timeout_s=3600)
@@ -157,9 +150,23 @@ def _ours(ground: Ground, commands: Commands) -> float:
         with ground.new(DATABASE) as target:
             _check(ground, target)
         return (ground.carts + ground.items) / seconds
+
+
+@contextmanager
+def worker(commands: Commands) -> Iterator[None]:
+    """Sync of this split is on and its worker runs; torn down afterwards."""
+    commands.run("sync", "enable", "same")
+    child = subprocess.Popen(
+        [sys.executable, "-m", "splitctl", "sync", "run"],
+        env=os.environ | commands.environment | {"SPLITCTL_CONFIG": str(commands.config)},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        yield
     finally:
-        worker.terminate()
-        worker.wait(30)
+        child.terminate()
+        child.wait(30)
         commands.run("sync", "teardown", "same", "--confirm", "same")
 
 

@@ -7,7 +7,7 @@ from typing import Any, LiteralString
 
 import psycopg
 
-from estate.config import BackfillConfig
+from estate.config import BackfillConfig, VerifyConfig
 
 Connection = psycopg.Connection[Any]
 PROBE_EVERY_S = 0.5
@@ -45,7 +45,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class Limits:
-    """What it may feel before the backfill slows down."""
+    """What it may feel before what reads it slows down."""
 
     lag_ms: float
     active: int
@@ -91,7 +91,7 @@ class Brake:
 class Throttle:
     """A brake for all workers of a run: whoever passes when it is time takes the sample."""
 
-    def __init__(self, source: Connection, settings: BackfillConfig) -> None:
+    def __init__(self, source: Connection, settings: BackfillConfig | VerifyConfig) -> None:
         active = settings.max_active
         if active is None:
             active = max(int(_sample(source).active * ROOM), FEWEST_ACTIVE)
@@ -107,7 +107,7 @@ class Throttle:
         return self._brake.reason
 
     def pause(self, source: Connection) -> float:
-        """Seconds to wait before the next range."""
+        """Seconds to wait before the next range or slice."""
         with self._lock:
             if time.monotonic() >= self._next:
                 self._brake.feel(_sample(source))

@@ -1,26 +1,31 @@
 """`splitctl verify run`: the verifier checks itself, compares, and the ledger keeps the verdict."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 from estate.config import Config
 from estate.errors import ExitCode
 from estate.ledger import LedgerUnreachable, open_ledger
-from verify import diff, selfcheck
-from verify.diff import Progress
+from verify import diff, page, selfcheck
+from verify.passes import Limits, Progress
+from verify.scope import WHOLE, Scope
 from verify.selfcheck import SelfCheck
+from verify.unfinished import Unfinished
 from verify.verdict import MappingVerdict, Verdict, Word
 
 KIND = "verify"
 NAME = "verify"
 MOST_CASES = 20
+MOST_EARLIER = 20
 
 
 @dataclass(frozen=True)
 class Verified:
-    """A verdict, the self-check before it, and whether the ledger has it."""
+    """A verdict, the self-check before it, and whether the ledger has it if it should."""
 
     verdict: Verdict
     self_check: SelfCheck
@@ -55,28 +60,55 @@ class Verified:
         return "\n".join([self.verdict.to_text(), *self._notes, *notes])
 
 
+@dataclass(frozen=True)
+class Reports:
+    """Files to be written of a verdict, besides the answer: a page to mail, the differing rows."""
+
+    html: Path | None = None
+    csv: Path | None = None
+
+
 def run(
     config: Config,
     domain: str | None,
     mappings: list[str] | None,
     *,
+    scope: Scope = WHOLE,
+    limits: Limits | None = None,
+    unfinished: Unfinished | None = None,
+    reports: Reports | None = None,
     on_progress: Callable[[Progress], None],
 ) -> Verified:
     """Self-check, compare, record. A verifier that fails its self-check says `inconclusive`.
 
-    Only a run over all mappings of a domain is recorded as that domain's verdict: the gates rest
-    on it. Raises what `diff.run` raises.
+    Only a run over all of all mappings of a domain is recorded as that domain's verdict: the gates
+    rest on it. Raises what `diff.run` raises.
     """
     check = selfcheck.run(config, domain, mappings)
     if check.result == "pass":
-        verdict = diff.run(config, domain, mappings, on_progress=on_progress)
+        verdict = diff.run(
+            config,
+            domain,
+            mappings,
+            on_progress=on_progress,
+            scope=scope,
+            limits=limits,
+            unfinished=unfinished,
+        )
     else:
         now = datetime.now(UTC)
         reason = f"the verifier failed its self-check: {len(check.missed)} case(s)"
         verdict = Verdict("inconclusive", now, now, {}, [], [reason])
     notes = [] if check.result == "pass" else [check.to_text()]
-    recorded = mappings is None and _record(config, domain, verdict)
-    return Verified(verdict, check, recorded or mappings is not None, notes)
+    earlier = _earlier(config, domain) if reports is not None and reports.html else []
+    whole = mappings is None and scope.whole
+    # First of all it is recorded: what fails afterwards loses no verdict.
+    recorded = _record(config, domain, verdict) if whole else True
+    if not whole:
+        notes.append("A part of the data: no domain's verdict was recorded.")
+    if reports is not None:
+        notes += _write(config.environment, verdict, reports, earlier)
+    return Verified(verdict, check, recorded, notes)
 
 
 def _record(config: Config, domain: str | None, verdict: Verdict) -> bool:
@@ -91,12 +123,52 @@ def _record(config: Config, domain: str | None, verdict: Verdict) -> bool:
     return True
 
 
+def _write(
+    environment: str, verdict: Verdict, reports: Reports, earlier: list[dict[str, Any]]
+) -> list[str]:
+    """Write what is asked for; returns what became of it. No verdict is lost for a full disk."""
+    notes: list[str] = []
+    if reports.html is not None:
+        with _told(reports.html, notes):
+            text = page.render(verdict, environment, earlier)
+            reports.html.write_text(text, encoding="utf-8")
+            notes.append(f"Report: {reports.html}")
+    if reports.csv is not None:
+        with _told(reports.csv, notes):
+            lines = page.write_csv(verdict, reports.csv)
+            notes.append(f"Differences: {reports.csv} ({lines:,} lines)")
+    return notes
+
+
+@contextmanager
+def _told(path: Path, notes: list[str]) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        notes.append(f"{path} could not be written: {error.strerror or error}")
+
+
+def _earlier(config: Config, domain: str | None) -> list[dict[str, Any]]:
+    """Verdicts that the ledger has, newest first; none when it is away."""
+    try:
+        with open_ledger(config) as ledger:
+            found = [
+                {**record.data, "domain": record.domain}
+                for name in ([domain] if domain else config.domains)
+                for record in ledger.verdicts(name, NAME, MOST_EARLIER)
+                if record.kind == KIND
+            ]
+    except LedgerUnreachable:
+        return []
+    return sorted(found, key=lambda run: str(run["finished_at"]), reverse=True)[:MOST_EARLIER]
+
+
 def of_domain(verdict: Verdict, domain: str) -> Verdict:
     """The part of a verdict that speaks of one domain."""
     prefix = f"{domain}."
     mappings = [item for item in verdict.mappings if item.mapping.startswith(prefix)]
     barriers = {name: b for name, b in verdict.barriers.items() if name.startswith(prefix)}
-    others = [f"{name}." for name in _domains(verdict) - {domain}]
+    others = [f"{name}{end}" for name in _domains(verdict) - {domain} for end in (".", ":")]
     # A barrier's reason begins with its stream; what names no domain concerns all.
     reasons = [reason for reason in verdict.reasons if not reason.startswith(tuple(others))]
     word = _word(reasons, mappings)
@@ -112,7 +184,9 @@ def of_domain(verdict: Verdict, domain: str) -> Verdict:
 
 
 def _domains(verdict: Verdict) -> set[str]:
-    return {name.split(".")[0] for name in verdict.barriers}
+    return {
+        name.split(".")[0] for name in (*verdict.barriers, *(m.mapping for m in verdict.mappings))
+    }
 
 
 def _word(reasons: list[str], mappings: list[MappingVerdict]) -> Word:

@@ -1,4 +1,4 @@
-"""Commands about tables: schema, sync, backfill, verify."""
+"""Commands about tables: schema, sync, backfill."""
 
 import signal
 import threading
@@ -26,7 +26,6 @@ from splitctl.session import (
 schema = command_group("The new databases' tables, by their alembic migrations.")
 sync = command_group("Live two-way sync: this is how dual-write is done.")
 backfill = command_group("Copy what was there before sync began.")
-verify = command_group("Compare both sides, exactly, beside live writes.")
 
 Database = Annotated[str | None, typer.Argument(help="One database; all when left out.")]
 
@@ -301,36 +300,5 @@ def backfill_resume(
         from migrator import backfill as room
 
         return room.resume(c, domain)
-
-    answer(work, config, output)
-
-
-@verify.command("run")
-def verify_run(
-    mappings: Annotated[
-        list[str] | None, typer.Argument(help="Mappings, like DOMAIN.forward.TABLE; all when none.")
-    ] = None,
-    domain: Annotated[str | None, typer.Option(help="Only this domain.")] = None,
-    config: ConfigPath = None,
-    output: OutputFormat = Output.TEXT,
-) -> None:
-    """Compare both sides, in both directions. Equal, different (with samples) or inconclusive."""
-
-    def work(c: Any) -> Any:
-        from rollout import verification
-
-        return verification.run(c, domain, mappings or None, on_progress=lambda p: progress(str(p)))
-
-    answer(work, config, output)
-
-
-@verify.command("self-check")
-def verify_self_check(config: ConfigPath = None, output: OutputFormat = Output.TEXT) -> None:
-    """Try the verifier on known differences in scratch tables. It must find each, and no other."""
-
-    def work(c: Any) -> Any:
-        from verify import selfcheck
-
-        return selfcheck.run(c)
 
     answer(work, config, output)

@@ -13,7 +13,7 @@ import typer
 
 from rehearsal.command import register as register_rehearse
 from splitctl.answers import Listing
-from splitctl.data_commands import backfill, schema, sync, verify
+from splitctl.data_commands import backfill, schema, sync
 from splitctl.rollout_commands import decommission, rollout
 from splitctl.session import (
     ConfigPath,
@@ -26,6 +26,7 @@ from splitctl.session import (
     answer_without_config,
     duration,
 )
+from splitctl.verify_commands import verify
 
 # \b keeps the lines below it as they are.
 EXAMPLES = """

@@ -25,7 +25,7 @@ from migrator.plan import Plan, Routed, Values, Work, decide, pick
 from migrator.reading import Connection, Prepared, Seen, read
 from splitctl.main import main
 from verify import checksum
-from verify.checksum import Checksum, Range
+from verify.checksum import Checksum
 from verify.scan import Scan
 
 Name = tuple[str, Values]
@@ -141,19 +141,19 @@ def reorder(number: str) -> Wrap:
 
 def skip_column(place: str) -> Wrap:
     mapping, _, column = place.rpartition(".")
-    whole = Scan._checksums
+    whole = Scan.checksums
 
     def without(side: checksum.Side) -> checksum.Side:
         return replace(side, columns=tuple(c for c in side.columns if c.name != column))
 
-    def checksums(self: Scan, within: Range) -> tuple[Checksum, Checksum]:
+    def checksums(self: Scan) -> tuple[Checksum, Checksum]:
         seen = self.subject
         if seen.name != mapping:
-            return whole(self, within)
+            return whole(self)
         seen = replace(seen, source=without(seen.source), target=without(seen.target))
-        return whole(replace(self, subject=seen), within)
+        return whole(replace(self, subject=seen))
 
-    return patch.object(Scan, "_checksums", checksums)
+    return patch.object(Scan, "checksums", checksums)
 
 
 FAULTS: dict[str, Callable[[str], Wrap]] = {

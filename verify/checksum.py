@@ -1,31 +1,40 @@
-"""SQL of the comparison: one side's checksum of a key range, its buckets, its rows.
+"""SQL of the comparison: one side's checksum, its buckets, their rows, and the rows of some keys.
 
 A checksum is the count, and two sums of one 64-bit hash per row: of the hash, and of the hash
 mixed again. `hash_record_extended` is linear in its columns, so that one column swapped between
 two rows often leaves the plain sum as it was; mixing sees it. The mixing keeps 32 bits; the plain
 sum keeps the other 32. One changed row goes unseen with a chance of 1 in 2^64.
+
+A row's *bucket* comes from a second hash, of its driving key alone: both sides put a key's rows
+into the same bucket, whatever the rows say.
 """
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from decimal import Decimal
 from enum import StrEnum
-from functools import lru_cache
 from typing import Any
 
 import psycopg
 from psycopg import sql
 
-from verify import pgtypes
+from verify import pgtypes, slices
 from verify.pgtypes import PgType
+from verify.slices import Cut, Slice
 
-BUCKETS = 64
 Key = tuple[str, ...]
 Checksum = tuple[int, Decimal, Decimal]
+NOTHING: Checksum = (0, Decimal(0), Decimal(0))
+# A bucket is a number of so many low bits of the key's hash; one of more bits lies in one of fewer.
+# Grouping into a thousand costs a fourth of a scan, into sixteen thousand as much as the scan.
+COARSE = 10
+FINEST = 48
 # (driving key, values), both as text; a NULL is None.
 Row = tuple[tuple[str | None, ...], tuple[str | None, ...]]
 CONJUNCTION = sql.SQL(" AND ")
 COMMA = sql.SQL(", ")
+# Of the key's hash: the bits above those of the buckets, for samples.
+SAMPLES = 1000
 
 
 class Hashing(StrEnum):
@@ -33,19 +42,6 @@ class Hashing(StrEnum):
 
     RECORD = "record"
     MD5 = "md5"
-
-
-@dataclass(frozen=True)
-class Range:
-    """Driving keys above `lower` and up to `upper`; None is an open end.
-
-    `nulls` is the one range of rows whose driving key is not whole: the target may not hold such
-    a row, but a query can give one.
-    """
-
-    lower: Key | None = None
-    upper: Key | None = None
-    nulls: bool = False
 
 
 @dataclass(frozen=True)
@@ -64,59 +60,69 @@ class Column:
 
 @dataclass(frozen=True)
 class Side:
-    """One side of a comparison: `relation` stands in FROM under the alias r."""
+    """One side of a comparison: a query, and how it may be cut into slices, if it may."""
 
     connection: psycopg.Connection[Any]
-    relation: sql.Composable
+    query: sql.Composable
     key: tuple[Column, ...]
     columns: tuple[Column, ...]
     label: str
-    indexed: bool = field(default=True)
+    cut: Cut | None = None
+
+    def relation(self, within: Slice | None = None) -> sql.Composable:
+        """What stands in FROM under the alias r: all of the side, or a slice of it."""
+        return slices.relation(self.query, self.cut.table if self.cut else None, within)
 
 
-def in_range(side: Side, within: Range) -> sql.Composable:
-    """The condition that a row's driving key lies in the range.
+@dataclass(frozen=True)
+class Choice:
+    """Which rows a pass reads: those of a sample of the keys, those that a condition is true of.
 
-    Every row lies in exactly one range of a full cut, also when its key has NULLs.
+    `sample` is in thousandths of all keys, the same ones on both sides. `condition` is SQL over the
+    target's columns, under the alias r.
     """
-    keys = [pgtypes.for_order(column.value, column.target) for column in side.key]
-    if within.nulls:
-        nulls = [sql.SQL("{} IS NULL").format(key) for key in keys]
-        return sql.SQL("({})").format(sql.SQL(" OR ").join(nulls))
-    # A row comparison is decided by its first column, so a NULL further on must be told apart.
-    parts: list[sql.Composable] = [sql.SQL("{} IS NOT NULL").format(key) for key in keys]
-    if within.lower is not None:
-        parts.append(_row_comparison(side, keys, sql.SQL(">"), within.lower))
-    if within.upper is not None:
-        parts.append(_row_comparison(side, keys, sql.SQL("<="), within.upper))
-    return CONJUNCTION.join(parts)
+
+    sample: int = SAMPLES
+    condition: sql.Composable | None = None
+
+    def conditions(self, side: Side, hashing: Hashing) -> list[sql.Composable]:
+        """What a row has to be, besides that of its bucket."""
+        found: list[sql.Composable] = []
+        if self.sample < SAMPLES:
+            found.append(
+                sql.SQL("(({} >> 16) & 65535) % {} < {}").format(
+                    key_hash(side.key, hashing), sql.Literal(SAMPLES), sql.Literal(self.sample)
+                )
+            )
+        if self.condition is not None:
+            found.append(sql.SQL("({})").format(self.condition))
+        return found
 
 
-def _row_comparison(
-    side: Side, keys: Sequence[sql.Composable], operator: sql.SQL, bound: Key
-) -> sql.Composable:
-    literals = [
-        pgtypes.order_literal(text, column.target)
-        for column, text in zip(side.key, bound, strict=True)
-    ]
-    return sql.SQL("({}) {} ({})").format(COMMA.join(keys), operator, COMMA.join(literals))
-
-
-# The same expressions stand in every statement of a mapping: they are put together once.
-@lru_cache
-def _written(expression: Callable[..., sql.Composable], *arguments: Any) -> sql.SQL:
-    text = expression(*arguments).as_string(None)
-    return sql.SQL(text)
+EVERY_ROW = Choice()
 
 
 def row_hash(columns: tuple[Column, ...], hashing: Hashing) -> sql.Composable:
     """A 64-bit hash of one row's compared columns."""
+    return _hashed(columns, hashing, 0)
+
+
+def key_hash(columns: tuple[Column, ...], hashing: Hashing) -> sql.Composable:
+    """A 64-bit hash of one row's driving key, NULLs and all; another one than `row_hash`."""
+    return _hashed(columns, hashing, 1)
+
+
+def _hashed(columns: tuple[Column, ...], hashing: Hashing, seed: int) -> sql.Composable:
     if hashing is Hashing.RECORD:
         forms = [pgtypes.for_record_hash(c.value, c.target) for c in columns]
-        return sql.SQL("hash_record_extended(ROW({}), 0)").format(COMMA.join(forms))
+        return sql.SQL("hash_record_extended(ROW({}), {})").format(
+            COMMA.join(forms), sql.Literal(seed)
+        )
     forms = [pgtypes.for_text_hash(c.value, c.target) for c in columns]
     digest = sql.SQL("md5(ROW({})::text)").format(COMMA.join(forms))
-    return sql.SQL("('x' || substr({}, 1, 16))::bit(64)::bigint").format(digest)
+    return sql.SQL("('x' || substr({}, {}, 16))::bit(64)::bigint").format(
+        digest, sql.Literal(1 + 16 * seed)
+    )
 
 
 def texts(columns: tuple[Column, ...]) -> sql.Composable:
@@ -124,12 +130,10 @@ def texts(columns: tuple[Column, ...]) -> sql.Composable:
     return COMMA.join(pgtypes.as_text(c.value, c.target) for c in columns)
 
 
-def bucket_of(key: tuple[Column, ...]) -> sql.Composable:
-    """The bucket of a row, by its driving key; one key's rows share one bucket on both sides."""
-    joined = sql.SQL("concat_ws(chr(31), {})").format(texts(key))
-    # Two hex digits are 256 values, cut to BUCKETS.
-    return sql.SQL("(('x' || substr(md5({}), 1, 2))::bit(8)::int % {})").format(
-        joined, sql.Literal(BUCKETS)
+def bucket(side: Side, hashing: Hashing, bits: int) -> sql.Composable:
+    """The bucket of a row: 0 <= b < 2^bits."""
+    return sql.SQL("({} & {}::bigint)").format(
+        key_hash(side.key, hashing), sql.Literal((1 << bits) - 1)
     )
 
 
@@ -139,60 +143,88 @@ def _sums(hashing: Hashing) -> sql.SQL:
     return sql.SQL("count(*), coalesce(sum(h), 0), 0::numeric")
 
 
-def checksum(side: Side, within: Range, hashing: Hashing) -> sql.Composed:
-    """One row: the checksum of a range. OFFSET 0 keeps the hash from being computed twice."""
-    return sql.SQL("SELECT {} FROM (SELECT {} AS h FROM {} AS r WHERE {} OFFSET 0) AS s").format(
+def _where(conditions: Sequence[sql.Composable]) -> sql.Composable:
+    return sql.SQL(" WHERE {}").format(CONJUNCTION.join(conditions)) if conditions else sql.SQL("")
+
+
+def _among(bucket_: sql.Composable, numbers: Iterable[int]) -> sql.Composable:
+    return sql.SQL("{} = ANY({}::bigint[])").format(bucket_, sql.Literal(sorted(numbers)))
+
+
+def checksum(
+    side: Side, relation: sql.Composable, hashing: Hashing, choice: Choice
+) -> sql.Composed:
+    """One row: the checksum of a relation. OFFSET 0 keeps the hash from being computed twice."""
+    return sql.SQL("SELECT {} FROM (SELECT {} AS h FROM {} AS r{} OFFSET 0) AS s").format(
         _sums(hashing),
-        _written(row_hash, side.columns, hashing),
-        side.relation,
-        in_range(side, within),
+        row_hash(side.columns, hashing),
+        relation,
+        _where(choice.conditions(side, hashing)),
     )
 
 
-def bucket_checksums(side: Side, within: Range, hashing: Hashing) -> sql.Composed:
-    """One row per bucket of a range that holds anything: the bucket, then its checksum."""
+def bucket_checksums(
+    side: Side,
+    relation: sql.Composable,
+    hashing: Hashing,
+    choice: Choice,
+    bits: int,
+    parents: tuple[int, Iterable[int]] | None = None,
+) -> sql.Composed:
+    """One row per bucket that holds anything: the bucket, then its checksum.
+
+    `parents` are the only buckets to look into, of fewer bits: how many, and which; None is all.
+    """
+    conditions = choice.conditions(side, hashing)
+    if parents is not None:
+        conditions.append(_among(bucket(side, hashing, parents[0]), parents[1]))
     return sql.SQL(
-        "SELECT b, {} FROM (SELECT {} AS b, {} AS h FROM {} AS r WHERE {} OFFSET 0) AS s GROUP BY b"
+        "SELECT b, {} FROM (SELECT {} AS b, {} AS h FROM {} AS r{} OFFSET 0) AS s GROUP BY b"
     ).format(
         _sums(hashing),
-        _written(bucket_of, side.key),
-        _written(row_hash, side.columns, hashing),
-        side.relation,
-        in_range(side, within),
+        bucket(side, hashing, bits),
+        row_hash(side.columns, hashing),
+        relation,
+        _where(conditions),
     )
 
 
-def _select_rows(side: Side, condition: sql.Composable) -> sql.Composed:
+def bucket_keys(
+    side: Side,
+    relation: sql.Composable,
+    hashing: Hashing,
+    choice: Choice,
+    bits: int,
+    chosen: Iterable[int] | None,
+) -> sql.Composed:
+    """Each row of some buckets, or of all: its driving key as text, and its hash."""
+    conditions = choice.conditions(side, hashing)
+    if chosen is not None:
+        conditions.append(_among(bucket(side, hashing, bits), chosen))
+    return sql.SQL("SELECT {}, {} FROM {} AS r{}").format(
+        texts(side.key), row_hash(side.columns, hashing), relation, _where(conditions)
+    )
+
+
+def _rows(side: Side, condition: sql.Composable) -> sql.Composed:
     return sql.SQL("SELECT {} FROM {} AS r WHERE {}").format(
-        _written(texts, (*side.key, *side.columns)), side.relation, condition
+        texts((*side.key, *side.columns)), side.relation(), condition
     )
-
-
-def bucket_rows(side: Side, within: Range, buckets: Iterable[int]) -> sql.Composed:
-    """The rows of some buckets of a range: driving key, then compared columns, all as text."""
-    condition = in_range(side, within)
-    chosen = sorted(buckets)
-    if len(chosen) < BUCKETS:
-        numbers = COMMA.join(sql.Literal(number) for number in chosen)
-        condition = sql.SQL("{} AND {} IN ({})").format(
-            condition, _written(bucket_of, side.key), numbers
-        )
-    return _select_rows(side, condition)
 
 
 def rows_of_keys(side: Side, keys: Sequence[Key]) -> sql.Composed:
-    """The rows of some driving keys, in the same shape; it may give a few rows of other keys.
+    """The whole rows of some driving keys: key, then columns; perhaps a few rows of other keys.
 
     Where the column has the target's type it is compared bare, so that its index is used.
     """
     plain = [pgtypes.matches_plainly(column.here, column.target) for column in side.key]
     left = [
-        sql.Identifier("r", column.name) if bare else pgtypes.for_order(column.value, column.target)
+        sql.Identifier("r", column.name) if bare else pgtypes.for_match(column.value, column.target)
         for column, bare in zip(side.key, plain, strict=True)
     ]
     wanted = [
         [
-            sql.Literal(text) if bare else pgtypes.order_literal(text, column.target)
+            sql.Literal(text) if bare else pgtypes.match_literal(text, column.target)
             for column, text, bare in zip(side.key, key, plain, strict=True)
         ]
         for key in keys
@@ -205,32 +237,10 @@ def rows_of_keys(side: Side, keys: Sequence[Key]) -> sql.Composed:
     if len(left) > 1:
         rows = COMMA.join(sql.SQL("({})").format(COMMA.join(literals)) for literals in wanted)
         conditions.append(sql.SQL("({}) IN ({})").format(COMMA.join(left), rows))
-    return _select_rows(side, CONJUNCTION.join(conditions))
+    return _rows(side, CONJUNCTION.join(conditions))
 
 
-def next_bound(side: Side, within: Range, rows: int) -> sql.Composed:
-    """At most one row: the driving key that lies `rows` rows into the range, in key order."""
-    keys = [pgtypes.for_order(column.value, column.target) for column in side.key]
-    return sql.SQL("SELECT {} FROM {} AS r WHERE {} ORDER BY {} OFFSET {} LIMIT 1").format(
-        _written(texts, side.key),
-        side.relation,
-        in_range(side, within),
-        COMMA.join(keys),
-        sql.Literal(rows - 1),
-    )
-
-
-def all_bounds(side: Side, within: Range, rows: int) -> sql.Composed:
-    """Every `rows`-th driving key of the range in key order, by one sort: for keys unindexed."""
-    keys = COMMA.join(pgtypes.for_order(column.value, column.target) for column in side.key)
-    names = [sql.Identifier(f"k{n}") for n in range(len(side.key))]
-    named = COMMA.join(
-        sql.SQL("{} AS {}").format(pgtypes.as_text(column.value, column.target), name)
-        for column, name in zip(side.key, names, strict=True)
-    )
-    return sql.SQL(
-        "SELECT {} FROM (SELECT {}, row_number() OVER (ORDER BY {}) AS n FROM {} AS r WHERE {})"
-        " AS s WHERE n % {} = 0 ORDER BY n"
-    ).format(
-        COMMA.join(names), named, keys, side.relation, in_range(side, within), sql.Literal(rows)
-    )
+def rows_without_key(side: Side) -> sql.Composed:
+    """The whole rows whose driving key is not whole: the target may not hold such, a query can."""
+    nulls = [sql.SQL("{} IS NULL").format(column.value) for column in side.key]
+    return _rows(side, sql.SQL("({})").format(sql.SQL(" OR ").join(nulls)))

@@ -1,154 +1,40 @@
 """The run: a barrier, a pass over every mapping, suspects looked at again, a verdict."""
 
+import hashlib
+import random
 import time
-from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Literal, Protocol
-
-import psycopg
+from pathlib import Path
+from typing import LiteralString
 
 from estate.config import Config
-from estate.errors import ExitCode, SplitctlError
-from migrator import barrier
-from migrator.barrier import Marker, Passing
+from estate.connections import DatabaseUnreachable
 from migrator.mapping import Stream, streams
-from verify.checksum import Hashing
-from verify.recheck import Settled, settle
-from verify.rows import Difference, RowDifference, Values
-from verify.scan import ROWS_PER_RANGE, Scan, Suspects
-from verify.sides import Both, Connection, open_both
+from verify.barriers import Barriers, Gate, SyncBarriers, ends
+from verify.calm import Calm
+from verify.findings import record
+from verify.passes import Limits, OnProgress, Passes
+from verify.recheck import settle
+from verify.scan import Suspects
+from verify.scope import WHOLE, Scope
+from verify.sides import Both, ComparisonFailed, ConnectionLost, open_both, open_readers
 from verify.subject import Selection, Subject, prepare, select
-from verify.verdict import HotKey, MappingVerdict, Sample, Verdict, Word
+from verify.unfinished import Unfinished, fingerprint
+from verify.verdict import MappingVerdict, Verdict, Word
 
-
-class SyncNotEnabled(SplitctlError):
-    """Sync of '{stream}' is not enabled in database '{database}', so nothing can be told about it.
-    Nothing was changed."""
-
-    hint = "splitctl sync enable {domain}"
-    exit_code = ExitCode.PRECONDITION
-
-
-@dataclass(frozen=True)
-class Limits:
-    """How far a run goes: sizes in rows, times in seconds."""
-
-    rows_per_range: int = ROWS_PER_RANGE
-    suspects: int = 10_000
-    samples: int = 20
-    patience_s: float = 30.0
-    barrier_s: float = 30.0
-
-
-@dataclass(frozen=True)
-class Progress:
-    """How far a mapping is; `str()` of it is a line for a person."""
-
-    mapping: str
-    ranges_done: int
-    ranges_total: int
-    rows: int
-    rows_per_second: float
-    eta_s: float | None
-    suspects: int
-
-    def __str__(self) -> str:
-        eta = "" if self.eta_s is None else f", {self.eta_s:.0f} s left"
-        return (
-            f"{self.mapping}: {self.ranges_done} of {self.ranges_total} ranges, "
-            f"{self.rows:,} rows, {self.rows_per_second:,.0f} rows/s{eta}, "
-            f"{self.suspects:,} to look at again"
-        )
-
-
-OnProgress = Callable[[Progress], None]
-
-
-class Barriers(Protocol):
-    """Where the run asks whether sync has caught up; the shipped one asks the sync itself."""
-
-    def check(self, target: Connection, stream: Stream) -> None:
-        """Raise SyncNotEnabled when the stream cannot ever pass a barrier."""
-
-    def mark(self, source: Connection, stream: str) -> Marker:
-        """Write a marker on the stream's source."""
-
-    def wait_for(self, target: Connection, marker: Marker, timeout_s: float) -> Passing:
-        """Wait until the target has everything from before the marker."""
-
-
-class SyncBarriers:
-    """Barriers of the real sync."""
-
-    def check(self, target: Connection, stream: Stream) -> None:
-        """Raise SyncNotEnabled when the target knows no progress of this stream."""
-        query = "SELECT 1 FROM splitctl_sync.progress WHERE stream = %s"
-        try:
-            known = target.execute(query, (stream.name,)).fetchone()
-        except (psycopg.errors.UndefinedTable, psycopg.errors.InvalidSchemaName):
-            known = None
-        if known is None:
-            raise SyncNotEnabled(
-                stream=stream.name, database=stream.target.name, domain=stream.domain.name
-            )
-
-    def mark(self, source: Connection, stream: str) -> Marker:
-        """See migrator.barrier.mark."""
-        return barrier.mark(source, stream)
-
-    def wait_for(self, target: Connection, marker: Marker, timeout_s: float) -> Passing:
-        """See migrator.barrier.wait_for."""
-        return barrier.wait_for(target, marker, timeout_s)
-
-
-@dataclass
-class _Gate:
-    """Barriers of both directions of one domain, always passed together.
-
-    A key owned by the new side reaches the old one through the reverse stream, so a difference
-    seen in the forward mapping means something only when both directions have nothing pending.
-    """
-
-    streams: list[Stream]
-    both: Both
-    barriers: Barriers
-    timeout_s: float
-    reasons: list[str]
-
-    def check(self) -> None:
-        """Raise SyncNotEnabled unless both directions are."""
-        for stream in self.streams:
-            target = ends(stream, self.both)[1]
-            with self.both.asking(target):
-                self.barriers.check(target, stream)
-
-    def passed(self) -> dict[str, str] | None:
-        """Wait for all; the positions by stream, or None with a reason noted."""
-        started = time.monotonic()
-        marked = []
-        for stream in self.streams:
-            source, target = ends(stream, self.both)
-            with self.both.asking(source):
-                marked.append((stream, target, self.barriers.mark(source, stream.name)))
-        for stream, target, marker in marked:
-            elapsed = time.monotonic() - started
-            with self.both.asking(target):
-                state = self.barriers.wait_for(target, marker, max(self.timeout_s - elapsed, 0))
-            if not state.passed:
-                self.reasons.append(
-                    f"{stream.name}: the barrier at {marker.lsn} was not passed within "
-                    f"{time.monotonic() - started:.1f} s ({state.pending:,} keys pending); "
-                    "is `splitctl sync run` running?"
-                )
-                return None
-        return {stream.name: marker.lsn for stream, _, marker in marked}
-
-
-def ends(stream: Stream, both: Both) -> tuple[Connection, Connection]:
-    """The connections to a stream's source and target."""
-    return (both.old, both.new) if stream.direction == "forward" else (both.new, both.old)
+FIRST_PAUSE_S = 0.5
+PAUSE_GROWTH = 2.0
+LONGEST_PAUSE_S = 10.0
+MAY_IDENTIFY: LiteralString = """
+SELECT has_function_privilege('pg_control_system()', 'EXECUTE')
+   AND has_function_privilege('pg_control_checkpoint()', 'EXECUTE')
+"""
+# Positions of one server's log say nothing about another's, nor after it was restored.
+IDENTITY: LiteralString = """
+SELECT s.system_identifier::text, c.timeline_id, current_database()::text
+  FROM pg_control_system() AS s, pg_control_checkpoint() AS c
+"""
 
 
 def run(
@@ -158,33 +44,60 @@ def run(
     *,
     on_progress: OnProgress | None = None,
     barriers: Barriers | None = None,
+    scope: Scope = WHOLE,
     limits: Limits | None = None,
+    unfinished: Unfinished | None = None,
 ) -> Verdict:
     """Compare both sides through the mapping queries, beside live writes.
 
-    Equal means equal at some instant between the barriers b0 and b1 of each stream. Raises
-    UnknownName, UnknownMapping, TableArchived, MappingNotComparable, SyncNotEnabled,
-    DatabaseUnreachable, ConnectionLost or ComparisonFailed.
+    Equal means equal at some instant between the barriers b0 and b1 of each stream. With
+    `unfinished` it goes on where an earlier run was cut off, and keeps there how far it is. Raises
+    UnknownName, UnknownMapping, UnknownColumn, NoTouchedColumn, TableArchived,
+    MappingNotComparable, SyncNotEnabled, DatabaseUnreachable, ConnectionLost or ComparisonFailed.
     """
-    started = datetime.now(UTC)
+    limits = limits or Limits(config.verify.workers)
     chosen = select(config, domain, mappings)
-    verdict = Verdict("equal", started, started, {}, [])
+    kept = unfinished or Unfinished(datetime.now(UTC), "in memory")
+    deadline = None if limits.timeout_s is None else time.monotonic() + limits.timeout_s
+    verdict = Verdict("equal", kept.started_at, kept.started_at, {}, [], scope=str(scope))
     by_domain: dict[str, list[Selection]] = {}
     for selection in chosen:
         by_domain.setdefault(selection.stream.domain.name, []).append(selection)
+    plan = _Plan(config, scope, limits, deadline, on_progress, barriers or SyncBarriers(), kept)
     for name, selections in by_domain.items():
-        _run_domain(
-            config,
-            name,
-            selections,
-            verdict,
-            on_progress,
-            barriers or SyncBarriers(),
-            limits or Limits(),
-        )
+        domain_run = _Domain(name, selections, plan)
+        try:
+            _go_on_until_done(domain_run, verdict)
+        except (ConnectionLost, DatabaseUnreachable) as error:
+            if not verdict.mappings:
+                raise
+            # What is known of the domains before stays known.
+            verdict.reasons.append(f"{name}: {error}")
+            verdict.mappings += domain_run.not_compared()
+    if all(mapping.mapping in kept.read for mapping in verdict.mappings):
+        kept.done()
     verdict.finished_at = datetime.now(UTC)
     verdict.verdict = _word(verdict)
     return verdict
+
+
+def begun(
+    config: Config,
+    domain: str | None,
+    mappings: list[str] | None,
+    scope: Scope,
+    since: str | None,
+    limits: Limits,
+    folder: Path,
+) -> Unfinished:
+    """A run that begins now, kept in a file of this folder; `since` as it was typed.
+
+    Raises UnknownName or UnknownMapping.
+    """
+    chosen = select(config, domain, mappings)
+    name = fingerprint(config.environment, chosen, scope, since, limits.suspects)
+    path = folder / f"verify-{name}.json"
+    return Unfinished(datetime.now(UTC), name, path, scope.since)
 
 
 def _word(verdict: Verdict) -> Word:
@@ -195,128 +108,185 @@ def _word(verdict: Verdict) -> Word:
     return "equal"
 
 
-def _run_domain(
-    config: Config,
-    domain: str,
-    selections: list[Selection],
-    verdict: Verdict,
-    on_progress: OnProgress | None,
-    barriers: Barriers,
-    limits: Limits,
-) -> None:
-    every = streams(config, domain)
-    sides = config.domains[domain]
-    with open_both(config.database(sides.old), config.database(sides.new)) as both:
-        gate = _Gate(every, both, barriers, limits.barrier_s, verdict.reasons)
-        gate.check()
-        subjects = [s for selection in selections for s in subjects_of(selection, both)]
-        results = [MappingVerdict(subject.name) for subject in subjects]
-        verdict.mappings.extend(results)
-        first = gate.passed()
-        for stream in every:
-            verdict.barriers[stream.name] = {"b0": (first or {}).get(stream.name), "b1": None}
-        if first is None:
+@dataclass(frozen=True)
+class _Plan:
+    config: Config
+    scope: Scope
+    limits: Limits
+    deadline: float | None
+    on_progress: OnProgress | None
+    barriers: Barriers
+    kept: Unfinished
+
+
+def _go_on_until_done(domain: "_Domain", verdict: Verdict) -> None:
+    """Run one domain; a lost connection is opened again, and what was read stays read."""
+    pause, lost_at, read = FIRST_PAUSE_S, None, -1
+    while True:
+        try:
+            domain.run(verdict)
             return
-        hashing = both.calibrate()
+        except (ConnectionLost, DatabaseUnreachable) as error:
+            # What cannot be reached at all when the run begins is told at once.
+            if lost_at is None and isinstance(error, DatabaseUnreachable):
+                raise
+            now = time.monotonic()
+            if lost_at is None or len(domain.plan.kept.read) > read:
+                # It went on since the last time: this is another one.
+                pause, lost_at, read = FIRST_PAUSE_S, now, len(domain.plan.kept.read)
+            if now + pause - lost_at > domain.plan.limits.lost_s:
+                raise
+            time.sleep(pause * random.uniform(0.5, 1.0))
+            pause = min(pause * PAUSE_GROWTH, LONGEST_PAUSE_S)
+
+
+@dataclass(frozen=True)
+class _Domain:
+    """The run of one domain."""
+
+    name: str
+    selections: list[Selection]
+    plan: _Plan
+
+    def run(self, verdict: Verdict) -> None:
+        """Everything that is left of it; the verdict gets it all or nothing."""
+        config, limits = self.plan.config, self.plan.limits
+        sides = config.domains[self.name]
+        old, new = config.database(sides.old), config.database(sides.new)
+        with (
+            open_both(old, new) as both,
+            open_readers(old, limits.workers) as old_readers,
+            open_readers(new, limits.workers) as new_readers,
+        ):
+            every = streams(config, self.name)
+            reasons: list[str] = []
+            gate = Gate(
+                every, both, self.plan.barriers, limits.barrier_s, reasons, self.plan.deadline
+            )
+            gate.check()
+            subjects = [
+                subject
+                for selection in self.selections
+                for subject in subjects_of(selection, both, self.plan.scope)
+            ]
+            self.plan.kept.at(self.name, place(both, subjects))
+            results = [MappingVerdict(subject.name) for subject in subjects]
+            hashing = both.calibrate()
+            calm = Calm((both.old, old.name), (both.new, new.name), config.verify)
+            passes = Passes(
+                old_readers,
+                new_readers,
+                hashing,
+                self.plan.on_progress,
+                limits,
+                calm,
+                self.plan.deadline,
+            )
+            last = None
+            if self._begun(gate):
+                suspects = [
+                    (subject, self._read(subject, result, passes, reasons))
+                    for subject, result in zip(subjects, results, strict=True)
+                ]
+                if passes.skipped:
+                    reasons.append(self._out_of_time(passes.skipped))
+                self._settle(suspects, results, both, gate)
+                last = gate.passed() if not reasons else None
         verdict.hashing = hashing.value
-        suspects = [
-            (subject, _pass(subject, both, hashing, result, on_progress, limits))
-            for subject, result in zip(subjects, results, strict=True)
-        ]
-        settled = settle(suspects, both, lambda: gate.passed() is not None, limits.patience_s)
-        for subject, result, outcome in zip(subjects, results, settled, strict=True):
-            _record(subject, result, outcome, limits.samples)
-        last = gate.passed() if not verdict.reasons else None
-        for stream in every:
-            verdict.barriers[stream.name]["b1"] = (last or {}).get(stream.name)
+        verdict.reasons += reasons
+        verdict.mappings += results
+        verdict.barriers |= self._positions(every, last)
+
+    def _begun(self, gate: Gate) -> bool:
+        """Whether there is a barrier before everything that was read: an earlier one, or now."""
+        kept = self.plan.kept
+        if all(stream.name in kept.b0 for stream in gate.streams):
+            return gate.passed() is not None
+        first = gate.passed()
+        if first is not None:
+            kept.b0 |= first
+            kept.save()
+        return first is not None
+
+    def _read(
+        self, subject: Subject, result: MappingVerdict, passes: Passes, reasons: list[str]
+    ) -> Suspects:
+        """A mapping's suspects, from an earlier pass or from one that is made now."""
+        read = self.plan.kept.read.get(subject.name)
+        if read is None:
+            try:
+                read = passes.over(subject)
+            except ComparisonFailed as error:
+                # The other mappings can be told all the same.
+                reasons.append(f"{subject.name}: {error}")
+            if read is None:
+                result.inconclusive += 1
+                return {}
+            self.plan.kept.keep(subject.name, read)
+        result.rows_compared, result.inconclusive = read.rows, read.unexamined
+        result.seconds = read.seconds
+        return {subject.shape.canonical_key(key): key for key in read.suspects}
+
+    def _settle(
+        self,
+        suspects: list[tuple[Subject, Suspects]],
+        results: list[MappingVerdict],
+        both: Both,
+        gate: Gate,
+    ) -> None:
+        limits = self.plan.limits
+        settled = settle(
+            suspects,
+            both,
+            lambda: gate.passed() is not None,
+            limits.patience_s,
+            self.plan.deadline,
+        )
+        for (subject, _), result, outcome in zip(suspects, results, settled, strict=True):
+            read = self.plan.kept.read.get(subject.name)
+            record(subject, result, outcome, read.at if read else None)
+
+    def not_compared(self) -> list[MappingVerdict]:
+        """Verdicts of mappings that could not be reached."""
+        names = [name for selection in self.selections for name in selection.mappings]
+        return [MappingVerdict(name, inconclusive=1) for name in names]
+
+    def _out_of_time(self, skipped: list[str]) -> str:
+        return (
+            f"{self.name}: the time that was given ({self.plan.limits.timeout_s:g} s) was over "
+            f"before {', '.join(skipped)} could be compared"
+        )
+
+    def _positions(
+        self, every: list[Stream], last: dict[str, str] | None
+    ) -> dict[str, dict[str, str | None]]:
+        b0 = self.plan.kept.b0
+        return {
+            stream.name: {"b0": b0.get(stream.name), "b1": (last or {}).get(stream.name)}
+            for stream in every
+        }
 
 
-def subjects_of(selection: Selection, both: Both) -> list[Subject]:
-    """The mappings of one selection, described on both sides."""
+def place(both: Both, subjects: list[Subject]) -> str:
+    """A name for both databases, as far as they may be asked, and the columns compared."""
+    parts: list[object] = []
+    for connection in (both.old, both.new):
+        with both.asking(connection):
+            row = connection.execute(MAY_IDENTIFY).fetchone()
+            if row and row[0]:
+                row = connection.execute(IDENTITY).fetchone()
+            parts.append(row)
+    parts += [(s.name, s.source.columns, s.target.columns) for s in subjects]
+    return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
+
+
+def subjects_of(selection: Selection, both: Both, scope: Scope = WHOLE) -> list[Subject]:
+    """The mappings of one selection, described on both sides. Raises what `prepare` raises."""
     stream = selection.stream
     source, target = ends(stream, both)
     with both.asking(source, target):
         return [
-            prepare(stream, mapping.config, mapping.name, source, target)
+            prepare(stream, mapping.config, mapping.name, source, target, scope)
             for mapping in stream.mappings
             if mapping.name in selection.mappings
         ]
-
-
-def _pass(
-    subject: Subject,
-    both: Both,
-    hashing: Hashing,
-    result: MappingVerdict,
-    on_progress: OnProgress | None,
-    limits: Limits,
-) -> Suspects:
-    started = time.monotonic()
-    scan = Scan(subject, both, hashing, limits.rows_per_range, limits.suspects)
-    suspects: Suspects = {}
-    for scanned in scan.results():
-        suspects.update(scanned.suspects)
-        result.rows_compared += scanned.rows
-        result.seconds = time.monotonic() - started
-        if on_progress:
-            rate = result.rows_compared / result.seconds if result.seconds else 0.0
-            left = subject.estimated_rows - result.rows_compared
-            eta = max(left, 0) / rate if rate and subject.estimated_rows else None
-            on_progress(
-                Progress(
-                    subject.name,
-                    scan.done,
-                    scan.total,
-                    result.rows_compared,
-                    rate,
-                    eta,
-                    len(suspects),
-                )
-            )
-    result.inconclusive += scan.unexamined
-    return suspects
-
-
-def _record(subject: Subject, result: MappingVerdict, settled: Settled, samples: int) -> None:
-    columns: Counter[str] = Counter()
-    for key, difference in settled.confirmed:
-        if difference.what is Difference.MISMATCHED:
-            result.mismatched += 1
-            columns.update(list(difference.pairs))
-        elif difference.what is Difference.MISSING:
-            result.missing += 1
-        else:
-            result.extra += 1
-        if len(result.samples) < samples:
-            result.samples.extend(_samples(subject, key, difference))
-    result.samples = result.samples[:samples]
-    result.columns = dict(sorted(columns.items()))
-    result.inconclusive += len(settled.inconclusive)
-    for suspect in settled.inconclusive[:samples]:
-        unequal = sorted({column for _, column in suspect.unequal if column is not None})
-        result.hot_keys.append(HotKey(_key(subject, suspect.key), unequal, suspect.looks))
-
-
-def _key(subject: Subject, key: Values) -> dict[str, str | None]:
-    names = [column.name for column in subject.source.key]
-    return dict(zip(names, key, strict=True))
-
-
-def _samples(subject: Subject, key: Values, difference: RowDifference) -> list[Sample]:
-    # The driving key alone does not name a row of a key with several; its own key is added.
-    shown = _key(subject, key)
-    if subject.shape.identity:
-        names = [subject.shape.names[n] for n in subject.shape.identity]
-        shown |= dict(zip(names, difference.identity, strict=True))
-    forward = subject.direction == "forward"
-    what: Literal["mismatched", "missing", "extra"] = difference.what.value
-    if difference.what is Difference.MISMATCHED:
-        return [
-            Sample(shown, what, column, *(pair if forward else pair[::-1]))
-            for column, pair in difference.pairs.items()
-        ]
-    side = 0 if difference.what is Difference.MISSING else 1
-    row: dict[str, Any] = {column: pair[side] for column, pair in difference.pairs.items()}
-    on_source = difference.what is Difference.MISSING
-    on_old = on_source == forward
-    return [Sample(shown, what, None, row if on_old else None, None if on_old else row)]

@@ -27,8 +27,8 @@ HASHED_NATIVELY = INTEGERS | TEXTS | {
     BOOL, BYTEA, OID, FLOAT4, FLOAT8, DATE, TIME, TIMESTAMP, TIMESTAMPTZ, NUMERIC, UUID,
 }  # fmt: skip
 
-# Types ordered alike on every server; all other keys are ordered as text COLLATE "C".
-ORDERED_NATIVELY: dict[int, LiteralString] = {
+# Types compared alike on every server; all other keys are compared as text COLLATE "C".
+MATCHED_NATIVELY: dict[int, LiteralString] = {
     INT2: "bigint",
     INT4: "bigint",
     INT8: "bigint",
@@ -153,16 +153,16 @@ def for_text_hash(value: sql.Composable, target: PgType) -> sql.Composable:
     return as_text(value, target)
 
 
-def for_order(value: sql.Composable, target: PgType) -> sql.Composable:
-    """A key column's stored value in a form that every server orders alike."""
-    if target.oid in ORDERED_NATIVELY:
+def for_match(value: sql.Composable, target: PgType) -> sql.Composable:
+    """A key column's stored value in a form that every server compares alike."""
+    if target.oid in MATCHED_NATIVELY:
         return value
     return sql.SQL('({}) COLLATE "C"').format(as_text(value, target))
 
 
-def order_literal(text: str, target: PgType) -> sql.Composable:
-    """A key column's value, given as text, to compare with `for_order`."""
-    name = ORDERED_NATIVELY.get(target.oid)
+def match_literal(text: str, target: PgType) -> sql.Composable:
+    """A key column's value, given as text, to compare with `for_match`."""
+    name = MATCHED_NATIVELY.get(target.oid)
     if name is None:
         return sql.SQL('{}::text COLLATE "C"').format(sql.Literal(text))
     return sql.SQL("{}::{}").format(sql.Literal(text), sql.SQL(name))

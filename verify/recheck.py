@@ -12,6 +12,7 @@ import random
 import time
 from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from itertools import islice
 
 from verify.rows import Difference, Pair, RowDifference, Values, by_key, compare
@@ -64,10 +65,19 @@ class Suspect:
 
 
 @dataclass(frozen=True)
+class Confirmed:
+    """A row that differs: under which driving key, how, and when that was proved."""
+
+    key: Values
+    difference: RowDifference
+    at: datetime
+
+
+@dataclass(frozen=True)
 class Settled:
     """What became of one mapping's suspects."""
 
-    confirmed: list[tuple[Values, RowDifference]]
+    confirmed: list[Confirmed]
     inconclusive: list[Suspect]
 
 
@@ -85,13 +95,14 @@ def settle(
     both: Both,
     barrier: Callable[[], bool],
     patience_s: float,
+    deadline: float | None = None,
 ) -> list[Settled]:
     """Look at suspects again and again until each is equal, different, or patience ends.
 
     `barrier` waits until everything written on either side before its call was carried to the
     other, and says whether that came true. Without it nothing can be confirmed. Each suspect gets
-    at least LOOKS looks, however short the patience. Returns one Settled for each mapping given,
-    in the same order.
+    at least LOOKS looks, however short the patience; but at `deadline`, a monotonic time, it ends.
+    Returns one Settled for each mapping given, in the same order.
     """
     open_: list[dict[tuple[Hashable, ...], Suspect]] = [
         {canonical: Suspect(key) for canonical, key in found.items()} for _, found in suspects
@@ -101,6 +112,8 @@ def settle(
     looks = 0
     pause = FIRST_PAUSE_S
     while any(open_) and (looks < LOOKS or time.monotonic() - started < patience_s):
+        if deadline is not None and time.monotonic() > deadline:
+            break
         if looks:
             # Uneven, so that no writer's own rhythm is met again and again.
             time.sleep(pause * random.uniform(0.5, 1.5))
@@ -130,7 +143,8 @@ def _look(
             differences = compare(subject.shape, rows) if rows else []
             suspect = waiting[canonical]
             proved = suspect.look(differences) if differences else []
-            result.confirmed.extend((suspect.key, found) for found in proved)
+            now = datetime.now(UTC)
+            result.confirmed.extend(Confirmed(suspect.key, found, now) for found in proved)
             if proved or not differences:
                 del waiting[canonical]
 

@@ -38,13 +38,14 @@ class Shape:
     """How rows of one mapping are read: names and kinds of the compared columns.
 
     `identity` are positions of the columns that tell rows of one driving key apart; empty when
-    the target's primary key is not mapped.
+    the target's primary key is not mapped. `sensitive` columns are compared but never shown.
     """
 
     key_kinds: tuple[Kind, ...]
     names: tuple[str, ...]
     kinds: tuple[Kind, ...]
     identity: tuple[int, ...]
+    sensitive: frozenset[str] = frozenset()
 
     def canonical_key(self, key: Values) -> tuple[Hashable, ...]:
         """The driving key by value, so that both sides' texts of one key meet."""

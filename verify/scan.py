@@ -1,179 +1,193 @@
-"""One pass over a mapping: ranges of the driving key, checksums, and the keys that are suspect.
+"""One pass over a mapping: checksums, buckets where they differ, and the keys that are suspect.
 
-Equal ranges cost one aggregate on each side. An unequal range is looked at in buckets of its
-keys, and only the rows of unequal buckets are fetched. What differs then is a suspect, no more:
-it may have been on its way.
+Equal sides cost one aggregate each. Where they differ, rows are counted into buckets by their key,
+and of the buckets that differ each row's key and hash are fetched. What differs then is a suspect,
+no more: it may have been on its way.
 """
 
-import math
-from collections.abc import Callable, Hashable, Iterator
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Callable, Hashable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
 
 from psycopg import sql
 
 from verify import checksum
-from verify.checksum import Checksum, Hashing, Key, Range, Side
-from verify.rows import KeyRows, RowDifference, Values, by_key, compare, plain_key
+from verify.checksum import COARSE, FINEST, NOTHING, Checksum, Hashing, Side
+from verify.reading import Reading
+from verify.rows import Values, plain_key
 from verify.sides import Both
 from verify.subject import Subject
 
-ROWS_PER_RANGE = 10_000
-# Up to this many rows are fetched at once, instead of asking for buckets first.
-ROWS_IN_HAND = 500
-# Ranges of a key without a usable index cost a scan each, so there are at most about so many.
-UNINDEXED_RANGES = 32
-OVERSIZE = 2
-DENSE = checksum.BUCKETS // 2
+# So many rows of each side are in hand at once: some 20 MB.
+ROWS_IN_HAND = 100_000
+# Each slice answers with a row for each bucket.
+SLICES_OF_BUCKETS = 16
+# So many buckets are asked for at once: some 20 MB of each side.
+MOST_BUCKETS = 1 << 16
+# Cutting unequal buckets finer is worth another pass if fewer than so many of their rows are left.
+WORTH = 0.5
 
 Suspects = dict[tuple[Hashable, ...], Values]
-Groups = dict[tuple[Hashable, ...], KeyRows]
-Differences = dict[tuple[Hashable, ...], list[RowDifference]]
-
-
-@dataclass(frozen=True)
-class Scanned:
-    """One range is done. `rows` counts the side that holds more of them.
-
-    `suspects` are the keys that differed when their rows were read, `differences` how.
-    """
-
-    within: Range
-    rows: int
-    equal: bool
-    suspects: Suspects
-    differences: Differences
+Sums = dict[int, Checksum]
 
 
 @dataclass
 class Scan:
-    """A pass over one mapping; iterate `results()`.
+    """A pass over one mapping; call `run` or `run_in_buckets`, once.
 
-    `done` and `total` count ranges (the total is an estimate). When `limit` suspects were given
-    out, further unequal ranges are not looked into; their rows are counted in `unexamined`.
+    Then `rows` are those of the side that holds more, and `equal` says whether the first checksums
+    were. When `limit` suspects were found, the rest is not looked at: `unexamined` counts rows.
     """
 
     subject: Subject
-    both: Both
+    reading: Reading
     hashing: Hashing
-    rows_per_range: int = ROWS_PER_RANGE
     limit: int = 10_000
     rows_in_hand: int = ROWS_IN_HAND
-    done: int = 0
-    suspects: int = 0
+    rows: int = 0
+    equal: bool = False
     unexamined: int = 0
-    _dense: bool = field(default=False)
 
-    @property
-    def total(self) -> int:
-        """How many ranges there are, as far as is known; never less than what is done."""
-        return max(self.done, math.ceil(self.subject.estimated_rows / self.rows_per_range) + 1)
-
-    def results(self) -> Iterator[Scanned]:
-        """Compare range after range. Each reads with a snapshot of its own."""
-        for within in self.ranges():
-            yield from self.compare(within)
-
-    def ranges(self) -> Iterator[Range]:
-        """Ranges in key order, with open ends, and one for keys that are not whole.
-
-        Every possible key lies in exactly one of them.
-        """
-        target, source = self.subject.target, self.subject.source
-        lower: Key | None = None
-        for side in (target, source):
-            # Bounds are the target's; what the source holds beyond the last of them is cut by its
-            # own, so that an empty target does not make one range of everything.
-            for bound in self._bounds(side, Range(lower)):
-                yield Range(lower, bound)
-                lower = bound
-        yield Range(lower, None)
-        yield Range(nulls=True)
-
-    def _bounds(self, side: Side, within: Range) -> Iterator[Key]:
-        if not self.subject.target.indexed:
-            rows = max(self.rows_per_range, self.subject.estimated_rows // UNINDEXED_RANGES)
-            yield from self._all_bounds(side, within, rows)
-            return
-        lower = within.lower
-        while True:
-            query = checksum.next_bound(side, Range(lower), self.rows_per_range)
-            found = self.both.fetch(side.connection, query)
-            if not found:
-                return
-            lower = tuple(found[0])
-            yield lower
-
-    def _all_bounds(self, side: Side, within: Range, rows: int) -> Iterator[Key]:
-        previous = within.lower
-        for row in self.both.fetch(side.connection, checksum.all_bounds(side, within, rows)):
-            # Many rows of one driving key may span several bounds; a range is never empty.
-            if tuple(row) not in (previous, within.upper):
-                previous = tuple(row)
-                yield previous
-
-    def compare(self, within: Range) -> Iterator[Scanned]:
-        """Compare one range; one that holds far too much is cut first."""
-        source, target = self._checksums(within)
-        rows = max(source[0], target[0])
-        if source == target:
-            self.done += 1
-            yield Scanned(within, rows, True, {}, {})
-            return
-        if self.suspects >= self.limit:
-            self.done += 1
-            self.unexamined += rows
-            yield Scanned(within, rows, False, {}, {})
-            return
-        if rows > OVERSIZE * self.rows_per_range and not within.nulls:
-            larger = self.subject.source if source[0] >= target[0] else self.subject.target
-            bounds = list(self._all_bounds(larger, within, self.rows_per_range))
-            if bounds:
-                lowers = [within.lower, *bounds]
-                uppers = [*bounds, within.upper]
-                for lower, upper in zip(lowers, uppers, strict=True):
-                    yield from self.compare(Range(lower, upper))
-                return
-        groups = self._drill(within, rows)
-        found = {key: compare(self.subject.shape, held) for key, held in groups.items()}
-        differences = {key: list_ for key, list_ in found.items() if list_}
-        suspects = {key: groups[key].key for key in differences}
-        self._dense = rows > self.rows_in_hand and 2 * len(suspects) > len(groups) > DENSE
-        self.suspects += len(suspects)
-        self.done += 1
-        yield Scanned(within, rows, False, suspects, differences)
-
-    def _checksums(self, within: Range) -> tuple[Checksum, Checksum]:
-        source, target = self.both.rows(
-            self.subject.source,
-            self.subject.target,
-            lambda side: checksum.checksum(side, within, self.hashing),
-        )
-        return source[0], target[0]
-
-    def _drill(self, within: Range, rows: int) -> Groups:
-        """Both sides' rows of the unequal part of a range, by driving key."""
-        buckets = set(range(checksum.BUCKETS))
-        # A table that differs everywhere is fetched as it is: asking for buckets would be in vain.
-        if rows > self.rows_in_hand and not self._dense:
-            source, target = self.both.rows(
-                self.subject.source,
-                self.subject.target,
-                lambda side: checksum.bucket_checksums(side, within, self.hashing),
-            )
-            here = {row[0]: row[1:] for row in source}
-            there = {row[0]: row[1:] for row in target}
-            buckets = {b for b in here.keys() | there.keys() if here.get(b) != there.get(b)}
-        if not buckets:
+    def run(self) -> Suspects:
+        """Compare by one checksum a side; look closer only where they differ."""
+        source, target = self.checksums()
+        self.rows = max(source[0], target[0])
+        self.equal = source == target
+        if self.equal:
             return {}
-        source, target = self.both.rows(
-            self.subject.source,
-            self.subject.target,
-            lambda side: checksum.bucket_rows(side, within, buckets),
+        if self.rows <= self.rows_in_hand:
+            return self._suspects(COARSE, None, self.limit)
+        return self.run_in_buckets()
+
+    def run_in_buckets(self) -> Suspects:
+        """Compare by buckets at once: where sides are written to, one checksum seldom agrees."""
+        bits = COARSE
+        sums = self._bucket_checksums(bits, None, bits)
+        self.rows = max(sum(found[0] for found in side.values()) for side in sums)
+        unequal = _unequal(*sums)
+        self.equal = not unequal
+        while sum(unequal.values()) > self.rows_in_hand:
+            more = (MOST_BUCKETS // len(unequal)).bit_length() - 1
+            if more < 1 or bits + more > FINEST:
+                break
+            finer = _unequal(*self._bucket_checksums(bits + more, unequal, bits))
+            worth = sum(finer.values()) < WORTH * sum(unequal.values())
+            bits, unequal = bits + more, finer
+            if not worth:
+                break
+        suspects: Suspects = {}
+        for batch in _batches(unequal, self.rows_in_hand):
+            if len(suspects) >= self.limit:
+                self.unexamined += sum(unequal[bucket] for bucket in batch)
+            else:
+                suspects.update(self._suspects(bits, batch, self.limit - len(suspects)))
+        return suspects
+
+    def checksums(self) -> tuple[Checksum, Checksum]:
+        """The checksum of each side."""
+        totals = _Total(), _Total()
+        self.reading.read(
+            self.subject,
+            lambda side, relation: checksum.checksum(
+                side, relation, self.hashing, self.subject.choice
+            ),
+            (totals[0].take, totals[1].take),
         )
-        return by_key(self.subject.shape, split(self.subject, source), split(self.subject, target))
+        return totals[0].sum, totals[1].sum
+
+    def _bucket_checksums(
+        self, bits: int, within: Iterable[int] | None, bits_within: int
+    ) -> tuple[Sums, Sums]:
+        parents = None if within is None else (bits_within, list(within))
+        totals = _Totals(), _Totals()
+        self.reading.read(
+            self.subject,
+            lambda side, relation: checksum.bucket_checksums(
+                side, relation, self.hashing, self.subject.choice, bits, parents
+            ),
+            (totals[0].take, totals[1].take),
+            SLICES_OF_BUCKETS,
+        )
+        return totals[0].sums, totals[1].sums
+
+    def _suspects(self, bits: int, buckets: list[int] | None, limit: int) -> Suspects:
+        """The keys of these buckets, all if None, whose rows differ by hash, or in number."""
+        fetched: tuple[list[Any], list[Any]] = ([], [])
+        self.reading.read(
+            self.subject,
+            lambda side, relation: checksum.bucket_keys(
+                side, relation, self.hashing, self.subject.choice, bits, buckets
+            ),
+            (fetched[0].extend, fetched[1].extend),
+        )
+        canonical = self.subject.shape.canonical_key
+        held = [Counter((canonical(row[:-1]), row[-1]) for row in rows) for rows in fetched]
+        differing = {key for key, _ in (held[0] - held[1]) + (held[1] - held[0])}
+        found: Suspects = {}
+        # The source's text of a key is the one that is shown and asked for.
+        for rows in fetched[::-1]:
+            for row in rows:
+                if (key := canonical(row[:-1])) in differing:
+                    found[key] = row[:-1]
+        kept = dict(list(found.items())[:limit])
+        self.unexamined += len(found) - len(kept)
+        return kept
 
 
-def split(subject: Subject, rows: list[tuple[str | None, ...]]) -> Iterator[checksum.Row]:
+class _Total:
+    """The checksum of all slices together."""
+
+    def __init__(self) -> None:
+        self.sum: Checksum = NOTHING
+
+    def take(self, rows: Iterable[Any]) -> None:
+        """The checksums of a slice."""
+        for count, plain, mixed in rows:
+            self.sum = _added(self.sum, (count, plain, mixed))
+
+
+class _Totals:
+    """The checksums of all slices together, by bucket."""
+
+    def __init__(self) -> None:
+        self.sums: Sums = {}
+
+    def take(self, rows: Iterable[Any]) -> None:
+        """The buckets of a slice."""
+        for bucket, count, plain, mixed in rows:
+            before = self.sums.get(bucket, NOTHING)
+            self.sums[bucket] = _added(before, (count, plain, mixed))
+
+
+def _added(one: Checksum, other: Checksum) -> Checksum:
+    return one[0] + other[0], one[1] + other[1], one[2] + other[2]
+
+
+def _unequal(source: Sums, target: Sums) -> dict[int, int]:
+    """The buckets that differ, with the rows of the side that holds more."""
+    return {
+        bucket: max(here[0], there[0])
+        for bucket in sorted(source.keys() | target.keys())
+        if (here := source.get(bucket, NOTHING)) != (there := target.get(bucket, NOTHING))
+    }
+
+
+def _batches(rows: dict[int, int], most: int) -> Iterator[list[int]]:
+    """Buckets together as long as their rows are no more than that."""
+    batch: list[int] = []
+    held = 0
+    for bucket, number in rows.items():
+        if batch and held + number > most:
+            yield batch
+            batch, held = [], 0
+        batch.append(bucket)
+        held += number
+    if batch:
+        yield batch
+
+
+def split(subject: Subject, rows: Iterable[tuple[str | None, ...]]) -> Iterator[checksum.Row]:
     """Fetched rows, taken apart into driving key and values."""
     width = len(subject.source.key)
     return ((row[:width], row[width:]) for row in rows)
@@ -192,8 +206,7 @@ def read_keys(
     if whole:
         queries.append(lambda side: checksum.rows_of_keys(side, whole))
     if len(whole) < len(suspects):
-        every = range(checksum.BUCKETS)
-        queries.append(lambda side: checksum.bucket_rows(side, Range(nulls=True), every))
+        queries.append(checksum.rows_without_key)
     for query in queries:
         for rows, fetched in zip(
             found, both.rows(subject.source, subject.target, query), strict=True

@@ -16,10 +16,11 @@ from psycopg import sql
 from estate.config import Config
 from estate.errors import ExitCode
 from verify import checksum, perturb, pgtypes
-from verify.checksum import Column, Hashing, Range
+from verify.checksum import Column, Hashing
 from verify.diff import subjects_of
+from verify.reading import Whole
 from verify.rows import Difference, by_key, compare
-from verify.scan import ROWS_IN_HAND, Differences, Scan, Suspects, read_keys
+from verify.scan import ROWS_IN_HAND, Scan, read_keys
 from verify.sides import Both, open_both
 from verify.subject import Subject, select
 
@@ -176,7 +177,7 @@ def _base_rows(
     """At least BASE_ROWS rows with different driving keys, and no NULL in the first two."""
     raw = [pgtypes.as_text(sql.Identifier("r", c.name), c.here) for c in subject.source.columns]
     query = sql.SQL("SELECT {} FROM {} AS r LIMIT {}").format(
-        checksum.COMMA.join(raw), subject.source.relation, sql.Literal(SAMPLED_ROWS)
+        checksum.COMMA.join(raw), subject.source.relation(), sql.Literal(SAMPLED_ROWS)
     )
     sampled = both.fetch(subject.source.connection, query)
     rows: list[Values] = []
@@ -192,10 +193,10 @@ def _base_rows(
         if key not in keys:
             keys.add(key)
             rows.append(whole)
-    relation = _relation(subject.source.columns, rows, numbered=True)
+    numbered = _query(subject.source.columns, rows, numbered=True)
     texts = [pgtypes.as_text(c.value, c.target) for c in subject.source.columns]
-    query = sql.SQL("SELECT {} FROM {} AS r ORDER BY r.splitctl_n").format(
-        checksum.COMMA.join(texts), relation
+    query = sql.SQL("SELECT {} FROM ({}) AS r ORDER BY r.splitctl_n").format(
+        checksum.COMMA.join(texts), numbered
     )
     return rows, [tuple(row) for row in both.fetch(subject.source.connection, query)]
 
@@ -207,7 +208,7 @@ def _made_up(subject: Subject, labels: dict[str, list[str]], n: int) -> Values:
     )
 
 
-def _relation(
+def _query(
     columns: Sequence[Column], rows: Sequence[Values], *, numbered: bool = False
 ) -> sql.Composed:
     """The rows as literals, in place of a query or a table."""
@@ -223,7 +224,7 @@ def _relation(
         if numbered:
             parts.append(sql.Literal(n))
         lines.append(sql.SQL("({})").format(checksum.COMMA.join(parts)))
-    return sql.SQL("(SELECT * FROM (VALUES {}) AS v({}) WHERE {})").format(
+    return sql.SQL("SELECT * FROM (VALUES {}) AS v({}) WHERE {}").format(
         checksum.COMMA.join(lines), checksum.COMMA.join(names), sql.Literal(bool(rows))
     )
 
@@ -232,31 +233,22 @@ def _found(subject: Subject, both: Both, hashing: Hashing, case: Case) -> frozen
     """What the run's own path finds between the case's rows."""
     seeded = replace(
         subject,
-        source=replace(subject.source, relation=_relation(subject.source.columns, case.source)),
-        target=replace(subject.target, relation=_relation(subject.target.columns, case.target)),
-        estimated_rows=0,
+        source=replace(subject.source, query=_query(subject.source.columns, case.source), cut=None),
+        target=replace(subject.target, query=_query(subject.target.columns, case.target), cut=None),
     )
-    # Where whole rows differ, buckets and the second look at the keys are checked too.
-    scan = Scan(seeded, both, hashing, rows_in_hand=0 if case.whole_rows else ROWS_IN_HAND)
-    places = [n for n, c in enumerate(subject.source.columns) if c in subject.source.key]
-    broken = any(row[n] is None for row in (*case.source, *case.target) for n in places)
-    differences: Differences = {}
-    suspects: Suspects = {}
-    for within in (Range(), Range(nulls=True))[: 2 if broken else 1]:
-        for scanned in scan.compare(within):
-            suspects.update(scanned.suspects)
-            differences.update(scanned.differences)
-    if case.whole_rows and suspects:
-        groups = by_key(seeded.shape, *read_keys(seeded, both, suspects))
-        differences = {key: compare(seeded.shape, rows) for key, rows in groups.items()}
+    # Where whole rows differ, buckets are checked too.
+    scan = Scan(seeded, Whole(both), hashing, rows_in_hand=0 if case.whole_rows else ROWS_IN_HAND)
+    suspects = scan.run()
+    groups = by_key(seeded.shape, *read_keys(seeded, both, suspects)) if suspects else {}
     return frozenset(
         (
             found.what,
             key,
             frozenset(found.pairs if found.what is Difference.MISMATCHED else ()),
         )
-        for key, rows in differences.items()
-        for found in rows
+        for key, rows in groups.items()
+        if key in suspects
+        for found in compare(seeded.shape, rows)
     )
 
 

@@ -11,16 +11,12 @@ from estate.config import Config, MappingConfig
 from estate.errors import ExitCode, SplitctlError
 from migrator import archive
 from migrator.mapping import ROUTE, Stream, streams
-from verify import pgtypes
-from verify.checksum import Column, Side
+from verify import pgtypes, slices
+from verify.checksum import Choice, Column, Side
 from verify.pgtypes import PgType
 from verify.rows import Shape
+from verify.scope import WHOLE, NotAPart, Scope
 
-KEY_INDEX: LiteralString = """
-SELECT ARRAY(SELECT a.attname::text FROM unnest(i.indkey::int2[]) WITH ORDINALITY k(n, o)
-             JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.n ORDER BY k.o)
-  FROM pg_index i WHERE i.indrelid = %s AND i.indisvalid AND i.indpred IS NULL
-"""
 ESTIMATE: LiteralString = "SELECT greatest(reltuples, 0)::bigint FROM pg_class WHERE oid = %s"
 
 
@@ -55,13 +51,15 @@ class Selection:
 
 @dataclass(frozen=True)
 class Subject:
-    """A mapping ready to be compared."""
+    """A mapping ready to be compared; `table` is its target."""
 
     name: str
+    table: str
     direction: str
     source: Side
     target: Side
     shape: Shape
+    choice: Choice
     estimated_rows: int
 
 
@@ -94,8 +92,12 @@ def prepare(
     name: str,
     source: psycopg.Connection[Any],
     target: psycopg.Connection[Any],
+    scope: Scope = WHOLE,
 ) -> Subject:
-    """Describe both sides of a mapping. Raises TableArchived or MappingNotComparable."""
+    """Describe both sides of a mapping.
+
+    Raises TableArchived, MappingNotComparable, UnknownColumn, NoTouchedColumn or NotAPart.
+    """
     domain = stream.domain.name
     for table in mapping.sources:
         _not_archived(source, domain, name, table)
@@ -108,12 +110,16 @@ def prepare(
         ) from error
     query = sql.SQL(mapping.sql)
     given = _described(source, query, name, stream.source.name)
-    relation = sql.Identifier("public", mapping.target)
-    held = _described(target, sql.SQL("TABLE {}").format(relation), name, stream.target.name)
+    held_query = sql.SQL("TABLE {}").format(sql.Identifier(mapping.target))
+    held = _described(target, held_query, name, stream.target.name)
     names = [column for column in given if column != ROUTE]
     strangers = [column for column in names if column not in held]
     if strangers:
         reason = f"the query gives columns that '{mapping.target}' has not: {', '.join(strangers)}"
+        raise MappingNotComparable(mapping=name, database=stream.target.name, reason=reason)
+    unknown = [column for column in mapping.sensitive if column not in held]
+    if unknown:
+        reason = f"sensitive names columns that '{mapping.target}' has not: {', '.join(unknown)}"
         raise MappingNotComparable(mapping=name, database=stream.target.name, reason=reason)
     lacking = [column for column in mapping.key if column not in names]
     if lacking:
@@ -125,27 +131,39 @@ def prepare(
 
     key = list(mapping.key)
     identity = held_table.primary_key if set(held_table.primary_key) <= set(names) else ()
+    choice = scope.choice(mapping, name, names)
+    for connection, asked in ((source, query), (target, held_query)):
+        _condition_fits(connection, asked, names, choice, scope)
+    names = scope.among(names, (*key, *identity), name)
     row = target.execute(ESTIMATE, (held_table.oid,)).fetchone()
-    # Indexes of text are in the database's collation; ranges are COLLATE "C" on both sides.
-    native = all(held[column].oid in pgtypes.ORDERED_NATIVELY for column in key)
-    indexes = [list(found[0]) for found in target.execute(KEY_INDEX, (held_table.oid,)).fetchall()]
-    indexed = native and any(index[: len(key)] == key for index in indexes)
-    source_relation = sql.SQL("(\n{}\n)").format(query)
     return Subject(
         name=name,
+        table=mapping.target,
         direction=stream.direction,
         source=Side(
-            source, source_relation, columns(given, key), columns(given, names), stream.source.name
+            source,
+            query,
+            columns(given, key),
+            columns(given, names),
+            stream.source.name,
+            slices.cut(source, query, names, choice.condition, list(mapping.sources)),
         ),
         target=Side(
-            target, relation, columns(held, key), columns(held, names), stream.target.name, indexed
+            target,
+            held_query,
+            columns(held, key),
+            columns(held, names),
+            stream.target.name,
+            slices.cut(target, held_query, names, choice.condition, [mapping.target]),
         ),
         shape=Shape(
             key_kinds=tuple(held[column].kind for column in key),
             names=tuple(names),
             kinds=tuple(held[column].kind for column in names),
             identity=tuple(names.index(column) for column in identity),
+            sensitive=frozenset(mapping.sensitive),
         ),
+        choice=choice,
         estimated_rows=int(row[0]) if row else 0,
     )
 
@@ -158,6 +176,24 @@ def _described(
     except psycopg.Error as error:
         reason = error.diag.message_primary or type(error).__name__
         raise MappingNotComparable(mapping=name, database=database, reason=reason) from error
+
+
+def _condition_fits(
+    connection: psycopg.Connection[Any],
+    query: sql.Composable,
+    names: list[str],
+    choice: Choice,
+    scope: Scope,
+) -> None:
+    if scope.where is None:
+        return
+    try:
+        relation = slices.relation(query, None, None)
+        slices.explained(connection, relation, names, choice.condition)
+    except (psycopg.ProgrammingError, psycopg.DataError) as error:
+        reason = error.diag.message_primary or type(error).__name__
+        what = f"condition on the target's columns: {reason}"
+        raise NotAPart(given=scope.where, what=what) from error
 
 
 def _not_archived(

@@ -7,6 +7,7 @@ from typing import Any, Literal
 from estate.errors import ExitCode
 
 Word = Literal["equal", "different", "inconclusive"]
+SHOWN = 20
 
 
 @dataclass(frozen=True)
@@ -16,6 +17,7 @@ class Sample:
     `key` names the row: columns of the driving key, then of the target's primary key.
 
     `old` and `new` are the values on the old and on the new side as text; a whole row is a dict.
+    It was seen to differ at `first_seen`, and proved to at `confirmed_at`.
     """
 
     key: dict[str, str | None]
@@ -23,6 +25,16 @@ class Sample:
     column: str | None
     old: Any
     new: Any
+    first_seen: datetime
+    confirmed_at: datetime
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data, times in ISO form."""
+        times = {
+            "first_seen": _iso(self.first_seen),
+            "confirmed_at": _iso(self.confirmed_at),
+        }
+        return vars(self) | times
 
 
 @dataclass(frozen=True)
@@ -38,8 +50,11 @@ class HotKey:
 class MappingVerdict:
     """One mapping. Counts are rows; `missing` rows the target lacks, `extra` it has too many.
 
-    `rows_compared` counts, range by range, the side that holds more rows. `columns` counts the
-    mismatched rows by column. `inconclusive` are keys, and rows not looked at singly.
+    `rows_compared` counts the side that holds more rows. `columns` counts the
+    mismatched rows by column. `inconclusive` are keys, and rows not looked at singly. `found` is
+    all that differs, `moving` all keys that never stood still; `samples` and `hot_keys` are the
+    first of them. `spread` counts what differs over equal parts of the target, in its key's order;
+    `statements` are those that show a row on either side, up to the condition on its `driving` key.
     """
 
     mapping: str
@@ -49,9 +64,22 @@ class MappingVerdict:
     extra: int = 0
     inconclusive: int = 0
     columns: dict[str, int] = field(default_factory=dict)
-    samples: list[Sample] = field(default_factory=list)
-    hot_keys: list[HotKey] = field(default_factory=list)
+    found: list[Sample] = field(default_factory=list)
+    moving: list[HotKey] = field(default_factory=list)
+    spread: list[int] = field(default_factory=list)
+    statements: dict[str, str] = field(default_factory=dict)
+    driving: tuple[str, ...] = ()
     seconds: float = 0.0
+
+    @property
+    def samples(self) -> list[Sample]:
+        """As many of the differences as every answer shows."""
+        return self.found[:SHOWN]
+
+    @property
+    def hot_keys(self) -> list[HotKey]:
+        """As many of the moving keys as every answer shows."""
+        return self.moving[:SHOWN]
 
     @property
     def different(self) -> int:
@@ -74,7 +102,10 @@ class MappingVerdict:
 
 @dataclass
 class Verdict:
-    """The whole run. Equal means: equal at some instant between the barriers b0 and b1."""
+    """The whole run. Equal means: equal at some instant between the barriers b0 and b1.
+
+    `scope` says in words what part was compared; it is empty when that was everything.
+    """
 
     verdict: Word
     started_at: datetime
@@ -83,6 +114,7 @@ class Verdict:
     mappings: list[MappingVerdict]
     reasons: list[str] = field(default_factory=list)
     hashing: str = "record"
+    scope: str = ""
 
     @property
     def exit_code(self) -> ExitCode:
@@ -117,6 +149,7 @@ class Verdict:
             "barriers": self.barriers,
             "reasons": self.reasons,
             "hashing": self.hashing,
+            "scope": self.scope,
             "mappings": [_mapping(mapping) for mapping in self.mappings],
         }
 
@@ -125,6 +158,8 @@ class Verdict:
         seconds = (self.finished_at - self.started_at).total_seconds()
         rows = self.totals()["rows_compared"]
         lines = [f"{self.verdict.upper()}: {rows:,} rows compared in {seconds:.1f} s"]
+        if self.scope:
+            lines.append(f"  only {self.scope}")
         lines += [f"  {reason}" for reason in self.reasons]
         for stream, positions in self.barriers.items():
             lines.append(f"  {stream}: between {positions['b0']} and {positions['b1'] or '?'}")
@@ -159,7 +194,8 @@ def _mapping(mapping: MappingVerdict) -> dict[str, Any]:
         "extra": mapping.extra,
         "inconclusive": mapping.inconclusive,
         "columns": mapping.columns,
-        "samples": [vars(sample) for sample in mapping.samples],
+        "samples": [sample.to_json() for sample in mapping.samples],
+        "spread": mapping.spread,
         "hot_keys": [vars(hot) for hot in mapping.hot_keys],
         "seconds": round(mapping.seconds, 3),
     }

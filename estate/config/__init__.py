@@ -19,6 +19,7 @@ from estate.config.sections import (
     PhaseConfig,
     RollbackConfig,
     SyncConfig,
+    VerifyConfig,
     WriterConfig,
 )
 from estate.config.values import BUCKETS, StrayRule, parse_duration
@@ -43,6 +44,7 @@ __all__ = [
     "StrayRule",
     "SyncConfig",
     "UnknownName",
+    "VerifyConfig",
     "WriterConfig",
     "find",
     "load",

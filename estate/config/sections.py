@@ -115,6 +115,19 @@ class BackfillConfig(Model):
         return value
 
 
+class VerifyConfig(Model):
+    """The comparison: connections to each side that read at the same time, and when to slow down.
+
+    `max_active` counts sessions at work that are not ours; by default a fifth more than there are
+    when the run begins.
+    """
+
+    workers: int = Field(default=1, ge=1, le=16)
+    max_replica_lag: Duration = timedelta(seconds=10)
+    max_active: int | None = Field(default=None, ge=1)
+    max_probe_ms: float = Field(default=250, gt=0)
+
+
 class FenceConfig(Model):
     """How long a step may hold customers (budget), and when a gateway lets go by itself (lease)."""
 
@@ -199,6 +212,8 @@ class MappingConfig(Model):
     route: str = Field(min_length=1)
     sources: dict[Name, dict[Name, Name]] = Field(min_length=1)
     stray: Stray = StrayRule("owner")
+    touched: Name | None = None
+    sensitive: tuple[Name, ...] = ()
     _sql: str = PrivateAttr(default="")
 
     @property
@@ -221,6 +236,10 @@ class MappingConfig(Model):
         self._sql = text.strip().rstrip(";").strip()
         if not self._sql:
             raise ValueError(f"query: {self.query} is empty")
+        if shown := set(self.sensitive) & set(self.key):
+            raise ValueError(
+                f"sensitive names {sorted(shown)} of the key: rows are named by it in every report"
+            )
         for table, columns in self.sources.items():
             if set(columns) != set(self.key):
                 raise ValueError(
@@ -275,6 +294,7 @@ class Config(Model):
     metrics: MetricsConfig = Field(default_factory=MetricsConfig)
     sync: SyncConfig = Field(default_factory=SyncConfig)
     backfill: BackfillConfig = Field(default_factory=BackfillConfig)
+    verify: VerifyConfig = Field(default_factory=VerifyConfig)
     fence: FenceConfig = Field(default_factory=FenceConfig)
     rollback: RollbackConfig = Field(default_factory=RollbackConfig)
     writers: list[WriterConfig] = Field(default_factory=list)

@@ -281,28 +281,31 @@ class Ledger:
 
     def latest_verdict(self, domain: str, name: str) -> VerdictRecord | None:
         """The newest answer of this name for the domain."""
+        return next(iter(self.verdicts(domain, name, 1)), None)
+
+    def verdicts(self, domain: str, name: str, limit: int) -> list[VerdictRecord]:
+        """So many answers of this name for the domain, the newest first."""
         age = func.extract("epoch", func.clock_timestamp() - VerdictRow.at)
         query = (
             select(VerdictRow, age)
             .where(VerdictRow.domain == domain, VerdictRow.name == name)
             .order_by(VerdictRow.id.desc())
-            .limit(1)
+            .limit(limit)
         )
         with self._session() as session:
-            found = session.execute(query).first()
-            if found is None:
-                return None
-            row, seconds = found
-            return VerdictRecord(
-                at=row.at,
-                started_at=row.started_at,
-                domain=row.domain,
-                kind=row.kind,
-                name=row.name,
-                verdict=row.verdict,
-                data=row.data,
-                age_s=float(seconds),
-            )
+            return [
+                VerdictRecord(
+                    at=row.at,
+                    started_at=row.started_at,
+                    domain=row.domain,
+                    kind=row.kind,
+                    name=row.name,
+                    verdict=row.verdict,
+                    data=row.data,
+                    age_s=float(seconds),
+                )
+                for row, seconds in session.execute(query)
+            ]
 
     # The journal
 

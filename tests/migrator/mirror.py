@@ -15,7 +15,7 @@ from rehearsal.postgres import free_port
 from tests.conftest import ConfigWriter, FreshDatabase
 from tests.migrator.parcels import COPIED, LIVE, Post
 from verify import diff
-from verify.diff import Limits
+from verify.passes import Limits
 
 OLD_TABLE, NEW_TABLE = "things", "goods"
 HEAD = """

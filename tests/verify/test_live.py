@@ -12,7 +12,7 @@ from migrator.barrier import Marker, Passing
 from migrator.mapping import Stream
 from tests.verify.conftest import Library
 from verify import diff
-from verify.diff import Limits
+from verify.passes import Limits
 from verify.sides import Connection
 
 WRITERS = 3
@@ -164,7 +164,7 @@ def busy(make_library: Callable[..., Library]) -> Iterator[tuple[Library, StandI
         stand_in.close()
 
 
-LIMITS = Limits(rows_per_range=500, patience_s=60, barrier_s=60)
+LIMITS = Limits(rows_in_hand=500, patience_s=60, barrier_s=60)
 
 
 def test_live_writes_give_no_false_difference(busy: tuple[Library, StandIn, Writers]) -> None:

@@ -50,7 +50,7 @@ def settle(
     subject: Any = FakeSubject()
     both: Any = None
     settled = recheck.settle([(subject, {KEY: KEY})], both, barrier, patience_s)[0]
-    return [found for _, found in settled.confirmed], settled.inconclusive, turn
+    return [found.difference for found in settled.confirmed], settled.inconclusive, turn
 
 
 def test_what_arrives_before_the_barrier_is_no_difference(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,7 +17,7 @@ from tests.migrator import library as lending
 from tests.migrator.library import DOMAIN, Library
 from tests.migrator.parcels import working
 from verify import diff
-from verify.diff import Limits
+from verify.passes import Limits
 
 BOOKS = 300
 FILL = f"""
@@ -40,7 +40,7 @@ WRITES_NEW = (
     "INSERT INTO remarks (volume_id, body) VALUES (%(id)s, 'new')",
     "DELETE FROM remarks WHERE id = (SELECT max(id) FROM remarks WHERE volume_id = %(id)s)",
 )
-LIMITS = Limits(rows_per_range=100, patience_s=60, barrier_s=60)
+LIMITS = Limits(rows_in_hand=100, patience_s=60, barrier_s=60)
 
 
 @pytest.fixture
