@@ -9,7 +9,7 @@ ROOT = Path(__file__).parent.parent
 
 
 def _folder() -> Path:
-    """Where the configuration and the mappings lie: in a wheel, or at the repository's root."""
+    """Where the configuration and its queries lie: in a wheel, or at the repository's root."""
     packaged = Path(__file__).parent / "example"
     return packaged if packaged.is_dir() else ROOT
 
@@ -23,7 +23,8 @@ def named() -> dict[str, Path]:
     """The folders that the configuration names, by the place it expects them at."""
     databases = tomllib.loads(configuration())["databases"].values()
     migrations = [database["migrations"] for database in databases if "migrations" in database]
-    return {"mappings": _folder() / "mappings", **{place: ROOT / place for place in migrations}}
+    queries = {place: _folder() / place for place in ("mappings", "invariants")}
+    return {**queries, **{place: ROOT / place for place in migrations}}
 
 
 def copy_named(directory: Path) -> None:

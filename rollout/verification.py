@@ -15,7 +15,7 @@ from verify.passes import Limits, Progress
 from verify.scope import WHOLE, Scope
 from verify.selfcheck import SelfCheck
 from verify.unfinished import Unfinished
-from verify.verdict import MappingVerdict, Verdict, Word
+from verify.verdict import Verdict, word
 
 KIND = "verify"
 NAME = "verify"
@@ -171,15 +171,16 @@ def of_domain(verdict: Verdict, domain: str) -> Verdict:
     others = [f"{name}{end}" for name in _domains(verdict) - {domain} for end in (".", ":")]
     # A barrier's reason begins with its stream; what names no domain concerns all.
     reasons = [reason for reason in verdict.reasons if not reason.startswith(tuple(others))]
-    word = _word(reasons, mappings)
+    invariants = [item for item in verdict.invariants if item.name.startswith(f"{domain}:")]
     return Verdict(
-        word,
+        word(reasons, mappings, invariants),
         verdict.started_at,
         verdict.finished_at,
         barriers,
         mappings,
         reasons,
         verdict.hashing,
+        invariants=invariants,
     )
 
 
@@ -187,12 +188,3 @@ def _domains(verdict: Verdict) -> set[str]:
     return {
         name.split(".")[0] for name in (*verdict.barriers, *(m.mapping for m in verdict.mappings))
     }
-
-
-def _word(reasons: list[str], mappings: list[MappingVerdict]) -> Word:
-    words = {mapping.verdict for mapping in mappings}
-    if "different" in words:
-        return "different"
-    if reasons or "inconclusive" in words or not mappings:
-        return "inconclusive"
-    return "equal"

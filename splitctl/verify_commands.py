@@ -8,6 +8,7 @@ import typer
 
 from splitctl.session import (
     ConfigPath,
+    OptionalDomain,
     Output,
     OutputFormat,
     answer,
@@ -109,5 +110,19 @@ def verify_self_check(config: ConfigPath = None, output: OutputFormat = Output.T
         from verify import selfcheck
 
         return selfcheck.run(c)
+
+    answer(work, config, output)
+
+
+@verify.command("invariants")
+def verify_invariants(
+    domain: OptionalDomain = None, config: ConfigPath = None, output: OutputFormat = Output.TEXT
+) -> None:
+    """Ask what must be true of the data whatever the mappings say: money, orders, orphans, ids."""
+
+    def work(c: Any) -> Any:
+        from verify import diff, invariants
+
+        return invariants.Report(diff.invariants(c, domain))
 
     answer(work, config, output)

@@ -108,6 +108,10 @@ class Gate:
                 return None
         return {stream.name: marker.lsn for stream, _, marker in marked}
 
+    def ready(self) -> bool:
+        """Wait for all; whether they were passed, or a reason was noted."""
+        return self.passed() is not None
+
 
 def ends(stream: Stream, both: Both) -> tuple[Connection, Connection]:
     """The connections to a stream's source and target."""

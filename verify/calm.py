@@ -13,14 +13,18 @@ GLANCE_S = 0.1
 
 
 class Calm:
-    """Pauses between slices, by what both servers feel: see migrator.throttle."""
+    """Pauses between slices, by what both servers feel: see migrator.throttle.
+
+    Raises ConnectionLost or ComparisonFailed.
+    """
 
     def __init__(
         self, old: tuple[Connection, str], new: tuple[Connection, str], settings: VerifyConfig
     ) -> None:
-        self._sides = [
-            (Throttle(connection, settings), connection, name) for connection, name in (old, new)
-        ]
+        self._sides = []
+        for connection, name in (old, new):
+            with asking(name, connection):
+                self._sides.append((Throttle(connection, settings), connection, name))
         self._lock = threading.Lock()
 
     @property

@@ -8,12 +8,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import LiteralString
 
-from estate.config import Config
-from estate.connections import DatabaseUnreachable
+from estate.config import Config, InvariantConfig
+from estate.connections import ConnectionBudgetExceeded, DatabaseUnreachable
+from estate.errors import SplitctlError
 from migrator.mapping import Stream, streams
 from verify.barriers import Barriers, Gate, SyncBarriers, ends
 from verify.calm import Calm
 from verify.findings import record
+from verify.invariants import judge
 from verify.passes import Limits, OnProgress, Passes
 from verify.recheck import settle
 from verify.scan import Suspects
@@ -21,11 +23,12 @@ from verify.scope import WHOLE, Scope
 from verify.sides import Both, ComparisonFailed, ConnectionLost, open_both, open_readers
 from verify.subject import Selection, Subject, prepare, select
 from verify.unfinished import Unfinished, fingerprint
-from verify.verdict import MappingVerdict, Verdict, Word
+from verify.verdict import InvariantVerdict, MappingVerdict, Verdict, word
 
 FIRST_PAUSE_S = 0.5
 PAUSE_GROWTH = 2.0
 LONGEST_PAUSE_S = 10.0
+WENT_ON_S = 15.0
 MAY_IDENTIFY: LiteralString = """
 SELECT has_function_privilege('pg_control_system()', 'EXECUTE')
    AND has_function_privilege('pg_control_checkpoint()', 'EXECUTE')
@@ -65,10 +68,11 @@ def run(
         by_domain.setdefault(selection.stream.domain.name, []).append(selection)
     plan = _Plan(config, scope, limits, deadline, on_progress, barriers or SyncBarriers(), kept)
     for name, selections in by_domain.items():
-        domain_run = _Domain(name, selections, plan)
+        whole = mappings is None and scope.whole
+        domain_run = _Domain(name, selections, plan, invariants_of(config, name) if whole else [])
         try:
             _go_on_until_done(domain_run, verdict)
-        except (ConnectionLost, DatabaseUnreachable) as error:
+        except SplitctlError as error:
             if not verdict.mappings:
                 raise
             # What is known of the domains before stays known.
@@ -77,7 +81,37 @@ def run(
     if all(mapping.mapping in kept.read for mapping in verdict.mappings):
         kept.done()
     verdict.finished_at = datetime.now(UTC)
-    verdict.verdict = _word(verdict)
+    verdict.verdict = word(verdict.reasons, verdict.mappings, verdict.invariants)
+    return verdict
+
+
+def invariants(config: Config, domain: str | None, barriers: Barriers | None = None) -> Verdict:
+    """Ask the invariants alone, of one domain or of all.
+
+    Raises UnknownName, TableArchived, MappingNotComparable, SyncNotEnabled, DatabaseUnreachable or
+    ConnectionLost.
+    """
+    started = datetime.now(UTC)
+    verdict = Verdict("equal", started, started, {}, [])
+    limits = Limits()
+    for name in [domain] if domain is not None else list(config.domains):
+        every, sides = streams(config, name), config.domain(name)
+        old, new = config.database(sides.old), config.database(sides.new)
+        with open_both(old, new) as both:
+            for selection in select(config, name, None):
+                # Raises TableArchived: nothing is known of tables with other names.
+                subjects_of(selection, both)
+            asked = barriers or SyncBarriers()
+            gate = Gate(every, both, asked, limits.barrier_s, verdict.reasons)
+            gate.check()
+            verdict.invariants += judge(
+                invariants_of(config, name),
+                both,
+                gate.ready,
+                limits.patience_s,
+            )
+    verdict.finished_at = datetime.now(UTC)
+    verdict.verdict = word(verdict.reasons, [], verdict.invariants)
     return verdict
 
 
@@ -100,12 +134,9 @@ def begun(
     return Unfinished(datetime.now(UTC), name, path, scope.since)
 
 
-def _word(verdict: Verdict) -> Word:
-    if any(mapping.different for mapping in verdict.mappings):
-        return "different"
-    if verdict.reasons or any(mapping.inconclusive for mapping in verdict.mappings):
-        return "inconclusive"
-    return "equal"
+def invariants_of(config: Config, domain: str) -> list[tuple[str, InvariantConfig]]:
+    """The invariants of a domain, each under its full name. Raises UnknownName."""
+    return [(f"{domain}: {item.name}", item) for item in config.domain(domain).invariants]
 
 
 @dataclass(frozen=True)
@@ -121,19 +152,20 @@ class _Plan:
 
 def _go_on_until_done(domain: "_Domain", verdict: Verdict) -> None:
     """Run one domain; a lost connection is opened again, and what was read stays read."""
-    pause, lost_at, read = FIRST_PAUSE_S, None, -1
+    pause, lost_at = FIRST_PAUSE_S, None
     while True:
+        began = time.monotonic()
         try:
             domain.run(verdict)
             return
-        except (ConnectionLost, DatabaseUnreachable) as error:
+        except (ConnectionLost, DatabaseUnreachable, ConnectionBudgetExceeded) as error:
             # What cannot be reached at all when the run begins is told at once.
-            if lost_at is None and isinstance(error, DatabaseUnreachable):
+            if lost_at is None and not isinstance(error, ConnectionLost):
                 raise
             now = time.monotonic()
-            if lost_at is None or len(domain.plan.kept.read) > read:
-                # It went on since the last time: this is another one.
-                pause, lost_at, read = FIRST_PAUSE_S, now, len(domain.plan.kept.read)
+            if lost_at is None or now - began > WENT_ON_S:
+                # It went on for a while since the last time: this is another loss.
+                pause, lost_at = FIRST_PAUSE_S, now
             if now + pause - lost_at > domain.plan.limits.lost_s:
                 raise
             time.sleep(pause * random.uniform(0.5, 1.0))
@@ -147,6 +179,7 @@ class _Domain:
     name: str
     selections: list[Selection]
     plan: _Plan
+    invariants: list[tuple[str, InvariantConfig]]
 
     def run(self, verdict: Verdict) -> None:
         """Everything that is left of it; the verdict gets it all or nothing."""
@@ -183,6 +216,7 @@ class _Domain:
                 self.plan.deadline,
             )
             last = None
+            judged: list[InvariantVerdict] = []
             if self._begun(gate):
                 suspects = [
                     (subject, self._read(subject, result, passes, reasons))
@@ -190,8 +224,16 @@ class _Domain:
                 ]
                 if passes.skipped:
                     reasons.append(self._out_of_time(passes.skipped))
-                self._settle(suspects, results, both, gate)
+                reasons += self._settle(suspects, results, both, gate)
+                judged = judge(
+                    self.invariants,
+                    both,
+                    gate.ready,
+                    limits.patience_s,
+                    self.plan.deadline,
+                )
                 last = gate.passed() if not reasons else None
+        verdict.invariants += judged
         verdict.hashing = hashing.value
         verdict.reasons += reasons
         verdict.mappings += results
@@ -201,7 +243,7 @@ class _Domain:
         """Whether there is a barrier before everything that was read: an earlier one, or now."""
         kept = self.plan.kept
         if all(stream.name in kept.b0 for stream in gate.streams):
-            return gate.passed() is not None
+            return gate.ready()
         first = gate.passed()
         if first is not None:
             kept.b0 |= first
@@ -233,18 +275,20 @@ class _Domain:
         results: list[MappingVerdict],
         both: Both,
         gate: Gate,
-    ) -> None:
+    ) -> list[str]:
+        """Look at all suspects again and write down what became of them; returns what failed."""
         limits = self.plan.limits
         settled = settle(
             suspects,
             both,
-            lambda: gate.passed() is not None,
+            gate.ready,
             limits.patience_s,
             self.plan.deadline,
         )
         for (subject, _), result, outcome in zip(suspects, results, settled, strict=True):
             read = self.plan.kept.read.get(subject.name)
             record(subject, result, outcome, read.at if read else None)
+        return [problem for outcome in settled for problem in outcome.problems]
 
     def not_compared(self) -> list[MappingVerdict]:
         """Verdicts of mappings that could not be reached."""

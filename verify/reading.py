@@ -2,8 +2,8 @@
 
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing, contextmanager
 from queue import Empty, SimpleQueue
 from typing import Any, Protocol
 
@@ -87,10 +87,11 @@ class Snapshot:
         blocks = [side.cut.blocks if side.cut else 1 for side in sides]
         done = 0
         running = _Pass(self._readers, sides, query, most, self._pause)
-        for n, part, rows in running.heard(self._deadline):
-            takers[n](rows)
-            done += max(0, (blocks[n] if part.end is None else part.end) - part.first)
-            self._on_slice(min(done / sum(blocks), 1.0))
+        with closing(running.heard(self._deadline)) as heard:
+            for n, part, rows in heard:
+                takers[n](rows)
+                done += max(0, (blocks[n] if part.end is None else part.end) - part.first)
+                self._on_slice(min(done / sum(blocks), 1.0))
 
 
 class _Pass:
@@ -115,7 +116,7 @@ class _Pass:
             for connection in side.connections
         ]
 
-    def heard(self, deadline: float | None) -> Iterator[tuple[int, Slice, list[Any]]]:
+    def heard(self, deadline: float | None) -> Generator[tuple[int, Slice, list[Any]], None, None]:
         """Each slice as it is read: its side (0 the source, 1 the target), and its rows."""
         working = len(self._threads)
         try:
@@ -148,14 +149,15 @@ class _Pass:
             for thread in started:
                 thread.join(FRESH_S)
 
+    def _next(self, n: int) -> Slice | None:
+        with self._lock:
+            return self._slicings[n].take()
+
     def _work(self, n: int, connection: Connection) -> None:
         side = self._sides[n]
         try:
-            while not self._stopped.is_set():
-                with self._lock:
-                    part = self._slicings[n].take()
-                if part is None:
-                    break
+            part = self._next(n)
+            while part is not None and not self._stopped.is_set():
                 started = time.monotonic()
                 query = self._query(side, side.relation(part))
                 with asking(self._readers[n].database, connection):
@@ -164,7 +166,9 @@ class _Pass:
                 with self._lock:
                     self._slicings[n].took(part, time.monotonic() - started)
                 self._told.put((n, part, rows))
-                self._pause(self._stopped.is_set)
+                part = self._next(n)
+                if part is not None:
+                    self._pause(self._stopped.is_set)
             self._told.put(None)
         except BaseException as error:  # noqa: BLE001 - whoever waits for the rows has to hear of it
             self._told.put(error)

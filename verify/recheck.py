@@ -17,7 +17,7 @@ from itertools import islice
 
 from verify.rows import Difference, Pair, RowDifference, Values, by_key, compare
 from verify.scan import Suspects, read_keys
-from verify.sides import Both
+from verify.sides import Both, ComparisonFailed
 from verify.subject import Subject
 
 LOOKS = 10
@@ -75,10 +75,11 @@ class Confirmed:
 
 @dataclass(frozen=True)
 class Settled:
-    """What became of one mapping's suspects."""
+    """What became of one mapping's suspects. `problems` say why some could not be looked at."""
 
     confirmed: list[Confirmed]
     inconclusive: list[Suspect]
+    problems: list[str] = field(default_factory=list)
 
 
 def _spots(differences: Iterable[RowDifference]) -> Iterable[tuple[Spot, Pair]]:
@@ -101,7 +102,8 @@ def settle(
 
     `barrier` waits until everything written on either side before its call was carried to the
     other, and says whether that came true. Without it nothing can be confirmed. Each suspect gets
-    at least LOOKS looks, however short the patience; but at `deadline`, a monotonic time, it ends.
+    at least LOOKS looks, however short the patience; what a database refuses to answer is told of
+    that mapping alone. Raises ConnectionLost. At `deadline`, a monotonic time, it ends.
     Returns one Settled for each mapping given, in the same order.
     """
     open_: list[dict[tuple[Hashable, ...], Suspect]] = [
@@ -122,7 +124,12 @@ def settle(
             break
         looks += 1
         for (subject, _), waiting, result in zip(suspects, open_, results, strict=True):
-            _look(subject, both, waiting, result)
+            try:
+                _look(subject, both, waiting, result)
+            except ComparisonFailed as error:
+                result.problems.append(f"{subject.name}: {error}")
+                result.inconclusive.extend(waiting.values())
+                waiting.clear()
     for waiting, result in zip(open_, results, strict=True):
         result.inconclusive.extend(waiting.values())
     return results

@@ -119,10 +119,10 @@ def moment(text: str) -> datetime:
         pass
     try:
         found = datetime.fromisoformat(text)
-    except ValueError:
+        return found.replace(tzinfo=UTC) if found.tzinfo is None else found.astimezone(UTC)
+    except (ValueError, OverflowError):
         what = "time: say how long ago (2h, 7d), or when (2026-01-31T12:00, UTC)"
         raise NotAPart(given=text, what=what) from None
-    return found.replace(tzinfo=UTC) if found.tzinfo is None else found.astimezone(UTC)
 
 
 def names(text: str | None) -> tuple[str, ...]:

@@ -106,6 +106,12 @@ class Both:
         first, second = (future.result() for future in futures)
         return first, second
 
+    def together(self, one: Callable[[], T], other: Callable[[], T]) -> tuple[T, T]:
+        """What both give, called at the same time. Raises what they raise."""
+        futures = [self._pool.submit(work) for work in (one, other)]
+        first, second = (future.result() for future in futures)
+        return first, second
+
     def fetch(self, connection: Connection, query: sql.Composed) -> list[tuple[Any, ...]]:
         """The rows of one query. Raises ConnectionLost or ComparisonFailed."""
         with self.asking(connection):
@@ -179,6 +185,7 @@ def open_both(old: DatabaseConfig, new: DatabaseConfig) -> Iterator[Both]:
         for database, connection in ((old, first), (new, second)):
             with asking(database.name, connection):
                 connection.execute(SETTINGS)
+                connection.execute(UNHURRIED)
         both = Both(first, second, old.name, new.name)
         try:
             yield both

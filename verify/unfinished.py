@@ -151,9 +151,8 @@ def claimed(path: Path | None) -> Iterator[bool]:
         except OSError:
             yield False
             return
+        # The file stays: who has it open already must meet whoever comes next.
         yield True
-        with suppress(OSError):
-            path.with_suffix(".lock").unlink()
 
 
 def fingerprint(

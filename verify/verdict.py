@@ -101,6 +101,44 @@ class MappingVerdict:
 
 
 @dataclass
+class InvariantVerdict:
+    """One invariant: the rows that break it, and how many more did so without standing still.
+
+    `asked` is False when no look was had: then nothing is known. `problem` is why not, or why it
+    ended too early; of many rows that break it, only so many are counted.
+    """
+
+    name: str
+    asked: bool = False
+    broken: int = 0
+    moving: int = 0
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    problem: str | None = None
+    seconds: float = 0.0
+
+    @property
+    def verdict(self) -> Literal["holds", "broken", "inconclusive"]:
+        """In one word."""
+        if self.broken:
+            return "broken"
+        known = self.asked and not self.moving and self.problem is None
+        return "holds" if known else "inconclusive"
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data, with the first rows."""
+        rows = [{name: _plain(value) for name, value in row.items()} for row in self.rows[:SHOWN]]
+        return {
+            "invariant": self.name,
+            "verdict": self.verdict,
+            "broken": self.broken,
+            "moving": self.moving,
+            "problem": self.problem,
+            "rows": rows,
+            "seconds": round(self.seconds, 3),
+        }
+
+
+@dataclass
 class Verdict:
     """The whole run. Equal means: equal at some instant between the barriers b0 and b1.
 
@@ -115,6 +153,7 @@ class Verdict:
     reasons: list[str] = field(default_factory=list)
     hashing: str = "record"
     scope: str = ""
+    invariants: list[InvariantVerdict] = field(default_factory=list)
 
     @property
     def exit_code(self) -> ExitCode:
@@ -151,6 +190,7 @@ class Verdict:
             "hashing": self.hashing,
             "scope": self.scope,
             "mappings": [_mapping(mapping) for mapping in self.mappings],
+            "invariants": [invariant.to_json() for invariant in self.invariants],
         }
 
     def to_text(self) -> str:
@@ -181,7 +221,45 @@ class Verdict:
                 key = _named(hot.key)
                 never = ", ".join(hot.columns) or "no column twice"
                 lines.append(f"  {m.mapping} [{key}] kept moving; unequal each time: {never}")
+        lines += [line for invariant in self.invariants for line in told(invariant)]
         return "\n".join(lines)
+
+
+def word(
+    reasons: list[str], mappings: list[MappingVerdict], invariants: list[InvariantVerdict]
+) -> Word:
+    """All of it in one word: what differs or is broken weighs more than what is not known."""
+    words = {item.verdict for item in mappings} | {item.verdict for item in invariants}
+    if words & {"different", "broken"}:
+        return "different"
+    return "inconclusive" if reasons or "inconclusive" in words or not words else "equal"
+
+
+def told(invariant: InvariantVerdict) -> list[str]:
+    """An invariant for a person: its verdict, then the first rows that break it."""
+    lines = [f"{invariant.name}: {in_words(invariant)}"]
+    for row in invariant.rows[:SHOWN]:
+        lines.append("  " + ", ".join(f"{name} {_plain(value)}" for name, value in row.items()))
+    return lines
+
+
+def in_words(invariant: InvariantVerdict) -> str:
+    """What is known of an invariant."""
+    if invariant.broken:
+        return f"BROKEN by {invariant.broken:,} row(s)"
+    if invariant.problem is not None:
+        return f"could not be told: {invariant.problem}"
+    if not invariant.asked:
+        return "was not asked"
+    if invariant.moving:
+        return f"could not be told: {invariant.moving:,} row(s) broke it without standing still"
+    return "holds"
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _plain(part) for name, part in value.items()}
+    return value if value is None or isinstance(value, bool | int) else str(value)
 
 
 def _mapping(mapping: MappingVerdict) -> dict[str, Any]:

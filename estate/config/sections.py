@@ -37,6 +37,19 @@ def _beside(value: Path, info: ValidationInfo) -> Path:
     return path if path.is_absolute() else base / path
 
 
+def _sql_of(path: Path, key: str) -> str:
+    """A file's SQL without a trailing semicolon."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "not UTF-8 text"
+        raise ValueError(f"{key}: {path} cannot be read: {reason}") from error
+    found = text.strip().rstrip(";").strip()
+    if not found:
+        raise ValueError(f"{key}: {path} is empty")
+    return found
+
+
 class Model(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
 
@@ -228,14 +241,7 @@ class MappingConfig(Model):
 
     @model_validator(mode="after")
     def _read(self) -> Self:
-        try:
-            text = self.query.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            reason = getattr(error, "strerror", None) or "not UTF-8 text"
-            raise ValueError(f"query: {self.query} cannot be read: {reason}") from error
-        self._sql = text.strip().rstrip(";").strip()
-        if not self._sql:
-            raise ValueError(f"query: {self.query} is empty")
+        self._sql = _sql_of(self.query, "query")
         if shown := set(self.sensitive) & set(self.key):
             raise ValueError(
                 f"sensitive names {sorted(shown)} of the key: rows are named by it in every report"
@@ -246,6 +252,42 @@ class MappingConfig(Model):
                     f"sources.{table} names {sorted(columns)}, "
                     f"but must lead to the whole key {sorted(self.key)}"
                 )
+        return self
+
+
+class InvariantConfig(Model):
+    """What must be true of the data: SQL that gives the rows which break it.
+
+    Either `query`, for one side or both, each by itself; or `old` and `new`, whose rows must be the
+    same: the first column names a row.
+    """
+
+    name: str = Field(min_length=1, max_length=80)
+    query: Path | None = None
+    sides: tuple[Literal["old", "new"], ...] = ()
+    old: Path | None = None
+    new: Path | None = None
+    _texts: dict[str, str] = PrivateAttr(default_factory=dict)
+
+    def text(self, name: str) -> str:
+        """The SQL of `query`, `old` or `new`."""
+        return self._texts[name]
+
+    @field_validator("query", "old", "new")
+    @classmethod
+    def _relative_to_config(cls, value: Path | None, info: ValidationInfo) -> Path | None:
+        return None if value is None else _beside(value, info)
+
+    @model_validator(mode="after")
+    def _one_form(self) -> Self:
+        alone = self.query is not None and self.sides and not (self.old or self.new)
+        against = self.old is not None and self.new is not None and not (self.query or self.sides)
+        if not alone and not against:
+            raise ValueError("an invariant has either query and sides, or old and new")
+        for name in ("query", "old", "new"):
+            path = getattr(self, name)
+            if path is not None:
+                self._texts[name] = _sql_of(path, name)
         return self
 
 
@@ -260,6 +302,7 @@ class DomainConfig(Model):
     phases: list[PhaseConfig] = Field(min_length=1)
     forward: list[MappingConfig] = Field(min_length=1)
     reverse: list[MappingConfig] = Field(min_length=1)
+    invariants: list[InvariantConfig] = Field(default_factory=list)
     unmapped_old: list[Name] = Field(default_factory=list)
     unmapped_new: list[Name] = Field(default_factory=list)
 
@@ -271,6 +314,15 @@ class DomainConfig(Model):
             raise ValueError("percentages must rise from phase to phase")
         if steps[-1] != 100:
             raise ValueError("the last phase must be 100")
+        return value
+
+    @field_validator("invariants")
+    @classmethod
+    def _one_invariant_per_name(cls, value: list[InvariantConfig]) -> list[InvariantConfig]:
+        names = [invariant.name for invariant in value]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"more than one invariant called {', '.join(twice)}")
         return value
 
     @field_validator("forward", "reverse")

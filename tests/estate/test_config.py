@@ -78,10 +78,12 @@ def test_a_minimal_configuration_is_read_whole(written: Path) -> None:
 
 def test_the_example_is_a_right_configuration(tmp_path: Path) -> None:
     shutil.copy(ROOT / "config.example.toml", tmp_path / "config.toml")
-    shutil.copytree(ROOT / "mappings", tmp_path / "mappings")
+    for folder in ("mappings", "invariants"):
+        shutil.copytree(ROOT / folder, tmp_path / folder)
     config = load(tmp_path / "config.toml")
     mappings = [len(domain.forward) + len(domain.reverse) for domain in config.domains.values()]
     assert sum(mappings) == 15
+    assert sum(len(domain.invariants) for domain in config.domains.values()) == 12
 
 
 def test_every_mistake_is_told_at_once(written: Path) -> None:

@@ -78,6 +78,7 @@ def test_typed_wrong_it_says_what_is_right(arguments: list[str], tmp_path: Path)
 def test_init_writes_a_configuration_once(started: Path) -> None:
     assert (started / "config.toml").is_file()
     assert len(list((started / "mappings").rglob("*.sql"))) == 15
+    assert len(list((started / "invariants").rglob("*.sql"))) == 16
     for database in load(started / "config.toml").databases.values():
         folder = database.migrations
         assert folder is None or list((folder / "versions").glob("0001_*.py"))

@@ -1,5 +1,6 @@
 """Parts of the data: a sample, some rows, some columns; what they tell, and what they refuse."""
 
+import re
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -128,8 +129,8 @@ def test_a_part_in_words_and_from_words() -> None:
     for wrong in (0, 0.04, 101, float("nan"), float("inf")):
         with pytest.raises(NotAPart):
             thousandths(wrong)
-    for text in ("yesterday", "800000d"):
-        with pytest.raises(NotAPart, match=text):
+    for text in ("yesterday", "800000d", "0001-01-01T00:00+05:00"):
+        with pytest.raises(NotAPart, match=re.escape(text)):
             moment(text)
     with pytest.raises(NotAPart):
         names(" , ")

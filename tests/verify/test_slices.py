@@ -95,6 +95,9 @@ NOT_CUT = {
     ),
     "a join with itself": "SELECT a.id, b.id AS other FROM loans a JOIN loans b ON a.id = b.reader",
     "another table appended": "SELECT id FROM loans UNION ALL SELECT id FROM readers",
+    "a table appended whose text tells of blocks": (
+        "SELECT id FROM loans UNION ALL SELECT id FROM readers WHERE name <> 'ctid'"
+    ),
     "an appended constant": "SELECT id FROM loans UNION ALL SELECT 0",
     "a name with its schema": "SELECT id FROM public.loans",
     "a list made beforehand": (
