@@ -8,7 +8,8 @@ break it at LOOKS barriers in a row.
 import json
 import random
 import time
-from collections.abc import Callable, Iterable
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any
@@ -162,9 +163,9 @@ def _broken(config: InvariantConfig, both: Both) -> Broken:
     sides = {"old": both.old, "new": both.new}
     if config.query is not None:
         return {
-            (side, json.dumps(row, default=str, sort_keys=True)): {"side": side, **row}
+            name: {"side": side, **row}
             for side in config.sides
-            for row in _rows(both, sides[side], config.text("query"), MOST_ROWS)
+            for name, row in _named(side, _rows(both, sides[side], config.text("query"), MOST_ROWS))
         }
     # At once: what is written between two looks would differ.
     old, new = both.together(
@@ -180,6 +181,18 @@ def _broken(config: InvariantConfig, both: Both) -> Broken:
         for name in sorted(named[0].keys() | named[1].keys())
         if named[0].get(name) != named[1].get(name)
     }
+
+
+def _named(side: str, rows: list[Row]) -> Iterator[tuple[Name, Row]]:
+    """Rows by their first column, several of one name in the order of what they hold.
+
+    Not by all they hold: a row that is broken otherwise at each look was never sound.
+    """
+    seen: Counter[str] = Counter()
+    for row in sorted(rows, key=lambda row: json.dumps(row, default=str)):
+        first = str(next(iter(row.values()), None))
+        seen[first] += 1
+        yield (side, f"{first} {seen[first]}"), row
 
 
 def _by_first(rows: list[Row], side: str) -> dict[str, Row]:

@@ -259,7 +259,7 @@ class InvariantConfig(Model):
     """What must be true of the data: SQL that gives the rows which break it.
 
     Either `query`, for one side or both, each by itself; or `old` and `new`, whose rows must be the
-    same: the first column names a row.
+    same. The first column names a row.
     """
 
     name: str = Field(min_length=1, max_length=80)

@@ -160,6 +160,25 @@ def test_without_a_barrier_nothing_is_asked(library: Library, make: Make) -> Non
     assert "fees: could not be told: sync was not seen" in invariants.Report(verdict).to_text()
 
 
+def test_a_row_that_is_broken_otherwise_at_each_look_does_not_hold(
+    library: Library, make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(invariants, "FIRST_PAUSE_S", 0.001)
+    monkeypatch.setattr(diff, "Limits", lambda: Limits(patience_s=0.2))
+    turn = iter(range(1, 1000))
+
+    class Changing(Passed):
+        def mark(self, source: Any, stream: str) -> Any:
+            library.old.execute(f"UPDATE loan_book SET fee = -{next(turn)} WHERE number = 7")
+            return super().mark(source, stream)
+
+    object.__setattr__(
+        library.config.domains["lending"], "invariants", [make("fees", query=FEES, sides=["old"])]
+    )
+    (fees,) = diff.invariants(library.config, None, Changing()).invariants
+    assert (fees.verdict, fees.moving) == ("inconclusive", 1)
+
+
 def test_what_moves_clears_row_by_row(
     library: Library, make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
