@@ -15,6 +15,7 @@ from rollout.survey import Survey
 from rollout.tools import Tools
 
 ADOPT = "adopt"
+REPAIR = "repair"
 
 
 def arrived(

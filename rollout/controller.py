@@ -9,7 +9,7 @@ from estate.connections import operator
 from estate.errors import SplitctlError
 from estate.ledger import Ledger, Rollout
 from rollout import evidence, phases, recovery
-from rollout.books import ADOPT, adopt, arrived, finish
+from rollout.books import ADOPT, REPAIR, adopt, arrived, finish
 from rollout.evidence import VERIFY
 from rollout.flags import DomainFlags
 from rollout.gates import GateResult
@@ -38,7 +38,7 @@ __all__ = ["Held", "Plan", "Started", "advance", "plan", "start", "watch"]
 STEP = "step"
 START = "start"
 LAST = 100  # acts among which the latest step is looked for
-BOOKKEEPING = (START, ADOPT, ROLLBACK)
+BOOKKEEPING = (START, ADOPT, ROLLBACK, REPAIR)
 
 
 @dataclass(frozen=True)

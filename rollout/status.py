@@ -30,6 +30,7 @@ ENDING = {
     "start": "splitctl rollout start {}",
     "adopt": "splitctl rollout start {}",
     "rollback": "splitctl rollback {}",
+    "repair": "splitctl verify repair {}",
 }
 
 

@@ -1,6 +1,7 @@
 """Commands of the comparison."""
 
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -8,11 +9,14 @@ import typer
 
 from splitctl.session import (
     ConfigPath,
+    Confirm,
+    DomainName,
     OptionalDomain,
     Output,
     OutputFormat,
     answer,
     command_group,
+    confirmed,
     duration,
     progress,
     state_directory,
@@ -98,6 +102,53 @@ def verify_run(
                 reports=verification.Reports(html, csv),
                 on_progress=lambda p: progress(str(p)),
             )
+
+    answer(work, config, output)
+
+
+@verify.command("repair")
+def verify_repair(
+    domain: DomainName,
+    mapping: Annotated[
+        list[str] | None, typer.Option("--mapping", help="Only this mapping; can be repeated.")
+    ] = None,
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", help="Write a plan, change nothing: what it does anyway."),
+    ] = False,
+    plan: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Where the plan is written.")
+    ] = None,
+    apply: Annotated[
+        Path | None, typer.Option(metavar="PLAN", help="Carry out the plan in this file.")
+    ] = None,
+    undo: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Where the undo scripts are written.")
+    ] = None,
+    confirm: Confirm = None,
+    config: ConfigPath = None,
+    output: OutputFormat = Output.TEXT,
+) -> None:
+    """Plan the repair of what differs, from the side that owns each customer; --apply does it."""
+
+    def work(c: Any) -> Any:
+        from rollout import repairing
+
+        c.domain(domain)
+        if apply is None or dry_run:
+            now = datetime.now(UTC)
+            path = plan or state_directory() / f"repair-{domain}-{now:%Y%m%dT%H%M%S}.json"
+            return repairing.plan(
+                c, domain, mapping or None, path, on_progress=lambda p: progress(str(p))
+            )
+        confirmed(domain, confirm, "Repair")
+        return repairing.apply(
+            c,
+            domain,
+            apply,
+            undo or state_directory(),
+            lambda keys: progress(f"Asked for {keys:,} key(s); waiting for sync"),
+        )
 
     answer(work, config, output)
 

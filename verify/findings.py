@@ -21,7 +21,8 @@ def record(
 ) -> None:
     """Add what was settled to a mapping's verdict: what differs was first seen to do so then."""
     columns: Counter[str] = Counter()
-    for found in sorted(settled.confirmed, key=lambda found: _order(subject, found.key)):
+    confirmed = sorted(settled.confirmed, key=lambda found: _order(subject, found.key))
+    for found in confirmed:
         match found.difference.what:
             case Difference.MISMATCHED:
                 result.mismatched += 1
@@ -31,8 +32,9 @@ def record(
             case Difference.EXTRA:
                 result.extra += 1
         result.found.extend(_samples(subject, found, first_seen or found.at))
+    result.differing = list(dict.fromkeys(found.key for found in confirmed))
     result.columns = dict(sorted(columns.items()))
-    result.spread = spread(subject, [found.key[0] for found in settled.confirmed])
+    result.spread = spread(subject, [found.key[0] for found in confirmed])
     result.statements = statements(subject)
     result.driving = tuple(column.name for column in subject.source.key)
     result.inconclusive += len(settled.inconclusive)
@@ -66,31 +68,31 @@ def _key(subject: Subject, key: Values) -> dict[str, str | None]:
 
 def _samples(subject: Subject, found: Confirmed, first_seen: datetime) -> list[Sample]:
     # The driving key alone does not name a row of a key with several; its own key is added.
-    shown, difference = _key(subject, found.key), found.difference
+    row_key, difference = _key(subject, found.key), found.difference
     if subject.shape.identity:
         names = [subject.shape.names[n] for n in subject.shape.identity]
-        shown |= dict(zip(names, difference.identity, strict=True))
+        row_key |= dict(zip(names, difference.identity, strict=True))
     hidden = subject.shape.sensitive
-    shown = {name: _seen(name, text, hidden) for name, text in shown.items()}
+    row_key = {name: shown(name, text, hidden) for name, text in row_key.items()}
     forward = subject.direction == "forward"
     what: Literal["mismatched", "missing", "extra"] = difference.what.value
     if difference.what is Difference.MISMATCHED:
         samples = []
         for column, pair in difference.pairs.items():
             before, after = pair if forward else pair[::-1]
-            values = _seen(column, before, hidden), _seen(column, after, hidden)
-            samples.append(Sample(shown, what, column, *values, first_seen, found.at))
+            values = shown(column, before, hidden), shown(column, after, hidden)
+            samples.append(Sample(row_key, what, column, *values, first_seen, found.at))
         return samples
     side = 0 if difference.what is Difference.MISSING else 1
     row: dict[str, Any] = {
-        column: _seen(column, pair[side], hidden) for column, pair in difference.pairs.items()
+        column: shown(column, pair[side], hidden) for column, pair in difference.pairs.items()
     }
     on_source = difference.what is Difference.MISSING
     on_old = on_source == forward
     old, new = (row, None) if on_old else (None, row)
-    return [Sample(shown, what, None, old, new, first_seen, found.at)]
+    return [Sample(row_key, what, None, old, new, first_seen, found.at)]
 
 
-def _seen(column: str, text: str | None, hidden: frozenset[str]) -> str | None:
+def shown(column: str, text: str | None, hidden: frozenset[str]) -> str | None:
     """A value as a report may show it; that there is none may be seen."""
     return MASKED if column in hidden and text is not None else text

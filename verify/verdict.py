@@ -52,9 +52,10 @@ class MappingVerdict:
 
     `rows_compared` counts the side that holds more rows. `columns` counts the
     mismatched rows by column. `inconclusive` are keys, and rows not looked at singly. `found` is
-    all that differs, `moving` all keys that never stood still; `samples` and `hot_keys` are the
-    first of them. `spread` counts what differs over equal parts of the target, in its key's order;
-    `statements` are those that show a row on either side, up to the condition on its `driving` key.
+    all that differs, `differing` its driving keys, `moving` all keys that never stood still;
+    `samples` and `hot_keys` are the first of them. `spread` counts what differs over equal parts of
+    the target, in its key's order; `statements` are those that show a row on either side, up to the
+    condition on its `driving` key.
     """
 
     mapping: str
@@ -65,6 +66,7 @@ class MappingVerdict:
     inconclusive: int = 0
     columns: dict[str, int] = field(default_factory=dict)
     found: list[Sample] = field(default_factory=list)
+    differing: list[tuple[str | None, ...]] = field(default_factory=list)
     moving: list[HotKey] = field(default_factory=list)
     spread: list[int] = field(default_factory=list)
     statements: dict[str, str] = field(default_factory=dict)

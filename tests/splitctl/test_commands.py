@@ -107,6 +107,7 @@ EVERY_COMMAND = [
     ["backfill", "resume", "checkout"],
     ["verify", "run"],
     ["verify", "self-check"],
+    ["verify", "repair", "checkout"],
     ["rollout", "start", "checkout"],
     ["rollout", "advance", "checkout"],
     ["rollout", "watch"],

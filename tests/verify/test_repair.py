@@ -1,0 +1,303 @@
+"""Repair: a plan with the owner's truth, carried by sync itself, refused for what has changed."""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+
+from estate.errors import ExitCode
+from estate.ledger import open_ledger
+from migrator import backfill, ownership, sync
+from rollout import repairing
+from tests.conftest import ConfigWriter, FreshDatabase
+from tests.migrator import library as lending
+from tests.migrator.library import DOMAIN, Library
+from tests.migrator.parcels import working
+from tests.verify.test_with_sync import FILL, damage
+from verify import diff, mending, repair
+from verify.mending import Mended
+from verify.passes import Limits
+from verify.repair import Plan
+
+LIMITS = Limits(patience_s=20, barrier_s=20)
+FORWARD, REVERSE = "lending.forward", "lending.reverse"
+
+
+@pytest.fixture
+def library(
+    fresh_databases: dict[str, FreshDatabase], write_config: ConfigWriter
+) -> Iterator[Library]:
+    """The lending domain, filled and carried once; half of its readers belong to the new side."""
+    built = lending.build(fresh_databases, write_config)
+    try:
+        built.old.execute(FILL.encode())
+        sync.enable(built.config, DOMAIN)
+        with working(built.config):
+            backfill.run(built.config, DOMAIN, on_progress=lambda *_: None)
+            ownership.switch_both(built.config, DOMAIN, 5000, 2, "old")
+            yield built
+    finally:
+        built.old.close()
+        built.new.close()
+
+
+def ids(library: Library, side: str, count: int) -> list[int]:
+    """Books with tags and notes whose readers belong to this side."""
+    rows = library.old.execute(
+        "SELECT id FROM books WHERE splitctl_sync.owns(%s, coalesce(reader, id::text), %s)"
+        " ORDER BY id LIMIT %s",
+        (DOMAIN, side, count),
+    ).fetchall()
+    return [row[0] for row in rows]
+
+
+def plan_of(library: Library, mappings: list[str] | None = None) -> Plan:
+    return repair.plan(library.config, DOMAIN, mappings, limits=LIMITS)
+
+
+def mend(library: Library, plan: Plan, folder: Path) -> Mended:
+    return mending.mend(library.config, plan, folder, limits=LIMITS)
+
+
+def damaged(library: Library) -> tuple[list[int], list[int]]:
+    """Rows changed, missing and extra on both sides, of readers of both; the books they are of."""
+    old, new = ids(library, "old", 4), ids(library, "new", 4)
+    for n in (old[0], new[0]):
+        damage(library.new, FORWARD, f"UPDATE volumes SET title = 'wrong' WHERE id = {n}")
+    for n in (old[1], new[1]):
+        damage(library.old, REVERSE, f"DELETE FROM notes WHERE book_id = {n}")
+    for n in (old[2], new[2]):
+        damage(library.new, FORWARD, f"DELETE FROM volume_tags WHERE volume_id = {n}")
+    for n in (old[3], new[3]):
+        damage(library.new, FORWARD, f"INSERT INTO remarks (volume_id, body) VALUES ({n}, 'extra')")
+    return old, new
+
+
+def whole(library: Library) -> list[Any]:
+    """All that both sides hold."""
+    tables = (
+        (library.old, ("books", "notes")),
+        (library.new, ("volumes", "volume_tags", "remarks")),
+    )
+    return [
+        connection.execute(
+            f"SELECT to_jsonb(t)::text FROM {table} t ORDER BY 1".encode()
+        ).fetchall()
+        for connection, names in tables
+        for table in names
+    ]
+
+
+def test_the_side_that_owns_the_customer_says_what_is_right(
+    library: Library, tmp_path: Path
+) -> None:
+    old, new = damaged(library)
+    before = whole(library)
+    plan = plan_of(library)
+    assert whole(library) == before, "planning changes nothing"
+    wanted = {
+        (item.truth, item.database, change.act, item.table)
+        for item in plan.repairs
+        for change in item.changes
+    }
+    assert wanted == {
+        ("old", "branch", "update", "volumes"),
+        ("new", "main", "update", "books"),
+        ("old", "branch", "delete", "remarks"),
+        ("new", "main", "insert", "notes"),
+        ("old", "branch", "insert", "volume_tags"),
+    }
+    assert not plan.beyond, plan.beyond
+    done = mend(library, plan, tmp_path)
+    assert done.exit_code == ExitCode.DONE, done.to_text()
+    assert done.asked == done.mended == len(plan.repairs)
+    verdict = diff.run(library.config, DOMAIN, limits=LIMITS)
+    assert verdict.verdict == "equal", verdict.to_text()
+    titles = library.new.execute(
+        "SELECT id, title FROM volumes WHERE id = ANY(%s)", ([old[0], new[0]],)
+    ).fetchall()
+    assert dict(titles) == {old[0]: f"Book {old[0]}", new[0]: "wrong"}
+    assert library.old.execute("SELECT title FROM books WHERE id = %s", (new[0],)).fetchone() == (
+        "wrong",
+    ), "the new side owns this reader, so its version stands"
+
+
+def test_the_undo_gives_back_just_what_was_there(library: Library, tmp_path: Path) -> None:
+    damaged(library)
+    before = whole(library)
+    plan = plan_of(library)
+    done = mend(library, plan, tmp_path)
+    assert done.exit_code == ExitCode.DONE, done.to_text()
+    assert whole(library) != before
+    assert sorted(path.name.split("-")[1] for path in done.undo) == ["branch", "main"]
+    for path in done.undo:
+        assert path.stat().st_mode & 0o777 == 0o600
+        run(library, path)
+    assert whole(library) == before
+    # It is no change of anybody: the other direction leaves it alone, and it can be repaired again.
+    again = plan_of(library)
+    assert [(item.mapping, item.key) for item in again.repairs] == [
+        (item.mapping, item.key) for item in plan.repairs
+    ]
+
+
+def run(library: Library, script: Path) -> None:
+    """As psql does it: all statements in one session."""
+    dsn = (library.new if "-branch-" in script.name else library.old).info.dsn
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        connection.execute(script.read_bytes())
+
+
+def test_what_was_changed_since_is_refused_by_the_repair_and_by_its_undo(
+    library: Library, tmp_path: Path
+) -> None:
+    first, second, third = ids(library, "old", 3)
+    for n in (first, second, third):
+        damage(library.new, FORWARD, f"UPDATE volumes SET title = 'wrong' WHERE id = {n}")
+    plan = plan_of(library, ["forward.volumes"])
+    library.old.execute("UPDATE books SET title = 'meanwhile' WHERE id = %s", (first,))
+    with waiting(library):
+        done = mend(library, plan, tmp_path)
+    assert [(item.key, item.why) for item in done.refused] == [
+        ((str(first),), "both sides are equal by now")
+    ]
+    assert (done.asked, done.mended, done.exit_code) == (2, 2, ExitCode.CHECK_FAILED)
+    library.old.execute("UPDATE books SET title = 'later' WHERE id = %s", (second,))
+    with waiting(library):
+        run(library, done.undo[0])
+    titles = library.new.execute(
+        "SELECT title FROM volumes WHERE id = ANY(%s) ORDER BY id", ([first, second, third],)
+    ).fetchall()
+    assert titles == [("meanwhile",), ("later",), ("wrong",)]
+
+
+@contextmanager
+def waiting(library: Library) -> Iterator[None]:
+    """Everything written before has crossed."""
+    from migrator import barrier
+
+    for stream in (library.forward, library.reverse):
+        assert barrier.wait(stream, 20).passed
+    yield
+
+
+def test_rows_of_the_plan_that_differ_otherwise_now_are_refused(
+    library: Library, tmp_path: Path
+) -> None:
+    (n,) = ids(library, "old", 1)
+    damage(library.new, FORWARD, f"UPDATE volumes SET title = 'wrong' WHERE id = {n}")
+    plan = plan_of(library, ["forward.volumes"])
+    damage(library.new, FORWARD, f"UPDATE volumes SET title = 'worse' WHERE id = {n}")
+    done = mend(library, plan, tmp_path)
+    assert [item.why for item in done.refused] == ["its rows were changed since"]
+    assert (done.asked, done.undo) == (0, [])
+
+
+def test_an_owner_that_has_moved_since_has_another_truth(library: Library, tmp_path: Path) -> None:
+    (n,) = ids(library, "old", 1)
+    damage(library.new, FORWARD, f"UPDATE volumes SET title = 'wrong' WHERE id = {n}")
+    plan = plan_of(library, ["forward.volumes"])
+    ownership.switch_both(library.config, DOMAIN, 10_000, 3, "old")
+    done = mend(library, plan, tmp_path)
+    assert [item.why for item in done.refused] == [
+        "the old side does not own its customer any more"
+    ]
+
+
+def test_what_only_the_way_back_sees_is_repaired_too(library: Library, tmp_path: Path) -> None:
+    (n,) = ids(library, "new", 1)
+    damage(library.old, REVERSE, f"""UPDATE books SET tags = '["a", "a", "b{n}"]' WHERE id = {n}""")
+    plan = plan_of(library)
+    assert [(item.mapping, item.key) for item in plan.repairs] == [
+        ("lending.reverse.books", (str(n),))
+    ]
+    assert mend(library, plan, tmp_path).exit_code == ExitCode.DONE
+
+
+def test_rows_of_two_owners_are_left_to_a_person(library: Library) -> None:
+    (n,) = ids(library, "old", 1)
+    (other,) = library.old.execute(
+        "SELECT reader FROM books WHERE splitctl_sync.owns(%s, reader, 'new') LIMIT 1", (DOMAIN,)
+    ).fetchone() or (None,)
+    damage(library.new, FORWARD, f"UPDATE volumes SET reader = '{other}' WHERE id = {n}")
+    plan = plan_of(library, ["forward.volumes"])
+    assert not plan.repairs
+    assert [(item.key, item.why) for item in plan.beyond] == [
+        ((str(n),), "its rows belong to customers of both sides")
+    ]
+
+
+def test_without_a_worker_nothing_is_asked_and_nothing_is_written(
+    fresh_databases: dict[str, FreshDatabase], write_config: ConfigWriter, tmp_path: Path
+) -> None:
+    built = lending.build(fresh_databases, write_config)
+    try:
+        built.old.execute(FILL.encode())
+        sync.enable(built.config, DOMAIN)
+        with working(built.config):
+            backfill.run(built.config, DOMAIN, on_progress=lambda *_: None)
+            damage(built.new, FORWARD, "UPDATE volumes SET title = 'wrong' WHERE id = 11")
+            plan = plan_of(built)
+        with pytest.raises(mending.SyncAway):
+            mending.mend(built.config, plan, tmp_path / "undo", limits=Limits(barrier_s=0.3))
+        assert not (tmp_path / "undo").exists()
+    finally:
+        built.old.close()
+        built.new.close()
+
+
+def test_a_plan_is_a_file_from_which_entries_may_be_taken(library: Library, tmp_path: Path) -> None:
+    one, other = ids(library, "old", 2)
+    for n in (one, other):
+        damage(library.new, FORWARD, f"UPDATE volumes SET title = 'wrong' WHERE id = {n}")
+    path = tmp_path / "plans" / "plan.json"
+    planned = repairing.plan(
+        library.config, DOMAIN, ["forward.volumes"], path, limits=LIMITS, on_progress=lambda _: None
+    )
+    assert planned.path == path
+    assert path.stat().st_mode & 0o777 == 0o600
+    text = json.loads(path.read_text())
+    text["repairs"] = [item for item in text["repairs"] if item["key"] == [str(one)]]
+    path.write_text(json.dumps(text))
+    done = repairing.apply(library.config, DOMAIN, path, tmp_path / "undo", lambda _: None)
+    assert (done.mended, done.exit_code) == (1, ExitCode.DONE), done.to_text()
+    with open_ledger(library.config) as ledger:
+        (act,) = ledger.history(DOMAIN)
+    assert (act.kind, act.state, act.intent["keys"]) == ("repair", "done", 1)
+    assert act.outcome is not None
+    assert act.outcome["mended"] == 1
+    left = plan_of(library)
+    assert [item.key for item in left.repairs] == [(str(other),)]
+
+
+def test_a_file_that_is_no_plan_of_this_domain(library: Library, tmp_path: Path) -> None:
+    path = tmp_path / "plan.json"
+    with pytest.raises(repair.PlanUnreadable, match="No such file"):
+        repair.load(path, "test", DOMAIN)
+    path.write_text("{}")
+    with pytest.raises(repair.PlanUnreadable, match="environment"):
+        repair.load(path, "test", DOMAIN)
+    plan = plan_of(library)
+    replace(plan, domain="another").save(path)
+    with pytest.raises(repair.PlanOfAnother, match="another"):
+        repair.load(path, plan.environment, DOMAIN)
+
+
+def test_a_sensitive_value_is_in_no_plan(library: Library, tmp_path: Path) -> None:
+    (n,) = ids(library, "old", 1)
+    damage(library.new, FORWARD, f"UPDATE volumes SET title = 'very secret' WHERE id = {n}")
+    mapping = next(
+        item for item in library.config.domain(DOMAIN).forward if item.target == "volumes"
+    )
+    object.__setattr__(mapping, "sensitive", ("title",))
+    plan = plan_of(library, ["forward.volumes"])
+    path = tmp_path / "plan.json"
+    plan.save(path)
+    assert plan.repairs
+    assert "secret" not in path.read_text() + repair.in_words(plan)
+    assert mend(library, plan, tmp_path).exit_code == ExitCode.DONE
