@@ -57,7 +57,7 @@ system:
 
 lock: setup
 	$(BIN)/python -m pip install --quiet uv
-	$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-emit-find-links --no-header --python-version 3.11 --extra rehearsal --group dev pyproject.toml -o requirements.lock
+	$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-emit-find-links --no-header --python-version 3.11 --extra rehearsal --extra parquet --group dev pyproject.toml -o requirements.lock
 
 wheel: setup
 	$(BIN)/python -m hatchling build -t wheel

@@ -80,7 +80,7 @@ def against_reladiff(ground: Ground, rounds: int, tell: Tell) -> list[Result]:
 
 
 def against_floor(ground: Ground, rounds: int, tell: Tell) -> list[Result]:
-    """The run without start-up and self-check, against nothing but the hashes of all rows."""
+    """The run without start-up and self-test, against nothing but the hashes of all rows."""
     with _compared(ground) as commands:
         result = alternate(
             FLOOR, lambda: _ours(commands, IDENTICAL, 0)[1], lambda: _floor(ground), rounds, tell

@@ -10,10 +10,10 @@ from typing import Any
 from estate.config import Config
 from estate.errors import ExitCode
 from estate.ledger import LedgerUnreachable, open_ledger
-from verify import diff, page, selfcheck
+from verify import diff, page, selftest, tables
 from verify.passes import Limits, Progress
 from verify.scope import WHOLE, Scope
-from verify.selfcheck import SelfCheck
+from verify.selftest import SelfTest
 from verify.unfinished import Unfinished
 from verify.verdict import Verdict, word
 
@@ -25,10 +25,10 @@ MOST_EARLIER = 20
 
 @dataclass(frozen=True)
 class Verified:
-    """A verdict, the self-check before it, and whether the ledger has it if it should."""
+    """A verdict, the self-test before it, and whether the ledger has it if it should."""
 
     verdict: Verdict
-    self_check: SelfCheck
+    self_test: SelfTest
     recorded: bool
     _notes: list[str] = field(default_factory=list)
 
@@ -40,19 +40,19 @@ class Verified:
     @property
     def next_command(self) -> str:
         """What to do with it."""
-        if self.self_check.result != "pass":
-            return "splitctl verify self-check"
+        if self.self_test.result != "pass":
+            return "splitctl verify self-test"
         return self.verdict.next_command
 
     def to_json(self) -> dict[str, Any]:
-        """The verdict's own data, with the self-check beside it."""
+        """The verdict's own data, with the self-test beside it."""
         check = {
-            "result": self.self_check.result,
-            "cases": self.self_check.cases,
-            "missed": len(self.self_check.missed),
-            "missed_cases": [vars(missed) for missed in self.self_check.missed[:MOST_CASES]],
+            "result": self.self_test.result,
+            "cases": self.self_test.cases,
+            "missed": len(self.self_test.missed),
+            "missed_cases": [vars(missed) for missed in self.self_test.missed[:MOST_CASES]],
         }
-        return {**self.verdict.to_json(), "self_check": check, "recorded": self.recorded}
+        return {**self.verdict.to_json(), "self_test": check, "recorded": self.recorded}
 
     def to_text(self) -> str:
         """The verdict for a person."""
@@ -66,6 +66,12 @@ class Reports:
 
     html: Path | None = None
     csv: Path | None = None
+    parquet: Path | None = None
+
+    def check(self) -> None:
+        """Raise ParquetMissing before anything is compared."""
+        if self.parquet is not None:
+            tables.parquet_can_be_written()
 
 
 def run(
@@ -79,12 +85,14 @@ def run(
     reports: Reports | None = None,
     on_progress: Callable[[Progress], None],
 ) -> Verified:
-    """Self-check, compare, record. A verifier that fails its self-check says `inconclusive`.
+    """Self-check, compare, record. A verifier that fails its self-test says `inconclusive`.
 
     Only a run over all of all mappings of a domain is recorded as that domain's verdict: the gates
-    rest on it. Raises what `diff.run` raises.
+    rest on it. Raises what `diff.run` raises, and ParquetMissing.
     """
-    check = selfcheck.run(config, domain, mappings)
+    if reports is not None:
+        reports.check()
+    check = selftest.run(config, domain, mappings)
     if check.result == "pass":
         verdict = diff.run(
             config,
@@ -97,7 +105,7 @@ def run(
         )
     else:
         now = datetime.now(UTC)
-        reason = f"the verifier failed its self-check: {len(check.missed)} case(s)"
+        reason = f"the verifier failed its self-test: {len(check.missed)} case(s)"
         verdict = Verdict("inconclusive", now, now, {}, [], [reason])
     notes = [] if check.result == "pass" else [check.to_text()]
     earlier = _earlier(config, domain) if reports is not None and reports.html else []
@@ -135,8 +143,12 @@ def _write(
             notes.append(f"Report: {reports.html}")
     if reports.csv is not None:
         with _told(reports.csv, notes):
-            lines = page.write_csv(verdict, reports.csv)
+            lines = tables.write_csv(verdict, reports.csv)
             notes.append(f"Differences: {reports.csv} ({lines:,} lines)")
+    if reports.parquet is not None:
+        with _told(reports.parquet, notes):
+            lines = tables.write_parquet(verdict, reports.parquet)
+            notes.append(f"Differences: {reports.parquet} ({lines:,} rows)")
     return notes
 
 

@@ -59,6 +59,9 @@ def verify_run(
     csv: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write every difference.")
     ] = None,
+    parquet: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="The same for pandas.")
+    ] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with the same run that was cut off.")
     ] = False,
@@ -99,7 +102,7 @@ def verify_run(
                 scope=replace(scope, since=kept.since),
                 limits=limits,
                 unfinished=kept,
-                reports=verification.Reports(html, csv),
+                reports=verification.Reports(html, csv, parquet),
                 on_progress=lambda p: progress(str(p)),
             )
 
@@ -153,14 +156,14 @@ def verify_repair(
     answer(work, config, output)
 
 
-@verify.command("self-check")
-def verify_self_check(config: ConfigPath = None, output: OutputFormat = Output.TEXT) -> None:
+@verify.command("self-test")
+def verify_self_test(config: ConfigPath = None, output: OutputFormat = Output.TEXT) -> None:
     """Try the verifier on known differences in scratch tables. It must find each, and no other."""
 
     def work(c: Any) -> Any:
-        from verify import selfcheck
+        from verify import selftest
 
-        return selfcheck.run(c)
+        return selftest.run(c)
 
     answer(work, config, output)
 

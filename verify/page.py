@@ -1,10 +1,8 @@
-"""The report of a run as one HTML page that can be mailed, and its differing rows as CSV."""
+"""The report of a run as one HTML page that can be mailed."""
 
-import json
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from difflib import SequenceMatcher
-from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, select_autoescape
@@ -18,7 +16,6 @@ LONGEST_TEXT = 2000
 AROUND = 60
 # Comparing letter by letter costs the square of the length.
 LONGEST_MARKED = 400
-CSV_HEAD = ("mapping", "what", "key", "column", "old", "new", "first_seen", "confirmed_at")
 
 
 def render(verdict: Verdict, environment: str, earlier: Sequence[Mapping[str, Any]]) -> str:
@@ -38,30 +35,6 @@ def render(verdict: Verdict, environment: str, earlier: Sequence[Mapping[str, An
         earlier=earlier,
         made_at=datetime.now(UTC),
     )
-
-
-def write_csv(verdict: Verdict, path: Path) -> int:
-    """Every difference, a line for each column, or for a row that one side lacks. Raises OSError.
-
-    As PostgreSQL's COPY reads it: what is not there is NULL, an empty text stands in quotes.
-    Returns how many lines.
-    """
-    number = 0
-    with path.open("w", encoding="utf-8", newline="") as file:
-        file.write(",".join(CSV_HEAD) + "\r\n")
-        for mapping in verdict.mappings:
-            for sample in mapping.found:
-                told = {"mapping": mapping.mapping, **sample.to_json()}
-                file.write(",".join(_cell(told[name]) for name in CSV_HEAD) + "\r\n")
-                number += 1
-    return number
-
-
-def _cell(value: Any) -> str:
-    if value is None:
-        return ""
-    text = json.dumps(value, ensure_ascii=False) if isinstance(value, dict) else str(value)
-    return '"' + text.replace('"', '""') + '"'
 
 
 class _Shown:

@@ -1,4 +1,4 @@
-"""Values that a self-check seeds: one for a column that has none, and small changes of one.
+"""Values that a self-test seeds: one for a column that has none, and small changes of one.
 
 Pure: texts in, texts out, in the forms in which the server writes them in UTC.
 """

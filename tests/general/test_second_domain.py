@@ -97,7 +97,7 @@ class Town:
         """Both directions are equal, and every mapping was compared."""
         data = self.type("verify", "run").data
         assert data["verdict"] == "equal", data
-        assert data["self_check"]["missed"] == 0
+        assert data["self_test"]["missed"] == 0
         assert data["recorded"] is True
         assert len(data["mappings"]) == 7
         for mapping in data["mappings"]:

@@ -21,7 +21,7 @@ LAWS = {"L2", "L3", "L4", "L5"}
 ROWS = set(range(1, 16))
 # Row: the file, and a test in it that holds what the row says.
 ELSEWHERE = {
-    5: ("verify/test_selfcheck.py", "test_a_checksum_that_only_adds_up_misses_the_swap"),
+    5: ("verify/test_selftest.py", "test_a_checksum_that_only_adds_up_misses_the_swap"),
     7: (
         "migrator/test_protocol_rows.py",
         "test_7_a_prepared_transaction_is_waited_for_and_then_crosses",

@@ -106,7 +106,7 @@ EVERY_COMMAND = [
     ["backfill", "pause", "checkout"],
     ["backfill", "resume", "checkout"],
     ["verify", "run"],
-    ["verify", "self-check"],
+    ["verify", "self-test"],
     ["verify", "repair", "checkout"],
     ["rollout", "start", "checkout"],
     ["rollout", "advance", "checkout"],

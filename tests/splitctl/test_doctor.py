@@ -1,6 +1,7 @@
 """`splitctl doctor` as a DBA reads it: what is wrong, and under it what to copy."""
 
 import json
+import re
 from pathlib import Path
 
 from tests.conftest import ConfigWriter, FreshDatabase
@@ -32,5 +33,6 @@ def test_each_problem_has_a_fix_that_can_be_copied(
     assert "ids      old.books.id: not shared out yet by 1 from 1" in text
     assert "ok       domain lending: its mappings fit both databases" in text
     assert "server   main: PostgreSQL 18, database" in text
+    assert re.search(r"ok       comparison of lending: all \d+ known differences were found", text)
     library.old.close()
     library.new.close()

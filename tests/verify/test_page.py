@@ -8,12 +8,13 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import pandas
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.verify.conftest import Library, Passed
-from verify import diff, page
+from verify import diff, page, tables
 from verify.verdict import MappingVerdict, Sample, Verdict
 
 NOW = datetime(2026, 5, 1, 12, tzinfo=UTC)
@@ -124,7 +125,7 @@ def test_a_hundred_thousand_differences_are_a_page_all_the_same(tmp_path: Path) 
     text = page.render(verdict_of(mapping), "many", [])
     assert len(text) < 1_000_000
     assert "and 99,800 more" in text
-    assert page.write_csv(verdict_of(mapping), tmp_path / "all.csv") == 100_000
+    assert tables.write_csv(verdict_of(mapping), tmp_path / "all.csv") == 100_000
 
 
 @given(st.lists(st.tuples(st.none() | TEXTS, st.none() | TEXTS), max_size=5))
@@ -139,7 +140,7 @@ def test_csv_gives_back_what_differs(pairs: list[tuple[str | None, str | None]])
 def page_csv(verdict: Verdict) -> str:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "found.csv"
-        page.write_csv(verdict, path)
+        tables.write_csv(verdict, path)
         return path.read_bytes().decode()
 
 
@@ -150,6 +151,29 @@ def test_null_and_an_empty_text_are_told_apart_in_csv() -> None:
     first, second = page_csv(verdict_of(mapping)).splitlines()[1:]
     assert first.startswith('"a.forward.b","mismatched","{""id"": ""7""}","title",,"","2026')
     assert '"missing","{""id"": ""7""}",,"{""a"": ""x""}",,"2026' in second
+
+
+def test_parquet_gives_back_what_differs(tmp_path: Path) -> None:
+    given = [sample(None, ""), sample("Grüße", "x"), sample({"a": None}, None, None)]
+    mapping = MappingVerdict("a.forward.b", found=given)
+    assert tables.write_parquet(verdict_of(mapping), tmp_path / "found.parquet") == 3
+    frame = pandas.read_parquet(tmp_path / "found.parquet")
+    assert list(frame.columns) == list(tables.HEAD)
+    assert [None if pandas.isna(value) else value for value in frame["old"]] == [
+        None,
+        "Grüße",
+        '{"a": null}',
+    ]
+    assert [None if pandas.isna(value) else value for value in frame["new"]] == ["", "x", None]
+    assert frame["confirmed_at"].tolist() == [item.confirmed_at for item in given]
+
+
+def test_parquet_of_nothing_has_the_same_columns(tmp_path: Path) -> None:
+    path = tmp_path / "none.parquet"
+    assert tables.write_parquet(verdict_of(MappingVerdict("a.forward.b")), path) == 0
+    frame = pandas.read_parquet(path)
+    assert list(frame.columns) == list(tables.HEAD)
+    assert frame["confirmed_at"].dt.tz is not None
 
 
 @pytest.mark.parametrize("word", ["equal", "inconclusive"])

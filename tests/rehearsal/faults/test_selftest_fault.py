@@ -1,4 +1,4 @@
-"""A verifier that skips a column: the self-check finds it, and says which."""
+"""A verifier that skips a column: the self-test finds it, and says which."""
 
 import json
 from typing import Any
@@ -23,7 +23,7 @@ def judged(split: Split, *command: str) -> dict[str, Any]:
 
 
 def test_a_verifier_that_skips_a_column_is_found_out(split: Split) -> None:
-    check = judged(split, "verify", "run", "--domain", "return")["self_check"]
+    check = judged(split, "verify", "run", "--domain", "return")["self_test"]
     assert check["result"] == "fail"
     assert {missed["mapping"] for missed in check["missed_cases"]} == {MAPPING}
     assert any("status" in case for missed in check["missed_cases"] for case in missed["not_found"])

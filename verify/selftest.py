@@ -57,7 +57,7 @@ class Missed:
 
 
 @dataclass
-class SelfCheck:
+class SelfTest:
     """The result. `unexercised` columns are of a type for which no change could be made up."""
 
     result: Literal["pass", "fail"]
@@ -97,10 +97,10 @@ def run(
     mappings: list[str] | None = None,
     *,
     on_progress: Callable[[str], None] | None = None,
-) -> SelfCheck:
+) -> SelfTest:
     """Check the verifier on every mapping asked for. Raises what `diff.run` raises."""
     started = time.monotonic()
-    report = SelfCheck("pass", 0, 0)
+    report = SelfTest("pass", 0, 0)
     for selection in select(config, domain, mappings):
         sides = selection.stream.domain
         with open_both(config.database(sides.old), config.database(sides.new)) as both:
@@ -115,7 +115,7 @@ def run(
     return report
 
 
-def check(subject: Subject, both: Both, hashing: Hashing, report: SelfCheck) -> None:
+def check(subject: Subject, both: Both, hashing: Hashing, report: SelfTest) -> None:
     """Run all cases of one mapping and add what was missed to the report."""
     report.mappings += 1
     labels = {
