@@ -4,12 +4,14 @@ import json
 import logging
 import threading
 from collections import Counter
+from collections.abc import Iterable
 from functools import partial
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+from typing import Any, Protocol
 
 from estate.errors import ExitCode, SplitctlError
+from migrator.changes import MappingKey
 from migrator.gauges import Gauges
 from migrator.stream_health import StreamHealth
 
@@ -31,11 +33,58 @@ class AddressTaken(SplitctlError):
     exit_code = ExitCode.PRECONDITION
 
 
+class Listener(Protocol):
+    """Hears in any thread which keys were carried, and has figures of its own."""
+
+    def began(self, stream: str) -> None:
+        """This process carries the stream from now on."""
+
+    def ended(self, stream: str) -> None:
+        """It does not any more."""
+
+    def heard(self, names: Iterable[MappingKey]) -> None:
+        """These keys were carried now."""
+
+    def missed(self) -> None:
+        """Keys were put aside, to be carried at a time of which nothing is heard."""
+
+    def metrics(self) -> bytes:
+        """Its part of /metrics."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Its part of /status."""
+
+
+class Nobody:
+    """The listener of a worker to which nobody listens."""
+
+    def began(self, stream: str) -> None:
+        """Nothing."""
+
+    def ended(self, stream: str) -> None:
+        """Nothing."""
+
+    def heard(self, names: Iterable[MappingKey]) -> None:
+        """Nothing."""
+
+    def missed(self) -> None:
+        """Nothing."""
+
+    def metrics(self) -> bytes:
+        """No figures."""
+        return b""
+
+    def to_json(self) -> dict[str, Any]:
+        """Nothing to tell."""
+        return {}
+
+
 class Board:
     """All streams of a worker, and their figures as Prometheus wants them."""
 
-    def __init__(self, names: list[str]) -> None:
+    def __init__(self, names: list[str], listener: Listener | None = None) -> None:
         self.streams = {name: StreamHealth(name) for name in names}
+        self.listener = listener or Nobody()
         self._gauges = Gauges(names)
 
     def carried(
@@ -56,11 +105,13 @@ class Board:
 
     def metrics(self) -> bytes:
         """The text of /metrics."""
-        return self._gauges.text(self.streams)
+        return self._gauges.text(self.streams) + self.listener.metrics()
 
     def to_json(self) -> dict[str, Any]:
         """The body of /status."""
-        return {"streams": {name: health.to_json() for name, health in self.streams.items()}}
+        told = {"streams": {name: health.to_json() for name, health in self.streams.items()}}
+        heard = self.listener.to_json()
+        return told | {"verifier": heard} if heard else told
 
     @property
     def ready(self) -> bool:

@@ -103,7 +103,7 @@ class Session:
     """
 
     def __init__(self, stream: Stream, board: Board, appliers: int) -> None:
-        self._stream, self._board = stream, board
+        self._stream, self._board, self._listener = stream, board, board.listener
         self._health = board.streams[stream.name]
         self._opposite = board.streams[stream.opposite]
         self._watch = Watch(stream.name, stream.slot, stream.source.wal_disk)
@@ -176,8 +176,12 @@ class Session:
         """Carry changes until `stop` is set. Raises whatever ends the session."""
         self._health.turn("running")
         self._stop = stop
-        with suppress(Leaving):
-            self._carry_on(stop)
+        self._listener.began(self._stream.name)
+        try:
+            with suppress(Leaving):
+                self._carry_on(stop)
+        finally:
+            self._listener.ended(self._stream.name)
 
     def _told_to_leave(self) -> bool:
         return self._stop.is_set()
@@ -203,7 +207,9 @@ class Session:
 
     def _carry(self, batch: Batch, over_s: float) -> None:
         if batch.part:
-            self._count(self._applier.apply_part(batch), [])
+            outcome = self._applier.apply_part(batch)
+            self._count(outcome, [])
+            self._let_know(batch, outcome)
             return
         # Somebody who waits for the position has closed a fence.
         outcome = self._applier.apply(batch, 0.0 if batch.urgent else over_s)
@@ -215,9 +221,15 @@ class Session:
         # A key that only went to the spool was not carried: its delay is not known yet.
         delays = [] if outcome.spooled else [committed - us / 1e6 for us in batch.commit_us]
         self._count(outcome, delays)
+        self._let_know(batch, outcome)
         if batch.heartbeat_at is not None:
             self._health.beat(batch.heartbeat_at)
             self._looked = batch.horizon
+
+    def _let_know(self, batch: Batch, outcome: Outcome) -> None:
+        self._listener.heard(batch.keys)
+        if outcome.spooled:
+            self._listener.missed()
 
     @property
     def _clock_ahead_s(self) -> float:
@@ -251,6 +263,8 @@ class Session:
         for name in self._applier.drainable():
             self._applier.drain(name)
             busy = True
+        if busy:
+            self._listener.missed()
         return busy
 
     def _beat(self) -> None:
@@ -323,6 +337,7 @@ class Session:
             # The opposite stream need not wait for its own heartbeat to learn how far it is.
             self._target.execute(s.HEARTBEAT, (self._opposite.name,))
         self._count(self._applier.retry(due), [])
+        self._listener.heard(due)
         for name in due:
             item = waiting.get(name)
             if item is not None:

@@ -16,7 +16,7 @@ from estate.connections import connect
 from estate.errors import SplitctlError, in_one_line
 from migrator.apply import Superseded
 from migrator.changes import StreamStopped
-from migrator.health import Board, StreamHealth, serve
+from migrator.health import Board, Listener, StreamHealth, serve
 from migrator.mapping import Stream, streams
 from migrator.refuge import Absence, take_refuge
 from migrator.replication import SlotBusy
@@ -48,14 +48,15 @@ class Ended:
         return "splitctl sync run  (meanwhile, what changes waits in the source's log)"
 
 
-def run(config: Config, stop: threading.Event) -> Ended:
+def run(config: Config, stop: threading.Event, listener: Listener | None = None) -> Ended:
     """Carry every stream of the estate until `stop` is set; then finish the batches under way.
 
-    Streams that are not enabled are looked for twice a second. Raises AddressTaken.
+    Streams that are not enabled are looked for twice a second. `listener` hears which keys were
+    carried. Raises AddressTaken.
     """
     gc.set_threshold(*COLLECT)
     found = streams(config)
-    board = Board([stream.name for stream in found])
+    board = Board([stream.name for stream in found], listener)
     server = serve(config.sync.listen, board)
     threads = [
         threading.Thread(

@@ -10,7 +10,6 @@ from estate.errors import SplitctlError
 from estate.ledger import Ledger, Rollout
 from rollout import evidence, phases, recovery
 from rollout.books import ADOPT, REPAIR, adopt, arrived, finish
-from rollout.evidence import VERIFY
 from rollout.flags import DomainFlags
 from rollout.gates import GateResult
 from rollout.interrupts import Interrupts
@@ -283,7 +282,7 @@ def plan(config: Config, domain: str, *, tools: Tools | None = None) -> Plan:
             seen = survey(domain, tools.flags, world)
             looked = evidence.look(tools)
             now = evidence.counted(row, looked, ledger.now())
-            verdict = ledger.latest_verdict(domain, VERIFY)
+            verdict = evidence.trusted(ledger, domain)
             results = evidence.ask(config, evidence.of(now, looked, verdict))
             position = evidence.position(config, now)
             following = position.following

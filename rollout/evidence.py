@@ -8,7 +8,7 @@ machine goes on from there.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from estate.config import Config
 from estate.errors import SplitctlError
@@ -26,8 +26,11 @@ from rollout.gates import (
 )
 from rollout.phases import Phase, Position, Stage
 from rollout.tools import Tools
+from verify.verdict import CHECKED, FOUND, VERIFY
 
-VERIFY = "verify"
+if TYPE_CHECKING:
+    from estate.ledger import Ledger
+
 # The clock never counts more than this between two looks: nobody looked meanwhile.
 LONGEST_COUNT_S = 30.0
 # Without a request on the new side for so long, there is no evidence.
@@ -146,6 +149,26 @@ def verdict_seen(record: VerdictRecord | None, moved_at: datetime | None) -> Ver
         return None
     covers = moved_at is None or record.started_at >= moved_at
     return VerdictSeen(record.verdict, record.age_s, covers)
+
+
+def trusted(ledger: "Ledger", domain: str) -> VerdictRecord | None:
+    """The last verification of a domain, with what was compared continuously since.
+
+    What sync carried and then proved to differ counts until a whole run begins after that. Where
+    everything that was carried since an equal run began was compared too, the run is as young as
+    the last of these comparisons.
+    """
+    whole = ledger.latest_verdict(domain, VERIFY)
+    if whole is None:
+        return None
+    found = ledger.latest_verdict(domain, FOUND)
+    if found is not None and found.at > whole.started_at:
+        return replace(whole, verdict="different", age_s=found.age_s)
+    checked = ledger.latest_verdict(domain, CHECKED)
+    if whole.verdict != "equal" or checked is None or checked.started_at > whole.started_at:
+        return whole
+    age_s = checked.age_s + float(checked.data["behind_s"])
+    return replace(whole, age_s=min(whole.age_s, age_s))
 
 
 def _streams(domain: str, statuses: Sequence[StreamStatus]) -> tuple[StreamSeen, ...]:

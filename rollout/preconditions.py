@@ -9,7 +9,7 @@ from estate.errors import ExitCode, SplitctlError
 from estate.ledger import Ledger, Rollout
 from migrator.status import StreamStatus
 from rollout import evidence, phases
-from rollout.evidence import VERIFY, Look
+from rollout.evidence import Look
 from rollout.gates import GateResult
 from rollout.phases import Move
 from rollout.survey import Drift, Survey
@@ -85,7 +85,7 @@ def need_verdict(config: Config, domain: str, row: Rollout | None, ledger: Ledge
 
 def verdict_lack(config: Config, domain: str, row: Rollout | None, ledger: Ledger) -> str:
     """What the latest verification lacks to be relied on; empty when nothing."""
-    record = ledger.latest_verdict(domain, VERIFY)
+    record = evidence.trusted(ledger, domain)
     seen = evidence.verdict_seen(record, row.moved_at if row else None)
     if seen is None:
         return "it was never verified"
@@ -107,7 +107,7 @@ def ask(
         known = change.rollout or row
         row = evidence.counted(known, looked, change.now)
         change.save(row)
-    seen = evidence.of(row, looked, ledger.latest_verdict(row.domain, VERIFY))
+    seen = evidence.of(row, looked, evidence.trusted(ledger, row.domain))
     results = evidence.ask(config, seen)
     for result in results:
         ledger.add_verdict(row.domain, "gate", result.name, result.verdict, vars(result))

@@ -88,12 +88,12 @@ def look(config: Config, tools: Tools) -> Seen:
 
 
 def _read_books(names: list[str], tools: Tools) -> Books:
-    from rollout.evidence import VERIFY
+    from rollout.evidence import trusted
 
     books = Books()
     with tools.ledger() as ledger:
         for name in names:
-            row, verdict = ledger.rollout(name), ledger.latest_verdict(name, VERIFY)
+            row, verdict = ledger.rollout(name), trusted(ledger, name)
             if row is not None:
                 books.rollouts[name] = row
             if verdict is not None:

@@ -15,10 +15,8 @@ from verify.passes import Limits, Progress
 from verify.scope import WHOLE, Scope
 from verify.selftest import SelfTest
 from verify.unfinished import Unfinished
-from verify.verdict import Verdict, word
+from verify.verdict import VERIFY, Verdict, word
 
-KIND = "verify"
-NAME = "verify"
 MOST_CASES = 20
 MOST_EARLIER = 20
 
@@ -125,7 +123,7 @@ def _record(config: Config, domain: str | None, verdict: Verdict) -> bool:
             for name in [domain] if domain else config.domains:
                 ours = of_domain(verdict, name)
                 age = (datetime.now(UTC) - verdict.started_at).total_seconds()
-                ledger.add_verdict(name, KIND, NAME, ours.verdict, ours.to_json(), seconds=age)
+                ledger.add_verdict(name, VERIFY, VERIFY, ours.verdict, ours.to_json(), seconds=age)
     except LedgerUnreachable:
         return False
     return True
@@ -167,8 +165,8 @@ def _earlier(config: Config, domain: str | None) -> list[dict[str, Any]]:
             found = [
                 {**record.data, "domain": record.domain}
                 for name in ([domain] if domain else config.domains)
-                for record in ledger.verdicts(name, NAME, MOST_EARLIER)
-                if record.kind == KIND
+                for record in ledger.verdicts(name, VERIFY, MOST_EARLIER)
+                if record.kind == VERIFY
             ]
     except LedgerUnreachable:
         return []

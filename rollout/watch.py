@@ -13,7 +13,7 @@ from estate.config import Config
 from estate.errors import ExitCode, SplitctlError
 from estate.ledger import Ledger, LedgerUnreachable
 from rollout import evidence, phases
-from rollout.evidence import VERIFY, Look
+from rollout.evidence import Look
 from rollout.gates import GateResult
 from rollout.phases import Decision, Move, Stage
 from rollout.rollback import rollback
@@ -171,7 +171,7 @@ def _count(config: Config, item: _Domain, seen: Look, ledger: Ledger, clock: flo
         before = change.rollout
         row = evidence.counted(before, seen, change.now)
         change.save(row)
-    found = evidence.of(row, seen, ledger.latest_verdict(item.name, VERIFY))
+    found = evidence.of(row, seen, evidence.trusted(ledger, item.name))
     item.results = evidence.ask(config, found)
     position = evidence.position(config, row)
     item.decision = phases.on_watch(position, item.results)

@@ -107,6 +107,7 @@ def sync_run(config: ConfigPath = None, output: OutputFormat = Output.TEXT) -> N
 
     def work(c: Any) -> Any:
         from migrator import worker
+        from verify import continuous
 
         stop = threading.Event()
 
@@ -117,8 +118,10 @@ def sync_run(config: ConfigPath = None, output: OutputFormat = Output.TEXT) -> N
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, end)
         log_to_stderr("migrator")
+        log_to_stderr("verify")
         progress(f"sync runs; health and metrics at http://{c.sync.listen}")
-        return worker.run(c, stop)
+        with continuous.running(c, stop) as listener:
+            return worker.run(c, stop, listener)
 
     answer(work, config, output)
 

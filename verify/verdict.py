@@ -8,6 +8,9 @@ from estate.errors import ExitCode
 
 Word = Literal["equal", "different", "inconclusive"]
 SHOWN = 20
+# Under these names the ledger keeps whole runs, and what is compared continuously: that everything
+# is, and what differed.
+VERIFY, CHECKED, FOUND = "verify", "continuous", "continuous difference"
 
 
 @dataclass(frozen=True)
@@ -191,7 +194,7 @@ class Verdict:
             "reasons": self.reasons,
             "hashing": self.hashing,
             "scope": self.scope,
-            "mappings": [_mapping(mapping) for mapping in self.mappings],
+            "mappings": [mapping_data(mapping) for mapping in self.mappings],
             "invariants": [invariant.to_json() for invariant in self.invariants],
         }
 
@@ -264,7 +267,8 @@ def _plain(value: Any) -> Any:
     return value if value is None or isinstance(value, bool | int) else str(value)
 
 
-def _mapping(mapping: MappingVerdict) -> dict[str, Any]:
+def mapping_data(mapping: MappingVerdict) -> dict[str, Any]:
+    """One mapping as plain data, with the first of what differs."""
     return {
         "mapping": mapping.mapping,
         "verdict": mapping.verdict,

@@ -119,6 +119,8 @@ class BackfillConfig(Model):
     max_replica_lag: Duration = timedelta(seconds=10)
     max_active: int | None = Field(default=None, ge=1)
     max_probe_ms: float = Field(default=250, gt=0)
+    continuous: int = Field(default=50, ge=0, le=100_000)
+    continuous_after: Duration = timedelta(seconds=10)
 
     @field_validator("range")
     @classmethod
@@ -132,13 +134,16 @@ class VerifyConfig(Model):
     """The comparison: connections to each side that read at the same time, and when to slow down.
 
     `max_active` counts sessions at work that are not ours; by default a fifth more than there are
-    when the run begins.
+    when the run begins. The sync worker compares so many keys a second (`continuous`; 0 is none),
+    each some time after it was carried.
     """
 
     workers: int = Field(default=1, ge=1, le=16)
     max_replica_lag: Duration = timedelta(seconds=10)
     max_active: int | None = Field(default=None, ge=1)
     max_probe_ms: float = Field(default=250, gt=0)
+    continuous: int = Field(default=50, ge=0, le=100_000)
+    continuous_after: Duration = timedelta(seconds=10)
 
 
 class FenceConfig(Model):
