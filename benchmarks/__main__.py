@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks import backfill, catchup, comparison, lag, memory, report, same, shop
+from benchmarks import backfill, catchup, comparison, lag, linear, memory, report, same, shop
 from benchmarks.contest import Result, Tell
 from benchmarks.ground import VERSION, Ground, ground
 
@@ -25,6 +25,7 @@ FIGURES: dict[str, Callable[[Ground, int, Tell], list[Result]]] = {
     "verify-reladiff": comparison.against_reladiff,
     "verify-floor": comparison.against_floor,
     "verify-mapping": comparison.of_the_mapping,
+    "verify-linear": linear.linear,
 }
 
 
