@@ -42,11 +42,11 @@ class Listener(Protocol):
     def ended(self, stream: str) -> None:
         """It does not any more."""
 
-    def heard(self, names: Iterable[MappingKey]) -> None:
+    def heard(self, stream: str, names: Iterable[MappingKey]) -> None:
         """These keys were carried now."""
 
-    def missed(self) -> None:
-        """Keys were put aside, to be carried at a time of which nothing is heard."""
+    def missed(self, stream: str) -> None:
+        """Keys were put aside, to be carried when nobody hears of it, or tables were altered."""
 
     def metrics(self) -> bytes:
         """Its part of /metrics."""
@@ -64,10 +64,10 @@ class Nobody:
     def ended(self, stream: str) -> None:
         """Nothing."""
 
-    def heard(self, names: Iterable[MappingKey]) -> None:
+    def heard(self, stream: str, names: Iterable[MappingKey]) -> None:
         """Nothing."""
 
-    def missed(self) -> None:
+    def missed(self, stream: str) -> None:
         """Nothing."""
 
     def metrics(self) -> bytes:

@@ -227,9 +227,12 @@ class Session:
             self._looked = batch.horizon
 
     def _let_know(self, batch: Batch, outcome: Outcome) -> None:
-        self._listener.heard(batch.keys)
-        if outcome.spooled:
-            self._listener.missed()
+        name = self._stream.name
+        if outcome.spooled or batch.altered:
+            # What waits in the spool is carried later.
+            self._listener.missed(name)
+        if not outcome.spooled:
+            self._listener.heard(name, batch.keys)
 
     @property
     def _clock_ahead_s(self) -> float:
@@ -264,7 +267,7 @@ class Session:
             self._applier.drain(name)
             busy = True
         if busy:
-            self._listener.missed()
+            self._listener.missed(self._stream.name)
         return busy
 
     def _beat(self) -> None:
@@ -337,7 +340,7 @@ class Session:
             # The opposite stream need not wait for its own heartbeat to learn how far it is.
             self._target.execute(s.HEARTBEAT, (self._opposite.name,))
         self._count(self._applier.retry(due), [])
-        self._listener.heard(due)
+        self._listener.heard(self._stream.name, due)
         for name in due:
             item = waiting.get(name)
             if item is not None:

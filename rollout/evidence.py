@@ -162,8 +162,8 @@ def trusted(ledger: "Ledger", domain: str) -> VerdictRecord | None:
     if whole is None:
         return None
     found = ledger.latest_verdict(domain, FOUND)
-    if found is not None and found.at > whole.started_at:
-        return replace(whole, verdict="different", age_s=found.age_s)
+    if found is not None and found.started_at > whole.started_at:
+        return replace(whole, verdict="different", age_s=found.age_s, data=found.data)
     checked = ledger.latest_verdict(domain, CHECKED)
     if whole.verdict != "equal" or checked is None or checked.started_at > whole.started_at:
         return whole

@@ -128,21 +128,37 @@ def verify_repair(
     undo: Annotated[
         Path | None, typer.Option(metavar="FOLDER", help="Where the undo scripts are written.")
     ] = None,
+    limit: Annotated[
+        int, typer.Option(min=1, help="At most so many differing keys of a mapping are planned.")
+    ] = 10_000,
+    timeout: Annotated[
+        Any, typer.Option(parser=duration, metavar="DURATION", help="Wait so long for sync.")
+    ] = "5m",
     confirm: Confirm = None,
     config: ConfigPath = None,
     output: OutputFormat = Output.TEXT,
 ) -> None:
     """Plan the repair of what differs, from the side that owns each customer; --apply does it."""
+    if apply is not None and (dry_run or mapping or plan):
+        raise typer.BadParameter("--apply carries out a whole plan; entries may be taken out of it")
+    if undo is not None and apply is None:
+        raise typer.BadParameter("--undo goes with --apply")
 
     def work(c: Any) -> Any:
         from rollout import repairing
+        from verify.passes import Limits
 
         c.domain(domain)
-        if apply is None or dry_run:
+        if apply is None:
             now = datetime.now(UTC)
             path = plan or state_directory() / f"repair-{domain}-{now:%Y%m%dT%H%M%S}.json"
             return repairing.plan(
-                c, domain, mapping or None, path, on_progress=lambda p: progress(str(p))
+                c,
+                domain,
+                mapping or None,
+                path,
+                limits=Limits(c.verify.workers, suspects=limit),
+                on_progress=lambda p: progress(str(p)),
             )
         confirmed(domain, confirm, "Repair")
         return repairing.apply(
@@ -150,6 +166,7 @@ def verify_repair(
             domain,
             apply,
             undo or state_directory(),
+            Limits(barrier_s=timeout.total_seconds()),
             lambda keys: progress(f"Asked for {keys:,} key(s); waiting for sync"),
         )
 

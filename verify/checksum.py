@@ -213,10 +213,20 @@ def _rows(side: Side, condition: sql.Composable) -> sql.Composed:
 
 
 def rows_of_keys(side: Side, keys: Sequence[Key]) -> sql.Composed:
-    """The whole rows of some driving keys: key, then columns; perhaps a few rows of other keys.
+    """The whole rows of some driving keys: key, then columns; perhaps a few rows of other keys."""
+    return _rows(side, _is_one_of(side, keys))
 
-    Where the column has the target's type it is compared bare, so that its index is used.
-    """
+
+def raw_keys(side: Side, keys: Sequence[Key]) -> sql.Composed:
+    """Some driving keys, each once: as the query itself gives them, then as the target has them."""
+    own = COMMA.join(pgtypes.as_text(sql.Identifier("r", c.name), c.here) for c in side.key)
+    return sql.SQL("SELECT DISTINCT {}, {} FROM {} AS r WHERE {}").format(
+        own, texts(side.key), side.relation(), _is_one_of(side, keys)
+    )
+
+
+def _is_one_of(side: Side, keys: Sequence[Key]) -> sql.Composable:
+    """Where the column has the target's type it is compared bare, so that its index is used."""
     plain = [pgtypes.matches_plainly(column.here, column.target) for column in side.key]
     left = [
         sql.Identifier("r", column.name) if bare else pgtypes.for_match(column.value, column.target)
@@ -237,7 +247,7 @@ def rows_of_keys(side: Side, keys: Sequence[Key]) -> sql.Composed:
     if len(left) > 1:
         rows = COMMA.join(sql.SQL("({})").format(COMMA.join(literals)) for literals in wanted)
         conditions.append(sql.SQL("({}) IN ({})").format(COMMA.join(left), rows))
-    return _rows(side, CONJUNCTION.join(conditions))
+    return CONJUNCTION.join(conditions)
 
 
 def rows_without_key(side: Side) -> sql.Composed:

@@ -10,128 +10,122 @@ import math
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import psycopg
-from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
+from prometheus_client import CollectorRegistry, Gauge, generate_latest
 
 from estate.config import Config
 from estate.errors import SplitctlError, in_one_line
-from estate.ledger import LedgerUnreachable, open_ledger
+from estate.ledger import Ledger
 from migrator.changes import MappingKey
-from migrator.mapping import Key, streams
-from verify.barriers import Barriers, Gate, SyncBarriers
-from verify.diff import subjects_of
-from verify.findings import record
-from verify.recheck import settle
-from verify.rows import by_key, compare
-from verify.scan import Suspects, read_keys
-from verify.sides import Both, open_both
-from verify.subject import Subject, select
+from migrator.mapping import streams
+from verify.barriers import Barriers, SyncBarriers, SyncNotEnabled
+from verify.desk import Desk
+from verify.due import Due
+from verify.subject import TableArchived
 from verify.verdict import CHECKED, FOUND, VERIFY, MappingVerdict, mapping_data
 
-ROOM = 100_000
 TICK_S = 1.0
 TOLD_EACH_S = 60.0
-PATIENCE_S = 10.0
-BARRIER_S = 10.0
-# After an error: the pause before the next look, the first and the longest.
-PAUSES_S = (1.0, 60.0)
+# Connections are given back when nothing was due for so long.
+IDLE_S = 30.0
+# After an error: the first pause, and the longest.
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 2.0, 60.0
+END_S = 6.0
+# Differences that the ledger could not be told of yet.
+MOST_UNRECORDED = 100
 log = logging.getLogger(__name__)
 
 
-class Due:
-    """Keys that wait to be looked at, each once, in the order in which they are due. Thread-safe.
+class Watch:
+    """One domain: the keys that wait, the desk where they are compared, and what came of it."""
 
-    `since`: of everything that was heard of from this moment on, nothing was left out.
-    """
+    def __init__(self, config: Config, domain: str, barriers: Barriers, now: float) -> None:
+        self.domain, self.checked, self.differing = domain, 0, 0
+        self.due = Due(config.verify.continuous_after.total_seconds(), now)
+        self.names = [stream.name for stream in streams(config, domain)]
+        # Streams that are carried in this process, and since when.
+        self.began: dict[str, float] = {}
+        self.stale, self.next_at, self.pause_s = False, now, 0.0
+        self._config, self._barriers = config, barriers
+        self._desk: Desk | None = None
+        self._used_at = now
+        self._passed_at: float | None = None
 
-    def __init__(self, delay_s: float, now: float, room: int = ROOM) -> None:
-        self._delay_s, self._room = delay_s, room
-        self._waiting: dict[MappingKey, float] = {}
-        self._lock = threading.Lock()
-        self.since, self.left_out = now, 0
+    def covered_s(self, now: float) -> float | None:
+        """For so long every key that was carried was heard of, whoever carried it; None where
+        that is not known: another process carries one of the streams, or nobody does."""
+        began = dict(self.began)
+        if any(name not in began for name in self.names):
+            return None
+        return now - max(self.due.since, *began.values())
 
-    def add(self, names: Iterable[MappingKey], now: float) -> None:
-        """Carried now. One that waits already keeps its turn: it is read as it is then."""
-        with self._lock:
-            for name in names:
-                if name in self._waiting:
-                    continue
-                if len(self._waiting) >= self._room:
-                    self.since = now
-                    self.left_out += 1
-                else:
-                    self._waiting[name] = now + self._delay_s
+    def look(self, now: float, most: int, stop: threading.Event) -> list[MappingVerdict]:
+        """Compare what is due; returns what differs for certain. What could not be told waits
+        again. Raises what the databases raise."""
+        taken = self.due.take(now, most)
+        if not taken:
+            if now - self._used_at > IDLE_S:
+                self.close()
+            return []
+        self._used_at = now
+        names = dict(taken)
+        try:
+            done = self._at(stop).compare(list(names))
+            if done.differing:
+                # Columns may have another type since the mappings were described.
+                self.close()
+                done = self._at(stop).compare(list(names))
+        except (SyncNotEnabled, TableArchived):
+            self.due.forget(now)
+            self.close()
+            return []
+        except BaseException:
+            self.due.put_back(taken, now)
+            self.close()
+            raise
+        for reason in done.reasons:
+            log.info("%s: carried keys cannot be told yet: %s", self.domain, reason)
+        self.due.put_back([(name, names.get(name, now)) for name in done.unsure], now)
+        self.checked += len(names) - len(done.unsure)
+        self.differing += len(done.differing)
+        if done.differing:
+            # An equal run of before is not made younger by what comes now.
+            self.due.left(now)
+        return done.verdicts
 
-    def left(self, now: float) -> None:
-        """Something was carried that will not be looked at."""
-        with self._lock:
-            self.since = now
+    def compared_until(self, clock: Callable[[], float], stop: threading.Event) -> float | None:
+        """Everything that was carried before this moment was compared; None if nobody knows.
 
-    def take(self, now: float, most: int) -> list[MappingKey]:
-        """So many of those that are due."""
-        with self._lock:
-            taken: list[MappingKey] = []
-            for name, due in self._waiting.items():
-                if due > now or len(taken) >= most:
-                    break
-                taken.append(name)
-            for name in taken:
-                del self._waiting[name]
-        return taken
+        It is the moment of the barrier before this one: by now each key of then was heard of.
+        """
+        before, self._passed_at = self._passed_at, None
+        marked_at = clock()
+        if self.covered_s(marked_at) is None or not self._at(stop).passed():
+            return None
+        self._passed_at = marked_at
+        self._used_at = marked_at
+        return None if before is None else min(before, self.due.oldest(marked_at))
 
-    def behind_s(self, now: float) -> float:
-        """How long ago the key was carried that waits longest; 0 when none waits."""
-        with self._lock:
-            due = next(iter(self._waiting.values()), now + self._delay_s)
-        return max(now + self._delay_s - due, 0.0)
+    def _at(self, stop: threading.Event) -> Desk:
+        if self._desk is None or self.stale:
+            self.close()
+            self.stale = False
+            self._desk = Desk(self._config, self.domain, self._barriers, stop)
+        return self._desk
 
-    def __len__(self) -> int:
-        return len(self._waiting)
-
-
-@dataclass
-class Tally:
-    """What was found in one domain: keys looked at, and how many of them differed for certain."""
-
-    checked: int = 0
-    differing: int = 0
-
-
-class _Figures:
-    """The same for Prometheus."""
-
-    def __init__(self, domains: Iterable[str]) -> None:
-        self._registry = CollectorRegistry()
-        ours, label = self._registry, ("domain",)
-        self.checked = Counter(
-            "splitctl_verify_keys", "Carried keys that were compared", label, registry=ours
-        )
-        self.differing = Counter(
-            "splitctl_verify_differing_keys", "Of these, proved to differ", label, registry=ours
-        )
-        self.waiting = Gauge(
-            "splitctl_verify_waiting_keys", "Carried, not compared yet", registry=ours
-        )
-        self.covered = Gauge(
-            "splitctl_verify_covered_seconds",
-            "For so long every key that was carried has been compared, or waits for it",
-            label,
-            registry=ours,
-        )
-        for name in domains:
-            self.checked.labels(name)
-            self.differing.labels(name)
-
-    def text(self) -> bytes:
-        return generate_latest(self._registry)
+    def close(self) -> None:
+        """Give the connections back."""
+        desk, self._desk = self._desk, None
+        if desk is not None:
+            with suppress(Exception):
+                desk.close()
 
 
 class Continuous:
-    """Hears of carried keys (any thread), and compares them in a thread of its own."""
+    """Hears of carried keys in any thread, and compares them in one of its own."""
 
     def __init__(
         self,
@@ -141,212 +135,167 @@ class Continuous:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._config, self._clock = config, clock
-        self._barriers = barriers or SyncBarriers()
-        self._rate = config.verify.continuous
-        self._due = Due(config.verify.continuous_after.total_seconds(), clock())
-        self._desks: dict[str, _Desk] = {}
-        self._tallies = {name: Tally() for name in config.domains}
-        self._figures = _Figures(config.domains)
-        self._unrecorded: list[tuple[str, MappingVerdict]] = []
-        self._told_at = clock()
-        # Streams that are carried in this process, and since when.
-        self._began: dict[str, float] = {}
+        now = clock()
+        barriers = barriers or SyncBarriers()
+        self._watches = {name: Watch(config, name, barriers, now) for name in config.domains}
+        self._of_stream = {
+            stream: watch for watch in self._watches.values() for stream in watch.names
+        }
+        # What the ledger does not have yet, and when it was proved.
+        self._unrecorded: list[tuple[str, MappingVerdict, float]] = []
+        self._tell_at = now + TOLD_EACH_S
+        self._looked_at = now
+        self._registry = CollectorRegistry()
+        self._gauges = {
+            name: Gauge(f"splitctl_verify_{name}", told, ("domain",), registry=self._registry)
+            for name, told in (
+                ("compared_keys", "Keys that sync had carried and that were compared"),
+                ("differing_keys", "Of these, proved to differ"),
+                ("waiting_keys", "Carried, not compared yet"),
+                ("covered_seconds", "For so long every key that was carried was heard of"),
+            )
+        }
 
-    # What the worker calls
+    # What the worker calls, in the threads of its streams
 
     def began(self, stream: str) -> None:
         """This process carries the stream from now on."""
-        self._began[stream] = self._clock()
+        self._of_stream[stream].began[stream] = self._clock()
 
     def ended(self, stream: str) -> None:
         """It does not any more."""
-        self._began.pop(stream, None)
+        self._of_stream[stream].began.pop(stream, None)
 
-    def heard(self, names: Iterable[MappingKey]) -> None:
+    def heard(self, stream: str, names: Iterable[MappingKey]) -> None:
         """These keys were carried now."""
-        self._due.add(names, self._clock())
+        self._of_stream[stream].due.add(names, self._clock())
 
-    def missed(self) -> None:
-        """Keys were put aside, to be carried at a time of which nothing is heard."""
-        self._due.left(self._clock())
+    def missed(self, stream: str) -> None:
+        """Keys were put aside, to be carried when nobody hears of it, or tables were altered."""
+        watch = self._of_stream[stream]
+        watch.due.left(self._clock())
+        watch.stale = True
+
+    # What its pages show
 
     def metrics(self) -> bytes:
         """For /metrics."""
-        self._figures.waiting.set(len(self._due))
-        for domain in self._tallies:
-            covered = self.covered_s(domain)
-            self._figures.covered.labels(domain).set(covered if covered is not None else math.nan)
-        return self._figures.text()
+        now = self._clock()
+        for domain, watch in self._watches.items():
+            covered = watch.covered_s(now)
+            self._gauges["compared_keys"].labels(domain).set(watch.checked)
+            self._gauges["differing_keys"].labels(domain).set(watch.differing)
+            self._gauges["waiting_keys"].labels(domain).set(len(watch.due))
+            self._gauges["covered_seconds"].labels(domain).set(
+                math.nan if covered is None else covered
+            )
+        return generate_latest(self._registry)
 
     def to_json(self) -> dict[str, Any]:
         """For /status."""
+        now = self._clock()
         return {
-            "waiting": len(self._due),
-            "behind_s": round(self._due.behind_s(self._clock()), 1),
-            "left_out": self._due.left_out,
+            "looked_s_ago": round(now - self._looked_at, 1),
             "domains": {
-                name: vars(tally) | {"covered_s": self.covered_s(name)}
-                for name, tally in self._tallies.items()
+                domain: {
+                    "compared": watch.checked,
+                    "differing": watch.differing,
+                    "waiting": len(watch.due),
+                    "oldest_s": round(now - watch.due.oldest(now), 1),
+                    "left_out": watch.due.left_out,
+                    "covered_s": watch.covered_s(now),
+                }
+                for domain, watch in self._watches.items()
             },
         }
 
-    def covered_s(self, domain: str) -> float | None:
-        """For so long every key of the domain that was carried was heard of, whoever carries it;
-        None when that is not known: another process carries one of its streams, or nobody does."""
-        began = dict(self._began)
-        names = [stream.name for stream in streams(self._config, domain)]
-        if any(name not in began for name in names):
-            return None
-        return self._clock() - max(self._due.since, *(began[name] for name in names))
-
-    # The thread
+    # Its own thread
 
     def run(self, stop: threading.Event) -> None:
-        """Look at what is due, until `stop` is set."""
+        """Look at what is due and tell the ledger, until `stop` is set."""
         pause = TICK_S
-        try:
-            while not stop.wait(pause):
-                try:
-                    self.look()
-                    pause = TICK_S
-                except (SplitctlError, psycopg.Error, OSError) as error:
-                    log.warning("carried keys are not compared now: %s", in_one_line(error))
-                    self._close()
-                    pause = min(max(pause * 2, PAUSES_S[0]), PAUSES_S[1])
-        finally:
-            self._close()
+        while not stop.wait(pause):
+            started = time.monotonic()
+            for watch in self._watches.values():
+                self._look(watch, stop)
+            self.tell(stop)
+            self._looked_at = self._clock()
+            pause = max(TICK_S - (time.monotonic() - started), 0.0)
+        for watch in self._watches.values():
+            watch.close()
 
-    def look(self) -> None:
-        """Compare what is due, as much as the rate allows in a tick; now and then tell the ledger.
-
-        Keys that could not be compared wait again. Raises what the databases raise.
-        """
+    def _look(self, watch: Watch, stop: threading.Event) -> None:
+        """One domain's turn; what it meets is its own affair, and it rests before the next one."""
         now = self._clock()
-        names = self._due.take(now, max(1, int(self._rate * TICK_S)))
-        by_domain: dict[str, list[MappingKey]] = {}
-        for name in names:
-            by_domain.setdefault(name[0].split(".", 1)[0], []).append(name)
-        while by_domain:
-            domain, wanted = by_domain.popitem()
-            try:
-                open_ones = self._compare(domain, wanted)
-            except BaseException:
-                self._due.add([*wanted, *(n for rest in by_domain.values() for n in rest)], now)
-                raise
-            self._due.add(open_ones, self._clock())
-        self._tell()
-
-    def _compare(self, domain: str, names: list[MappingKey]) -> list[MappingKey]:
-        """Returns the keys of which nothing can be told yet."""
-        desk = self._desks.get(domain)
-        if desk is None:
-            desk = self._desks[domain] = _Desk(self._config, domain, self._barriers)
-        tally = self._tallies[domain]
-        found, open_ones = desk.compare(names)
-        checked = len(names) - len(open_ones)
-        tally.checked += checked
-        self._figures.checked.labels(domain).inc(checked)
-        for verdict in found:
-            log.error("%s: %s, among keys that sync had carried", verdict.mapping, verdict.told())
-            tally.differing += len(verdict.differing)
-            self._figures.differing.labels(domain).inc(len(verdict.differing))
-            self._unrecorded.append((domain, verdict))
-        return open_ones
-
-    def _tell(self) -> None:
-        """What was found at once, and once a minute since when everything is looked at."""
-        now = self._clock()
-        if not self._unrecorded and now - self._told_at < TOLD_EACH_S:
+        if now < watch.next_at:
             return
         try:
-            with open_ledger(self._config) as ledger:
-                while self._unrecorded:
-                    domain, verdict = self._unrecorded[0]
-                    data = {"mappings": [mapping_data(verdict)]}
-                    ledger.add_verdict(domain, VERIFY, FOUND, "different", data)
-                    self._unrecorded.pop(0)
-                if now - self._told_at >= TOLD_EACH_S:
-                    self._told_at = now
-                    behind_s = self._due.behind_s(now)
-                    for domain, tally in self._tallies.items():
-                        covered = self.covered_s(domain)
-                        if covered is not None:
-                            told = vars(tally) | {"behind_s": behind_s}
-                            ledger.add_verdict(
-                                domain, VERIFY, CHECKED, "equal", told, seconds=covered
-                            )
-        except LedgerUnreachable as error:
-            log.warning("what was compared is not recorded yet: %s", error)
+            self.look(watch.domain, stop)
+            watch.pause_s = 0.0
+        except (SplitctlError, psycopg.Error, OSError) as error:
+            log.warning("%s: carried keys are not compared: %s", watch.domain, in_one_line(error))
+        except Exception:
+            log.exception("%s: carried keys are not compared", watch.domain)
+        else:
+            return
+        watch.close()
+        watch.pause_s = min(max(watch.pause_s * 2, FIRST_PAUSE_S), LONGEST_PAUSE_S)
+        watch.next_at = now + watch.pause_s
 
-    def _close(self) -> None:
-        while self._desks:
-            self._desks.popitem()[1].close()
+    def look(self, domain: str, stop: threading.Event) -> None:
+        """Compare what is due in a domain, as much as its rate allows in a tick."""
+        now = self._clock()
+        most = max(1, int(self._config.verify.continuous * TICK_S))
+        for verdict in self._watches[domain].look(now, most, stop):
+            first = ", ".join(f"{name}={text}" for name, text in verdict.found[0].key.items())
+            log.error("%s: carried, and different: %s", verdict.mapping, first)
+            if len(self._unrecorded) < MOST_UNRECORDED:
+                self._unrecorded.append((domain, verdict, now))
 
-
-@dataclass
-class _Desk:
-    """Connections to both sides of a domain, and its mappings described."""
-
-    config: Config
-    domain: str
-    barriers: Barriers
-    _stack: ExitStack = field(default_factory=ExitStack)
-
-    def __post_init__(self) -> None:
-        sides = self.config.domain(self.domain)
+    def tell(self, stop: threading.Event) -> None:
+        """What differs, at once; and now and then until when everything was compared."""
+        now = self._clock()
+        whole = now >= self._tell_at
+        if not whole and not self._unrecorded:
+            return
         try:
-            old, new = self.config.database(sides.old), self.config.database(sides.new)
-            self.both: Both = self._stack.enter_context(open_both(old, new))
-            self.subjects: dict[str, Subject] = {
-                subject.name: subject
-                for selection in select(self.config, self.domain, None)
-                for subject in subjects_of(selection, self.both)
-            }
-        except BaseException:
-            self._stack.close()
-            raise
+            until = self._until(stop) if whole else {}
+            if not until and not self._unrecorded:
+                return
+            # Neither made nor brought up to date here: that is for who works with it.
+            with Ledger(self._config.ledger_database, "splitctl sync run") as ledger:
+                while self._unrecorded:
+                    domain, verdict, proved_at = self._unrecorded[0]
+                    data = {"mappings": [mapping_data(verdict)]}
+                    age_s = self._clock() - proved_at
+                    ledger.add_verdict(domain, VERIFY, FOUND, "different", data, seconds=age_s)
+                    self._unrecorded.pop(0)
+                for domain, (moment, covered_s) in until.items():
+                    behind_s = self._clock() - moment
+                    told = {"compared": self._watches[domain].checked, "behind_s": behind_s}
+                    ledger.add_verdict(domain, VERIFY, CHECKED, "equal", told, seconds=covered_s)
+        except Exception as error:  # noqa: BLE001 - a worker does not end for want of its books
+            log.warning("what was compared is not recorded yet: %s", in_one_line(error))
+            whole = True
+        if whole:
+            self._tell_at = now + TOLD_EACH_S
 
-    def close(self) -> None:
-        """End the connections."""
-        self._stack.close()
-
-    def compare(self, names: list[MappingKey]) -> tuple[list[MappingVerdict], list[MappingKey]]:
-        """What differs for certain, and the keys of which nothing can be told yet."""
-        by_mapping: dict[str, list[Key]] = {}
-        for mapping, key in names:
-            by_mapping.setdefault(mapping, []).append(key)
-        suspects = [
-            (subject, found)
-            for mapping, keys in by_mapping.items()
-            if (found := self._suspects(subject := self.subjects[mapping], keys))
-        ]
-        if not suspects:
-            return [], []
-        reasons: list[str] = []
-        gate = Gate(streams(self.config, self.domain), self.both, self.barriers, BARRIER_S, reasons)
-        verdicts: list[MappingVerdict] = []
-        open_ones: list[MappingKey] = []
-        for (subject, _), settled in zip(
-            suspects, settle(suspects, self.both, gate.ready, PATIENCE_S), strict=True
-        ):
-            if settled.confirmed:
-                verdict = MappingVerdict(subject.name, rows_compared=len(by_mapping[subject.name]))
-                record(subject, verdict, settled, None)
-                verdicts.append(verdict)
-            for suspect in settled.inconclusive:
-                key = tuple(str(part) for part in suspect.key)
-                open_ones.append((subject.name, key))
-        return verdicts, open_ones
-
-    def _suspects(self, subject: Subject, keys: list[Key]) -> Suspects:
-        """Those of the keys whose rows are not equal on both sides now."""
-        asked: Suspects = {subject.shape.canonical_key(key): key for key in keys}
-        groups = by_key(subject.shape, *read_keys(subject, self.both, asked))
-        return {
-            key: rows.key
-            for key, rows in groups.items()
-            if key in asked and compare(subject.shape, rows)
-        }
+    def _until(self, stop: threading.Event) -> dict[str, tuple[float, float]]:
+        """For each domain of which it is known: until when all was compared, and heard of since."""
+        found: dict[str, tuple[float, float]] = {}
+        for domain, watch in self._watches.items():
+            if watch.covered_s(self._clock()) is None:
+                continue
+            try:
+                moment = watch.compared_until(self._clock, stop)
+            except (SplitctlError, psycopg.Error, OSError) as error:
+                log.info("%s: no barrier: %s", domain, in_one_line(error))
+                watch.close()
+                continue
+            covered_s = watch.covered_s(self._clock())
+            if moment is not None and covered_s is not None:
+                found[domain] = (moment, covered_s)
+        return found
 
 
 @contextmanager
@@ -362,4 +311,4 @@ def running(config: Config, stop: threading.Event) -> Iterator[Continuous | None
         yield verifier
     finally:
         stop.set()
-        thread.join(PATIENCE_S)
+        thread.join(END_S)

@@ -40,7 +40,11 @@ def record(
     result.inconclusive += len(settled.inconclusive)
     for suspect in settled.inconclusive:
         unequal = sorted({column for _, column in suspect.unequal if column is not None})
-        result.moving.append(HotKey(_key(subject, suspect.key), unequal, suspect.looks))
+        key = {
+            name: shown(name, text, subject.shape.sensitive)
+            for name, text in _key(subject, suspect.key).items()
+        }
+        result.moving.append(HotKey(key, unequal, suspect.looks))
 
 
 def statements(subject: Subject) -> dict[str, str]:

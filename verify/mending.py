@@ -12,18 +12,20 @@ from pathlib import Path
 from estate.config import Config
 from estate.errors import ExitCode, SplitctlError
 from migrator.changes import MappingKey
-from migrator.mapping import Key, Stream, streams
+from migrator.mapping import Stream, streams
+from migrator.ownership import Ownership
 from migrator.strays import ask_again
-from verify import undo
+from verify import obstacles, undo
 from verify.barriers import Barriers, Gate, SyncBarriers, ends
 from verify.diff import subjects_of
 from verify.passes import Limits
-from verify.recheck import settle
-from verify.repair import Beyond, OwnerMoving, Plan, Repair
+from verify.recheck import Suspect, settle
+from verify.repair import Beyond, OwnerMoving, Plan, Repair, write_private
 from verify.scan import Suspects
 from verify.sides import Both, open_both
 from verify.subject import Subject, select
 from verify.truth import Held, Truth
+from verify.undo import Repaired
 from verify.verdict import SHOWN
 
 # So many keys in one message of the log.
@@ -48,11 +50,13 @@ class UndoNotWritten(SplitctlError):
 @dataclass
 class Mended:
     """What became of a plan. Keys: asked for; equal by now; still different; not told, because
-    they kept moving or sync did not answer. `refused` were not asked for."""
+    they kept moving or sync did not answer. Not asked for: those that had become equal (`already`),
+    and the `refused`."""
 
     domain: str
     asked: int = 0
     mended: int = 0
+    already: int = 0
     left: list[Beyond] = field(default_factory=list)
     moving: list[Beyond] = field(default_factory=list)
     refused: list[Beyond] = field(default_factory=list)
@@ -78,9 +82,11 @@ class Mended:
     def to_text(self) -> str:
         """For a person."""
         lines = [f"{self.mended:,} of {self.asked:,} key(s) that were asked for are equal now"]
+        if self.already:
+            lines.append(f"{self.already:,} key(s) were equal already, and not asked for")
         lines += [f"  {reason}" for reason in self.reasons]
         for many, what in (
-            (self.refused, "were refused: their rows are not those of the plan"),
+            (self.refused, "were refused, and left as they are"),
             (self.left, "are still different"),
             (self.moving, "could not be told"),
         ):
@@ -103,14 +109,16 @@ def mend(
 ) -> Mended:
     """Carry a plan out; the undo of each database is written into `folder` before.
 
-    Raises SyncAway, UndoNotWritten, OwnerMoving, UnknownMapping, MappingMismatch,
-    MappingNotComparable, DatabaseUnreachable or ConnectionLost.
+    What goes wrong once something was asked for is told in the result. Raises SyncAway,
+    UndoNotWritten, OwnerMoving, UnknownMapping, MappingMismatch, MappingNotComparable,
+    DatabaseUnreachable or ConnectionLost before that.
     """
     limits = limits or Limits()
     sides = config.domain(plan.domain)
     done = Mended(plan.domain)
     # Raises UnknownMapping: the configuration may be another one by now.
-    select(config, plan.domain, [repair.mapping for repair in plan.repairs] or None)
+    found = [mapping for repair in plan.repairs for mapping, _ in repair.found]
+    select(config, plan.domain, [*(repair.mapping for repair in plan.repairs), *found] or None)
     with open_both(config.database(sides.old), config.database(sides.new)) as both:
         every = streams(config, plan.domain)
         reasons: list[str] = []
@@ -124,73 +132,78 @@ def mend(
         if not gate.ready():
             raise SyncAway(reason="; ".join(reasons))
         truth = Truth(config, plan.domain, both)
-        wanted = _still_so(plan, truth, done)
+        owner = truth.ownership()
+        if owner is None:
+            raise OwnerMoving(domain=plan.domain)
+        wanted = _still_so(plan, owner, truth, done)
+        repairs = [repair for repair in plan.repairs if (repair.mapping, repair.key) in wanted]
         for stream in every:
-            _keep_undo(stream, truth, wanted, folder, done)
-        for stream in every:
-            ours = {
-                (repair.mapping, repair.key) for repair, _ in wanted if _carries(stream, repair)
-            }
-            _ask(stream, both, sorted(ours))
-        done.asked = len(wanted)
-        on_asked(done.asked)
-        if wanted:
-            _compare([repair for repair, _ in wanted], subjects, both, gate, limits, done)
+            _keep_undo(stream, owner, truth, wanted, folder, done)
+        done.asked = len(repairs)
+        try:
+            for stream in every:
+                _ask(stream, both, sorted(n for n in wanted if truth.stream(n[0]) == stream))
+            if repairs:
+                on_asked(done.asked)
+                _compare(repairs, subjects, both, gate, limits, done)
+            _heed_owner(owner, truth, done)
+        except SplitctlError as error:
+            # It may have been carried all the same, and the undo is there.
+            reasons.append(f"asked for, but what became of it is not known: {type(error).__name__}")
         done.reasons += reasons
     return done
 
 
-def _carries(stream: Stream, repair: Repair) -> bool:
-    return repair.mapping in {mapping.name for mapping in stream.mappings}
-
-
-def _still_so(plan: Plan, truth: Truth, done: Mended) -> list[tuple[Repair, Held]]:
-    """The repairs whose rows and owner are those of the plan, with what is there now."""
-    owner = truth.ownership()
-    if owner is None:
-        raise OwnerMoving(domain=plan.domain)
+def _still_so(plan: Plan, owner: Ownership, truth: Truth, done: Mended) -> dict[MappingKey, Held]:
+    """The keys whose rows and owner are those of the plan, with what is there now."""
     by_mapping: dict[str, list[Repair]] = {}
     for repair in plan.repairs:
         by_mapping.setdefault(repair.mapping, []).append(repair)
-    wanted: list[tuple[Repair, Held]] = []
+    wanted: dict[MappingKey, Held] = {}
     for mapping, repairs in by_mapping.items():
         looked = truth.look(mapping, [repair.key for repair in repairs], owner)
         for repair in repairs:
             held = looked[repair.key]
+            if not held.differs:
+                done.already += 1
+                continue
             if held.owner != repair.truth:
                 why = f"the {repair.truth} side does not own its customer any more"
-            elif not held.differs:
-                why = "both sides are equal by now"
             elif held.seal != repair.seal:
-                why = "its rows were changed since"
+                why = "its rows were changed since the plan was made"
             else:
-                wanted.append((repair, held))
+                wanted[(mapping, repair.key)] = held
                 continue
-            done.refused.append(Beyond(repair.mapping, repair.key, why))
+            done.refused.append(Beyond(mapping, repair.key, why))
+    wanted, refused = obstacles.free(wanted, truth)
+    done.refused += [Beyond(*name, why) for name, why in refused.items()]
     return wanted
 
 
 def _keep_undo(
-    stream: Stream, truth: Truth, wanted: list[tuple[Repair, Held]], folder: Path, done: Mended
+    stream: Stream,
+    owner: Ownership,
+    truth: Truth,
+    wanted: dict[MappingKey, Held],
+    folder: Path,
+    done: Mended,
 ) -> None:
     """Write the undo of what a stream is going to change, if that is anything."""
     place = {name: number for number, name in enumerate(truth.order(stream))}
-    ours = [(repair, held) for repair, held in wanted if _carries(stream, repair)]
+    ours = [name for name in wanted if truth.stream(name[0]) == stream]
     if not ours:
         return
-    ours.sort(key=lambda pair: place[pair[0].mapping])
+    referring = {mapping: truth.referring(mapping) for mapping in {name for name, _ in ours}}
+    repaired = [
+        Repaired(truth.shape(name[0]), wanted[name], referring[name[0]])
+        for name in sorted(ours, key=lambda name: place[name[0]])
+    ]
     now = datetime.now(UTC)
-    path = folder / f"undo-{stream.target.name}-{now:%Y%m%dT%H%M%S}.sql"
-    text = undo.script(
-        stream,
-        f"{now:%Y-%m-%d %H:%M:%S} UTC",
-        [(truth.shape(repair.mapping), held) for repair, held in ours],
-    )
+    text = undo.script(stream, owner, f"{now:%Y-%m-%d %H:%M:%S} UTC", repaired)
+    path = folder / f"undo-{stream.target.name}-{now:%Y%m%dT%H%M%S%f}.sql"
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        # Customers' rows stand in it.
-        path.touch(mode=0o600, exist_ok=False)
-        path.write_text(text, encoding="utf-8")
+        # It has to be there when the first row is changed.
+        write_private(path, text.encode())
     except OSError as error:
         reason = error.strerror or str(error)
         raise UndoNotWritten(path=path, reason=reason, domain=done.domain) from error
@@ -204,6 +217,14 @@ def _ask(stream: Stream, both: Both, keys: list[MappingKey]) -> None:
             ask_again(source, stream.name, keys[start : start + ASKED_AT_ONCE])
 
 
+def _heed_owner(owner: Ownership, truth: Truth, done: Mended) -> None:
+    """A rollback waits for nobody: what was asked for before it may have been carried after it."""
+    if done.asked and truth.ownership() != owner:
+        done.reasons.append(
+            "the owner moved meanwhile: look at splitctl sync strays before anything else"
+        )
+
+
 def _compare(
     repairs: list[Repair],
     subjects: dict[str, Subject],
@@ -213,30 +234,28 @@ def _compare(
     done: Mended,
 ) -> None:
     """Compare the keys that were asked for, and those under which they were found."""
-    suspects: dict[str, Suspects] = {}
-    of: dict[MappingKey, set[MappingKey]] = {}
-    for repair in repairs:
-        name = (repair.mapping, repair.key)
-        for mapping, key in {name, *repair.found}:
-            subject = subjects[mapping]
-            suspects.setdefault(mapping, {})[subject.shape.canonical_key(key)] = key
-            of.setdefault((mapping, key), set()).add(name)
-    chosen = [(subjects[mapping], found) for mapping, found in suspects.items()]
-    bad: set[MappingKey] = set()
-    unknown: set[MappingKey] = set()
+    suspects: dict[str, Suspects] = {mapping: {} for mapping in subjects}
+    # Under each key that is compared, the repairs of which it tells.
+    tells: dict[tuple[str, object], set[int]] = {}
+    for number, repair in enumerate(repairs):
+        for mapping, stored in repair.found:
+            canonical = subjects[mapping].shape.canonical_key(stored)
+            suspects[mapping][canonical] = stored
+            tells.setdefault((mapping, canonical), set()).add(number)
+    chosen = [(subjects[mapping], found) for mapping, found in suspects.items() if found]
+    unequal: set[int] = set()
     for (subject, _), settled in zip(
         chosen, settle(chosen, both, gate.ready, limits.patience_s), strict=True
     ):
         done.reasons += settled.problems
-        for key in {_key(found.key) for found in settled.confirmed}:
-            bad |= of[(subject.name, key)]
+        for key in dict.fromkeys(found.key for found in settled.confirmed):
+            unequal |= tells[(subject.name, subject.shape.canonical_key(key))]
             done.left.append(Beyond(subject.name, key, "sync did not change it"))
         for suspect in settled.inconclusive:
-            unknown |= of[(subject.name, _key(suspect.key))]
-            why = "it never stood still" if suspect.looks else "it could not be looked at"
-            done.moving.append(Beyond(subject.name, suspect.key, why))
-    done.mended = done.asked - len(bad | unknown)
+            unequal |= tells[(subject.name, subject.shape.canonical_key(suspect.key))]
+            done.moving.append(Beyond(subject.name, suspect.key, _why(suspect)))
+    done.mended = len(repairs) - len(unequal)
 
 
-def _key(key: tuple[str | None, ...]) -> Key:
-    return tuple(str(part) for part in key)
+def _why(suspect: Suspect) -> str:
+    return "it never stood still" if suspect.looks else "it could not be looked at"

@@ -5,9 +5,10 @@ the owner's own stream is asked to carry the key again, so that what differs goe
 change goes. Planning changes nothing.
 """
 
+import os
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
@@ -19,17 +20,20 @@ from estate.connections import operator
 from estate.errors import ExitCode, SplitctlError
 from migrator.changes import MappingKey
 from migrator.mapping import Key, Shape, Side
-from migrator.ownership import Ownership
 from migrator.plan import Values, pick
-from verify import diff
+from verify import diff, obstacles
 from verify.barriers import Barriers
 from verify.findings import shown
 from verify.passes import Limits, OnProgress
 from verify.rows import plain_key
 from verify.sides import Both, open_both
-from verify.subject import select
+from verify.subject import Subject, select
 from verify.truth import Held, Truth
 from verify.verdict import SHOWN, Verdict, Word
+
+Act = Literal["insert", "update", "delete"]
+# A value of a document is cut there on a screen.
+LONGEST = 60
 
 
 class OwnerMoving(SplitctlError):
@@ -43,7 +47,7 @@ class OwnerMoving(SplitctlError):
 class PlanUnreadable(SplitctlError):
     """'{path}' is not a repair plan: {reason}. Nothing was changed."""
 
-    hint = "splitctl verify repair DOMAIN, which writes one"
+    hint = "splitctl verify repair {domain}, which writes one"
     exit_code = ExitCode.USAGE
 
 
@@ -59,7 +63,7 @@ class Change:
     """What would become of one row: the columns by name, with the value that is there and the one
     that comes; None where there is no row, or no value."""
 
-    act: Literal["insert", "update", "delete"]
+    act: Act
     row: dict[str, str | None]
     columns: dict[str, tuple[str | None, str | None]]
 
@@ -68,8 +72,9 @@ class Change:
 class Repair:
     """One key that the stream of `mapping` is to carry again, to `table` of `database`.
 
-    `truth` is the side whose rows stand; `seal` names the rows that both sides held. `found` are
-    the keys under which the comparison saw it, in either direction.
+    `key` is written as the source's log has it. `truth` is the side whose rows stand; `seal` names
+    the rows that both sides held. `found` are the keys to be compared, in the targets' text: its
+    own, and those under which it was seen to differ, in either direction.
     """
 
     mapping: str
@@ -95,7 +100,8 @@ class Beyond:
 class Plan:
     """What would be repaired in one domain. Entries may be taken out of its file, not put in.
 
-    `verdict` and `barriers` are those of the comparison on which it rests.
+    `verdict` and `barriers` are those of the comparison on which it rests; of `unsure` keys that
+    could not tell whether they differ.
     """
 
     environment: str
@@ -107,14 +113,18 @@ class Plan:
     repairs: tuple[Repair, ...]
     beyond: tuple[Beyond, ...]
     reasons: tuple[str, ...] = ()
-    form: Literal[1] = field(default=1)
+    unsure: int = 0
+    form: Literal[1] = 1
+
+    @property
+    def complete(self) -> bool:
+        """Whether all was compared, and all that differs can be repaired."""
+        return not (self.reasons or self.unsure or self.beyond or self.verdict == "inconclusive")
 
     def save(self, path: Path) -> None:
-        """Write it to a file that its owner alone can read: it holds customers' rows. Raises
-        OSError."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.touch(mode=0o600)
-        path.write_bytes(_FORM.dump_json(self, indent=1) + b"\n")
+        """Write it, at once or not at all, for its owner alone to read: it holds customers' rows.
+        Raises OSError."""
+        write_private(path, _FORM.dump_json(self, indent=1) + b"\n")
 
     def counts(self) -> Counter[tuple[str, str, str, str]]:
         """How many rows of which table would be inserted, updated or deleted, by whose truth."""
@@ -128,21 +138,37 @@ class Plan:
 _FORM = TypeAdapter(Plan)
 
 
+def write_private(path: Path, content: bytes) -> None:
+    """A whole file or none, on the disk when this returns, for its owner alone. Raises OSError."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f"{path.name}.{os.getpid()}")
+    try:
+        descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
 def load(path: Path, environment: str, domain: str) -> Plan:
     """A plan from its file. Raises PlanUnreadable or PlanOfAnother."""
     try:
         found = _FORM.validate_json(path.read_bytes())
     except OSError as error:
-        raise PlanUnreadable(path=path, reason=error.strerror or error) from error
+        reason = error.strerror or error
+        raise PlanUnreadable(path=path, reason=reason, domain=domain) from error
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
         reason = f"{where}: {first['msg']}" if where else first["msg"]
-        raise PlanUnreadable(path=path, reason=reason) from error
-    made, asked = (found.environment, found.domain), (environment, domain)
-    if made != asked:
-        told = (f"domain '{name}' of '{place}'" for place, name in (made, asked))
-        raise PlanOfAnother(made=next(told), asked=next(told), domain=domain)
+        raise PlanUnreadable(path=path, reason=reason, domain=domain) from error
+    if (found.environment, found.domain) != (environment, domain):
+        made = f"domain '{found.domain}' of '{found.environment}'"
+        asked = f"domain '{domain}' of '{environment}'"
+        raise PlanOfAnother(made=made, asked=asked, domain=domain)
     return found
 
 
@@ -180,6 +206,7 @@ def plan(
         tuple(repairs),
         tuple(beyond),
         tuple(verdict.reasons),
+        verdict.totals()["inconclusive"],
     )
 
 
@@ -187,72 +214,94 @@ class _Planning:
     """From differing keys to the keys that their owners' streams are to carry again."""
 
     def __init__(self, config: Config, domain: str, both: Both) -> None:
-        self._config, self._truth = config, Truth(config, domain, both)
+        self._truth = Truth(config, domain, both)
         owner = self._truth.ownership()
         if owner is None:
             raise OwnerMoving(domain=domain)
-        self._owner: Ownership = owner
+        self._owner = owner
+        self._subjects: dict[str, Subject] = {
+            subject.name: subject
+            for selection in select(config, domain, None)
+            for subject in diff.subjects_of(selection, both)
+        }
         self._beyond: list[Beyond] = []
-        # Each key to be asked for, with the keys under which it was found to differ.
-        self._asked: dict[MappingKey, list[MappingKey]] = {}
+        # What is to be asked for, by the log's keys, and the targets' keys that it would mend.
+        self._held: dict[MappingKey, Held] = {}
+        self._found: dict[MappingKey, list[MappingKey]] = {}
 
     def of(self, verdict: Verdict) -> tuple[list[Repair], list[Beyond]]:
         """What can be repaired, and what cannot."""
-        led: dict[MappingKey, list[MappingKey]] = {}
+        led: dict[MappingKey, tuple[MappingKey, ...]] = {}
         for item in verdict.mappings:
             led |= self._judged(item.mapping, item.differing)
-        looked = self._look(dict.fromkeys(lead for leads in led.values() for lead in leads))
+        looked = self._look(lead for leads in led.values() for lead in leads)
         for found, leads in led.items():
             mending = [lead for lead in leads if self._mends(lead, looked[lead])]
             for lead in mending:
-                self._asked.setdefault(lead, []).append(found)
+                self._ask(lead, looked[lead], found)
             if not mending:
                 self._cannot(*found, "no mapping carries what differs back from its owner's side")
-        held = self._look(self._asked)
-        repairs = [
-            self._repair(name, held[name], found)
-            for name, found in self._asked.items()
-            if held[name].differs
-        ]
-        return repairs, self._beyond
+        held, refused = obstacles.free(self._held, self._truth)
+        for (mapping, key), why in refused.items():
+            self._cannot(mapping, key, why)
+        return [self._repair(name, held[name]) for name in held], self._beyond
 
-    def _judged(self, mapping: str, keys: Iterable[Values]) -> dict[MappingKey, list[MappingKey]]:
+    def _judged(
+        self, mapping: str, keys: Iterable[Values]
+    ) -> dict[MappingKey, tuple[MappingKey, ...]]:
         """Ask for what the mapping's own stream can mend; returns what is for the opposite one."""
-        whole: list[MappingKey] = []
+        whole: list[Key] = []
         for key in keys:
             named = plain_key(key)
             if named is None:
                 self._cannot(mapping, key, "a key that is not whole is none to sync")
             else:
-                whole.append((mapping, named))
-        led: dict[MappingKey, list[MappingKey]] = {}
-        stream = self._truth.stream(mapping)
-        for name, held in self._look(whole).items():
-            if held.owner == stream.source_side:
-                self._asked.setdefault(name, []).append(name)
+                whole.append(named)
+        logged = self._truth.as_logged(self._subjects[mapping], whole)
+        looked = self._look((mapping, raw) for raws in logged.values() for raw in raws)
+        side = self._truth.stream(mapping).source_side
+        led: dict[MappingKey, tuple[MappingKey, ...]] = {}
+        for stored, raws in logged.items():
+            held = looked[(mapping, raws[0])]
+            if len(raws) > 1:
+                self._cannot(mapping, stored, "the source writes this key in several ways")
+            elif self._doubled(mapping, held):
+                self._cannot(mapping, stored, "the mapping gives two rows with one primary key")
+            elif held.owner == side:
+                self._ask((mapping, raws[0]), held, (mapping, stored))
             elif held.owner is not None:
-                led[name] = list(held.leads)
+                led[(mapping, stored)] = held.leads
             elif held.given or held.standing:
-                self._cannot(*name, "its rows belong to customers of both sides")
+                self._cannot(mapping, stored, "its rows belong to customers of both sides")
         return led
 
     def _look(self, names: Iterable[MappingKey]) -> dict[MappingKey, Held]:
-        by_mapping: dict[str, list[Key]] = {}
+        by_mapping: dict[str, dict[Key, None]] = {}
         for mapping, key in names:
-            by_mapping.setdefault(mapping, []).append(key)
+            by_mapping.setdefault(mapping, {})[key] = None
         return {
             (mapping, key): held
             for mapping, keys in by_mapping.items()
-            for key, held in self._truth.look(mapping, keys, self._owner).items()
+            for key, held in self._truth.look(mapping, list(keys), self._owner).items()
         }
 
     def _mends(self, name: MappingKey, held: Held) -> bool:
-        return held.differs and held.owner == self._truth.stream(name[0]).source_side
+        own = held.owner == self._truth.stream(name[0]).source_side
+        return held.differs and own and not self._doubled(name[0], held)
+
+    def _doubled(self, mapping: str, held: Held) -> bool:
+        positions = self._truth.shape(mapping).primary_positions
+        return len({pick(row, positions) for row in held.given}) < len(held.given)
+
+    def _ask(self, name: MappingKey, held: Held, found: MappingKey) -> None:
+        if held.differs:
+            self._held[name] = held
+            self._found.setdefault(name, [(name[0], held.stored)]).append(found)
 
     def _cannot(self, mapping: str, key: Values, why: str) -> None:
         self._beyond.append(Beyond(mapping, key, why))
 
-    def _repair(self, name: MappingKey, held: Held, found: list[MappingKey]) -> Repair:
+    def _repair(self, name: MappingKey, held: Held) -> Repair:
         mapping, key = name
         stream = self._truth.stream(mapping)
         shape = self._truth.shape(mapping)
@@ -264,7 +313,7 @@ class _Planning:
             shape.table.name,
             tuple(changes(shape, held)),
             held.seal,
-            tuple(found),
+            tuple(dict.fromkeys(self._found[name])),
         )
 
 
@@ -274,21 +323,17 @@ def changes(shape: Shape, held: Held) -> Iterable[Change]:
     positions = shape.primary_positions
     coming = {pick(row, positions): row for row in held.given}
     there = {pick(row, positions): row for row in held.standing}
+    nothing: Values = (None,) * len(shape.columns)
     for primary in dict.fromkeys([*there, *coming]):
         before, after = there.get(primary), coming.get(primary)
         if before == after:
             continue
-        act: Literal["insert", "update", "delete"] = "update"
-        if before is None or after is None:
-            act = "insert" if before is None else "delete"
-        nothing: Values = (None,) * len(shape.columns)
+        act: Act = "insert" if before is None else "delete" if after is None else "update"
+        key = zip(shape.table.primary_key, primary, strict=True)
         pairs = zip(shape.columns, before or nothing, after or nothing, strict=True)
         yield Change(
             act,
-            {
-                name: shown(name, text, hidden)
-                for name, text in zip(shape.table.primary_key, primary, strict=True)
-            },
+            {name: shown(name, text, hidden) for name, text in key},
             {
                 name: (shown(name, is_, hidden), shown(name, becomes, hidden))
                 for name, is_, becomes in pairs
@@ -302,6 +347,8 @@ def in_words(found: Plan) -> str:
     rows = sum(len(repair.changes) for repair in found.repairs)
     lines = [f"{rows:,} row(s) of {len(found.repairs):,} key(s) would be repaired"]
     lines += [f"  {reason}" for reason in found.reasons]
+    if found.unsure:
+        lines.append(f"  {found.unsure:,} more could not be told: this is not all that differs")
     for (database, table, act, truth), count in sorted(found.counts().items()):
         lines.append(f"  {database}.{table}: {act} {count:,}, as the {truth} side has it")
     first = [(repair, change) for repair in found.repairs for change in repair.changes][:SHOWN]
@@ -309,13 +356,7 @@ def in_words(found: Plan) -> str:
         lines.append("")
     for repair, change in first:
         key = ", ".join(f"{name}={text}" for name, text in change.row.items())
-        told = "" if change.act == "delete" else ": " + ", ".join(
-            f"{name} {_quoted(is_)} -> {_quoted(becomes)}"
-            if change.act == "update"
-            else f"{name} {_quoted(becomes)}"
-            for name, (is_, becomes) in change.columns.items()
-        )  # fmt: skip
-        lines.append(f"{repair.database}.{repair.table} [{key}] {change.act}{told}")
+        lines.append(f"{repair.database}.{repair.table} [{key}] {_told(change)}")
     if found.beyond:
         lines += ["", f"{len(found.beyond):,} key(s) cannot be repaired so:"]
     for item in found.beyond[:SHOWN]:
@@ -323,5 +364,19 @@ def in_words(found: Plan) -> str:
     return "\n".join(lines)
 
 
+def _told(change: Change) -> str:
+    match change.act:
+        case "delete":
+            return "delete"
+        case "insert":
+            columns = (f"{name} {_quoted(new)}" for name, (_, new) in change.columns.items())
+        case "update":
+            pairs = change.columns.items()
+            columns = (f"{name} {_quoted(is_)} -> {_quoted(new)}" for name, (is_, new) in pairs)
+    return f"{change.act}: {', '.join(columns)}"
+
+
 def _quoted(text: str | None) -> str:
-    return "NULL" if text is None else repr(text)
+    if text is None:
+        return "NULL"
+    return repr(text if len(text) <= LONGEST else f"{text[:LONGEST]}...")

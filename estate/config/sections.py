@@ -119,8 +119,6 @@ class BackfillConfig(Model):
     max_replica_lag: Duration = timedelta(seconds=10)
     max_active: int | None = Field(default=None, ge=1)
     max_probe_ms: float = Field(default=250, gt=0)
-    continuous: int = Field(default=50, ge=0, le=100_000)
-    continuous_after: Duration = timedelta(seconds=10)
 
     @field_validator("range")
     @classmethod
