@@ -46,7 +46,10 @@ class Listener(Protocol):
         """These keys were carried now."""
 
     def missed(self, stream: str) -> None:
-        """Keys were put aside, to be carried when nobody hears of it, or tables were altered."""
+        """Keys were put aside, to be carried when nobody hears of it."""
+
+    def altered(self, stream: str) -> None:
+        """A base table has other columns than before."""
 
     def metrics(self) -> bytes:
         """Its part of /metrics."""
@@ -68,6 +71,9 @@ class Nobody:
         """Nothing."""
 
     def missed(self, stream: str) -> None:
+        """Nothing."""
+
+    def altered(self, stream: str) -> None:
         """Nothing."""
 
     def metrics(self) -> bytes:

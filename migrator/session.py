@@ -228,10 +228,11 @@ class Session:
 
     def _let_know(self, batch: Batch, outcome: Outcome) -> None:
         name = self._stream.name
-        if outcome.spooled or batch.altered:
-            # What waits in the spool is carried later.
+        if batch.altered:
+            self._listener.altered(name)
+        if outcome.spooled:
             self._listener.missed(name)
-        if not outcome.spooled:
+        else:
             self._listener.heard(name, batch.keys)
 
     @property

@@ -26,11 +26,13 @@ from rollout.gates import (
 )
 from rollout.phases import Phase, Position, Stage
 from rollout.tools import Tools
-from verify.verdict import CHECKED, FOUND, VERIFY
+from verify.verdict import CHECKED, FOUND, INVARIANTS, VERIFY
 
 if TYPE_CHECKING:
     from estate.ledger import Ledger
 
+# Among so many runs the last one that could tell is looked for.
+LATEST = 20
 # The clock never counts more than this between two looks: nobody looked meanwhile.
 LONGEST_COUNT_S = 30.0
 # Without a request on the new side for so long, there is no evidence.
@@ -152,22 +154,32 @@ def verdict_seen(record: VerdictRecord | None, moved_at: datetime | None) -> Ver
 
 
 def trusted(ledger: "Ledger", domain: str) -> VerdictRecord | None:
-    """The last verification of a domain, with what was compared continuously since.
+    """The last verification of a domain, with what was found out since.
 
-    What sync carried and then proved to differ counts until a whole run begins after that. Where
-    everything that was carried since an equal run began was compared too, the run is as young as
-    the last of these comparisons.
+    What sync carried and then proved to differ, or an invariant that is broken, counts until a
+    whole run that could tell has begun after that. Where everything that was carried since an
+    equal run began was compared too, the run is as young as the last of these comparisons; if it
+    asked invariants, as young as the last time that these were asked.
     """
-    whole = ledger.latest_verdict(domain, VERIFY)
-    if whole is None:
+    runs = ledger.verdicts(domain, VERIFY, LATEST)
+    if not runs:
         return None
-    found = ledger.latest_verdict(domain, FOUND)
-    if found is not None and found.started_at > whole.started_at:
-        return replace(whole, verdict="different", age_s=found.age_s, data=found.data)
+    whole = runs[0]
+    told = next((run.started_at for run in runs if run.verdict != "inconclusive"), None)
+    for name in (FOUND, INVARIANTS):
+        found = ledger.latest_verdict(domain, name)
+        worse = found is not None and found.verdict == "different"
+        if found is not None and worse and (told is None or found.started_at > told):
+            return replace(whole, verdict="different", age_s=found.age_s, data=found.data)
     checked = ledger.latest_verdict(domain, CHECKED)
     if whole.verdict != "equal" or checked is None or checked.started_at > whole.started_at:
         return whole
     age_s = checked.age_s + float(checked.data["behind_s"])
+    if whole.data.get("invariants"):
+        asked = ledger.latest_verdict(domain, INVARIANTS)
+        if asked is None or asked.verdict != "equal":
+            return whole
+        age_s = max(age_s, asked.age_s)
     return replace(whole, age_s=min(whole.age_s, age_s))
 
 

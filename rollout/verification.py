@@ -15,7 +15,7 @@ from verify.passes import Limits, Progress
 from verify.scope import WHOLE, Scope
 from verify.selftest import SelfTest
 from verify.unfinished import Unfinished
-from verify.verdict import VERIFY, Verdict, word
+from verify.verdict import INVARIANTS, VERIFY, Verdict, word
 
 MOST_CASES = 20
 MOST_EARLIER = 20
@@ -117,13 +117,22 @@ def run(
     return Verified(verdict, check, recorded, notes)
 
 
-def _record(config: Config, domain: str | None, verdict: Verdict) -> bool:
+def invariants(config: Config, domain: str | None) -> Verdict:
+    """Ask the invariants alone; the ledger keeps the answer, if it is there. Raises what
+    `diff.invariants` raises."""
+    verdict = diff.invariants(config, domain)
+    _record(config, domain, verdict, INVARIANTS)
+    return verdict
+
+
+def _record(config: Config, domain: str | None, verdict: Verdict, name_of_it: str = VERIFY) -> bool:
     try:
         with open_ledger(config) as ledger:
             for name in [domain] if domain else config.domains:
                 ours = of_domain(verdict, name)
                 age = (datetime.now(UTC) - verdict.started_at).total_seconds()
-                ledger.add_verdict(name, VERIFY, VERIFY, ours.verdict, ours.to_json(), seconds=age)
+                data = ours.to_json()
+                ledger.add_verdict(name, VERIFY, name_of_it, ours.verdict, data, seconds=age)
     except LedgerUnreachable:
         return False
     return True

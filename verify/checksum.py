@@ -234,7 +234,7 @@ def _is_one_of(side: Side, keys: Sequence[Key]) -> sql.Composable:
     ]
     wanted = [
         [
-            sql.Literal(text) if bare else pgtypes.match_literal(text, column.target)
+            _bare(text, column) if bare else pgtypes.match_literal(text, column.target)
             for column, text, bare in zip(side.key, key, plain, strict=True)
         ]
         for key in keys
@@ -248,6 +248,13 @@ def _is_one_of(side: Side, keys: Sequence[Key]) -> sql.Composable:
         rows = COMMA.join(sql.SQL("({})").format(COMMA.join(literals)) for literals in wanted)
         conditions.append(sql.SQL("({}) IN ({})").format(COMMA.join(left), rows))
     return CONJUNCTION.join(conditions)
+
+
+def _bare(text: str, column: Column) -> sql.Composable:
+    """As the column's type reads it; a whole number that is too large for it is none of its own."""
+    if column.here.oid in pgtypes.INTEGERS:
+        return sql.SQL("{}::bigint").format(sql.Literal(text))
+    return sql.Literal(text)
 
 
 def rows_without_key(side: Side) -> sql.Composed:

@@ -53,6 +53,7 @@ class Watch:
         self._desk: Desk | None = None
         self._used_at = now
         self._passed_at: float | None = None
+        self._forms: list[str] | None = None
 
     def covered_s(self, now: float) -> float | None:
         """For so long every key that was carried was heard of, whoever carried it; None where
@@ -88,8 +89,10 @@ class Watch:
             raise
         for reason in done.reasons:
             log.info("%s: carried keys cannot be told yet: %s", self.domain, reason)
-        self.due.put_back([(name, names.get(name, now)) for name in done.unsure], now)
-        self.checked += len(names) - len(done.unsure)
+        # Also keys of the other direction to which these lead: as old as what led there.
+        oldest = min(names.values())
+        self.due.put_back([(name, names.get(name, oldest)) for name in done.unsure], now)
+        self.checked += len(names.keys() - set(done.unsure))
         self.differing += len(done.differing)
         if done.differing:
             # An equal run of before is not made younger by what comes now.
@@ -103,10 +106,20 @@ class Watch:
         """
         before, self._passed_at = self._passed_at, None
         marked_at = clock()
-        if self.covered_s(marked_at) is None or not self._at(stop).passed():
+        if self.covered_s(marked_at) is None:
             return None
-        self._passed_at = marked_at
-        self._used_at = marked_at
+        desk = self._at(stop)
+        forms = desk.forms()
+        if forms != self._forms:
+            # Rewritten, perhaps: then rows have changed of which no log tells.
+            if self._forms is not None:
+                self.due.left(marked_at)
+                self.stale = True
+            self._forms = forms
+            return None
+        if not desk.passed():
+            return None
+        self._passed_at = self._used_at = marked_at
         return None if before is None else min(before, self.due.oldest(marked_at))
 
     def _at(self, stop: threading.Event) -> Desk:
@@ -142,8 +155,8 @@ class Continuous:
             stream: watch for watch in self._watches.values() for stream in watch.names
         }
         # What the ledger does not have yet, and when it was proved.
-        self._unrecorded: list[tuple[str, MappingVerdict, float]] = []
-        self._tell_at = now + TOLD_EACH_S
+        self._unrecorded: list[tuple[str, list[MappingVerdict], float]] = []
+        self._tell_at, self._retry_at = now + TOLD_EACH_S, now
         self._looked_at = now
         self._registry = CollectorRegistry()
         self._gauges = {
@@ -171,7 +184,11 @@ class Continuous:
         self._of_stream[stream].due.add(names, self._clock())
 
     def missed(self, stream: str) -> None:
-        """Keys were put aside, to be carried when nobody hears of it, or tables were altered."""
+        """Keys were put aside, to be carried when nobody hears of it."""
+        self._of_stream[stream].due.left(self._clock())
+
+    def altered(self, stream: str) -> None:
+        """A base table has other columns than before: rows may have changed without a word."""
         watch = self._of_stream[stream]
         watch.due.left(self._clock())
         watch.stale = True
@@ -246,17 +263,18 @@ class Continuous:
         """Compare what is due in a domain, as much as its rate allows in a tick."""
         now = self._clock()
         most = max(1, int(self._config.verify.continuous * TICK_S))
-        for verdict in self._watches[domain].look(now, most, stop):
+        found = self._watches[domain].look(now, most, stop)
+        for verdict in found:
             first = ", ".join(f"{name}={text}" for name, text in verdict.found[0].key.items())
             log.error("%s: carried, and different: %s", verdict.mapping, first)
-            if len(self._unrecorded) < MOST_UNRECORDED:
-                self._unrecorded.append((domain, verdict, now))
+        if found and len(self._unrecorded) < MOST_UNRECORDED:
+            self._unrecorded.append((domain, found, now))
 
     def tell(self, stop: threading.Event) -> None:
         """What differs, at once; and now and then until when everything was compared."""
         now = self._clock()
         whole = now >= self._tell_at
-        if not whole and not self._unrecorded:
+        if now < self._retry_at or not (whole or self._unrecorded):
             return
         try:
             until = self._until(stop) if whole else {}
@@ -265,8 +283,8 @@ class Continuous:
             # Neither made nor brought up to date here: that is for who works with it.
             with Ledger(self._config.ledger_database, "splitctl sync run") as ledger:
                 while self._unrecorded:
-                    domain, verdict, proved_at = self._unrecorded[0]
-                    data = {"mappings": [mapping_data(verdict)]}
+                    domain, verdicts, proved_at = self._unrecorded[0]
+                    data = {"mappings": [mapping_data(verdict) for verdict in verdicts]}
                     age_s = self._clock() - proved_at
                     ledger.add_verdict(domain, VERIFY, FOUND, "different", data, seconds=age_s)
                     self._unrecorded.pop(0)
@@ -276,7 +294,7 @@ class Continuous:
                     ledger.add_verdict(domain, VERIFY, CHECKED, "equal", told, seconds=covered_s)
         except Exception as error:  # noqa: BLE001 - a worker does not end for want of its books
             log.warning("what was compared is not recorded yet: %s", in_one_line(error))
-            whole = True
+            self._retry_at = self._clock() + LONGEST_PAUSE_S
         if whole:
             self._tell_at = now + TOLD_EACH_S
 

@@ -1,13 +1,17 @@
 """Both sides of one domain, with its mappings described: where some keys are compared at a time."""
 
 import threading
+from collections.abc import Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import LiteralString
 
+import psycopg
+
 from estate.config import Config
 from migrator.changes import MappingKey
 from migrator.mapping import Key, streams
+from migrator.opposite import keys_of_rows
 from migrator.prepared import Mappings
 from verify.barriers import Barriers, Gate, ends
 from verify.diff import subjects_of
@@ -15,23 +19,43 @@ from verify.findings import record
 from verify.recheck import Settled, settle
 from verify.rows import by_key, compare, plain_key
 from verify.scan import Suspects, read_keys
-from verify.sides import open_both
+from verify.sides import ComparisonFailed, open_both
 from verify.subject import Subject, select
 from verify.verdict import MappingVerdict
 
 PATIENCE_S, BARRIER_S = 2.0, 2.0
 # A look at some keys must not become a scan of the shop's tables: where no index helps, it ends.
 HURRIED: LiteralString = "SET statement_timeout = '5s'"
+# A rewrite changes rows of which no log tells: its table has other files afterwards.
+FORMS: LiteralString = """
+SELECT concat_ws(' ', c.relname, pg_relation_filenode(c.oid), string_agg(
+         concat_ws(' ', a.attname, a.atttypid, a.atttypmod), ',' ORDER BY a.attnum))
+  FROM unnest(%s::text[]) AS t(name)
+  JOIN pg_class c ON c.oid = to_regclass(format('public.%%I', t.name))
+  JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
+ GROUP BY c.oid, c.relname ORDER BY c.relname
+"""
 
 
 @dataclass(frozen=True)
 class Compared:
-    """What differs for certain, with its keys; and the keys of which nothing can be told yet."""
+    """What differs for certain, with its keys; and the keys of which nothing can be told yet.
+
+    Keys are written as the log of their stream's source has them.
+    """
 
     verdicts: list[MappingVerdict] = field(default_factory=list)
     differing: list[MappingKey] = field(default_factory=list)
     unsure: list[MappingKey] = field(default_factory=list)
     reasons: list[str] = field(default_factory=list)
+
+
+@dataclass
+class _Read:
+    """What one mapping's keys gave: those that are not equal, and how the log writes each key."""
+
+    suspects: Suspects = field(default_factory=dict)
+    logged: dict[Key, Key] = field(default_factory=dict)
 
 
 class Desk:
@@ -40,7 +64,7 @@ class Desk:
     def __init__(
         self, config: Config, domain: str, barriers: Barriers, stop: threading.Event
     ) -> None:
-        self._config, self._domain, self._stop = config, domain, stop
+        self._streams, self._stop = streams(config, domain), stop
         self._stack, self._barriers = ExitStack(), barriers
         sides = config.domain(domain)
         try:
@@ -69,50 +93,85 @@ class Desk:
         """Whether sync has carried everything that was written, in both directions, by now."""
         return not self._stop.is_set() and self._gate([]).ready()
 
+    def forms(self) -> list[str]:
+        """The form of every table that takes part: other columns or other files are another one."""
+        found: list[str] = []
+        for stream in self._streams:
+            for connection, names in zip(
+                ends(stream, self._both),
+                (stream.tables, [mapping.target for mapping in stream.mappings]),
+                strict=True,
+            ):
+                with self._both.asking(connection):
+                    rows = connection.execute(FORMS, (list(names),)).fetchall()
+                found += [str(row[0]) for row in rows]
+        return found
+
     def compare(self, names: list[MappingKey]) -> Compared:
-        """Compare these keys, as the log has them. Raises ComparisonFailed or ConnectionLost."""
-        by_mapping: dict[str, list[Key]] = {}
-        for mapping, key in names:
-            by_mapping.setdefault(mapping, []).append(key)
-        suspects: list[tuple[Subject, Suspects]] = []
-        asked: list[dict[Key, Key]] = []
-        for mapping, keys in by_mapping.items():
-            stored = self._stored(mapping, keys)
-            found = self._suspects(self._subjects[mapping], list(stored.values()))
-            if found:
-                suspects.append((self._subjects[mapping], found))
-                asked.append({name: key for key, name in stored.items()})
+        """Compare these keys, and those of the other direction to which their rows lead.
+
+        Raises ConnectionLost.
+        """
+        done = Compared()
+        found: dict[str, _Read] = {}
+        led = self._read(names, found, done)
+        # What sync wrote it skips on the way back: nobody hears of these.
+        known = set(names)
+        self._read([name for name in led if name not in known], found, done)
+        suspects = [
+            (self._subjects[mapping], read.suspects)
+            for mapping, read in found.items()
+            if read.suspects
+        ]
         if not suspects:
-            return Compared()
-        reasons: list[str] = []
-        gate = self._gate(reasons)
+            return done
+        gate = self._gate(done.reasons)
 
         def ready() -> bool:
             return not self._stop.is_set() and gate.ready()
 
-        done = Compared(reasons=reasons)
-        for (subject, _), raw, settled in zip(
-            suspects, asked, settle(suspects, self._both, ready, PATIENCE_S), strict=True
-        ):
-            self._sort(subject, raw, settled, done)
+        results = settle(suspects, self._both, ready, PATIENCE_S)
+        for (subject, _), settled in zip(suspects, results, strict=True):
+            self._sort(subject, found[subject.name].logged, settled, done)
         return done
 
-    def _sort(
-        self, subject: Subject, raw: dict[Key, Key], settled: Settled, done: Compared
-    ) -> None:
-        """Add what became of a mapping's suspects; `raw` leads from a key to the log's text."""
-        done.reasons.extend(settled.problems)
+    def _read(
+        self, names: Iterable[MappingKey], found: dict[str, _Read], done: Compared
+    ) -> list[MappingKey]:
+        """Read these keys on both sides; returns the opposite stream's keys behind their rows."""
+        by_mapping: dict[str, list[Key]] = {}
+        for mapping, key in dict.fromkeys(names):
+            by_mapping.setdefault(mapping, []).append(key)
+        led: dict[MappingKey, None] = {}
+        for mapping, keys in by_mapping.items():
+            read = found.setdefault(mapping, _Read())
+            led |= dict.fromkeys(self._read_keys(mapping, keys, read, done))
+        return list(led)
 
-        def named(key: tuple[str | None, ...]) -> MappingKey:
-            whole = plain_key(key) or ()
-            return subject.name, raw.get(whole, whole)
-
-        if settled.confirmed:
-            verdict = MappingVerdict(subject.name)
-            record(subject, verdict, settled, None)
-            done.verdicts.append(verdict)
-            done.differing.extend(dict.fromkeys(named(item.key) for item in settled.confirmed))
-        done.unsure.extend(named(suspect.key) for suspect in settled.inconclusive)
+    def _read_keys(
+        self, mapping: str, keys: list[Key], read: _Read, done: Compared
+    ) -> Iterable[MappingKey]:
+        subject = self._subjects[mapping]
+        shape = subject.shape
+        try:
+            stored = self._stored(mapping, keys)
+            asked: Suspects = {shape.canonical_key(key): key for key in stored.values()}
+            source, target = read_keys(subject, self._both, asked)
+        except ComparisonFailed as error:
+            if isinstance(error.__cause__, psycopg.DataError) and len(keys) > 1:
+                # One of them is no value of its column's type: the others can be told.
+                for key in keys:
+                    yield from self._read_keys(mapping, [key], read, done)
+            else:
+                done.reasons.append(f"{mapping}: {error}")
+                done.unsure.extend((mapping, key) for key in keys)
+            return
+        read.logged |= {name: key for key, name in stored.items()}
+        for canonical, group in by_key(shape, source, target).items():
+            if compare(shape, group):
+                read.suspects[canonical] = asked.get(canonical, group.key)
+        ways = self._mappings[mapping][mapping].statements.ways
+        yield from keys_of_rows(ways, shape.names, (values for _, values in (*source, *target)))
 
     def _stored(self, mapping: str, keys: list[Key]) -> dict[Key, Key]:
         """For each key as the log has it: its text in the target."""
@@ -125,16 +184,22 @@ class Desk:
             rows = source.execute(prepared.statements.canonical, parts).fetchall()
         return {key: tuple(row) for key, row in zip(keys, rows, strict=True)}
 
-    def _suspects(self, subject: Subject, keys: list[Key]) -> Suspects:
-        """Those whose rows are not equal on both sides now."""
-        asked: Suspects = {subject.shape.canonical_key(key): key for key in keys}
-        groups = by_key(subject.shape, *read_keys(subject, self._both, asked))
-        return {
-            key: asked.get(key, rows.key)
-            for key, rows in groups.items()
-            if compare(subject.shape, rows)
-        }
+    def _sort(
+        self, subject: Subject, logged: dict[Key, Key], settled: Settled, done: Compared
+    ) -> None:
+        """Add what became of a mapping's suspects."""
+        done.reasons.extend(settled.problems)
+
+        def named(key: tuple[str | None, ...]) -> MappingKey:
+            whole = plain_key(key) or ()
+            return subject.name, logged.get(whole, whole)
+
+        if settled.confirmed:
+            verdict = MappingVerdict(subject.name)
+            record(subject, verdict, settled, None)
+            done.verdicts.append(verdict)
+            done.differing.extend(dict.fromkeys(named(item.key) for item in settled.confirmed))
+        done.unsure.extend(named(suspect.key) for suspect in settled.inconclusive)
 
     def _gate(self, reasons: list[str]) -> Gate:
-        every = streams(self._config, self._domain)
-        return Gate(every, self._both, self._barriers, BARRIER_S, reasons)
+        return Gate(self._streams, self._both, self._barriers, BARRIER_S, reasons)

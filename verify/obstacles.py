@@ -32,9 +32,41 @@ def _obstacles(repairs: Repairs, truth: Truth) -> dict[MappingKey, str]:
             of_mapping = {name: held for name, held in ours.items() if name[0] == mapping}
             for reference in truth.references(mapping):
                 found |= _parentless(mapping, of_mapping, reference, ours, truth)
+            gone = _gone(mapping, of_mapping, truth)
+            if not gone:
+                continue
+            found |= _given_elsewhere(mapping, gone, truth)
+            if truth.referred_from_outside(mapping):
+                found |= {name: "tables of other schemas refer to its table" for name, _ in gone}
             for table, reference in truth.referring(mapping):
-                found |= _hung_on(mapping, of_mapping, table, reference, ours, truth)
+                found |= _hung_on(mapping, gone, table, reference, ours, truth)
     return found
+
+
+def _gone(mapping: str, repairs: Repairs, truth: Truth) -> list[tuple[MappingKey, Values]]:
+    """The rows, whole, that would be deleted: none of the repairs gives them."""
+    kept = {row for held in repairs.values() for row in _primaries(mapping, held.given, truth)}
+    positions = truth.shape(mapping).primary_positions
+    return [
+        (name, whole)
+        for name, held in repairs.items()
+        for row, whole in zip(held.standing, held.whole, strict=True)
+        if pick(row, positions) not in kept
+    ]
+
+
+def _given_elsewhere(
+    mapping: str, gone: list[tuple[MappingKey, Values]], truth: Truth
+) -> dict[MappingKey, str]:
+    shape = truth.shape(mapping)
+    if set(shape.mapping.key) <= set(shape.table.primary_key):
+        return {}
+    columns = writable(shape)
+    positions = [columns.index(name) for name in shape.table.primary_key]
+    primaries = {name: pick(whole, positions) for name, whole in gone}
+    given = truth.given_by_the_source(mapping, list(primaries.values()))
+    why = "the mapping gives its row under another key, which is not in the plan"
+    return {name: why for name, primary in primaries.items() if primary in given}
 
 
 def _parentless(
@@ -64,7 +96,7 @@ def _parentless(
 
 def _hung_on(
     mapping: str,
-    repairs: Repairs,
+    deleted: list[tuple[MappingKey, Values]],
     table: str,
     reference: ForeignKey,
     ours: Repairs,
@@ -74,14 +106,7 @@ def _hung_on(
     if not set(reference.referenced_columns) <= set(columns):
         return {}
     positions = [columns.index(name) for name in reference.referenced_columns]
-    gone: dict[Values, MappingKey] = {}
-    for name, held in repairs.items():
-        kept = _primaries(mapping, held.given, truth)
-        for row, whole in zip(held.standing, held.whole, strict=True):
-            if pick(row, truth.shape(mapping).primary_positions) not in kept:
-                gone[pick(whole, positions)] = name
-    if not gone:
-        return {}
+    gone = {pick(whole, positions): name for name, whole in deleted}
     planned = {
         primary
         for (child, _), held in ours.items()

@@ -236,7 +236,7 @@ class _Planning:
             led |= self._judged(item.mapping, item.differing)
         looked = self._look(lead for leads in led.values() for lead in leads)
         for found, leads in led.items():
-            mending = [lead for lead in leads if self._mends(lead, looked[lead])]
+            mending = [lead for lead in leads if lead in looked and self._mends(lead, looked[lead])]
             for lead in mending:
                 self._ask(lead, looked[lead], found)
             if not mending:
@@ -262,8 +262,10 @@ class _Planning:
         side = self._truth.stream(mapping).source_side
         led: dict[MappingKey, tuple[MappingKey, ...]] = {}
         for stored, raws in logged.items():
-            held = looked[(mapping, raws[0])]
-            if len(raws) > 1:
+            held = looked.get((mapping, raws[0]))
+            if held is None:
+                self._cannot(mapping, stored, "the source can hold no such key")
+            elif len(raws) > 1:
                 self._cannot(mapping, stored, "the source writes this key in several ways")
             elif self._doubled(mapping, held):
                 self._cannot(mapping, stored, "the mapping gives two rows with one primary key")

@@ -4,7 +4,9 @@ import hashlib
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import LiteralString
 
+import psycopg
 from psycopg import sql
 
 from estate import catalog
@@ -12,7 +14,7 @@ from estate.catalog import ForeignKey
 from estate.config import Config
 from migrator import fragments as f
 from migrator import mapping as m
-from migrator import ownership, reading
+from migrator import ownership, reading, states
 from migrator.changes import MappingKey
 from migrator.mapping import Key, Shape, Side, Stream, key_arguments, streams
 from migrator.opposite import keys_of_rows
@@ -22,7 +24,7 @@ from migrator.prepared import Mappings
 from migrator.reading import Prepared
 from verify import checksum
 from verify.barriers import ends
-from verify.sides import Both, Connection
+from verify.sides import Both, ComparisonFailed, Connection
 from verify.subject import Subject
 
 KEYS_PER_READ = 500
@@ -33,8 +35,18 @@ STANDING = sql.SQL(
 )
 BY_PRIMARY = sql.SQL(" JOIN unnest({arrays}) AS u({names}) ON {condition}")
 CHILDREN = sql.SQL(
-    "SELECT {parent}, {child} FROM {table} AS t JOIN unnest({arrays}) AS u({names}) ON {condition}"
+    "SELECT {names}, {child} FROM {table} AS t JOIN unnest({arrays}) AS u({names}) ON {condition}"
 )
+# By its text, whatever type the source has it in: the whole table is read, for a few rows.
+GIVEN = sql.SQL(
+    "SELECT {names} FROM unnest({arrays}) AS u({names})"
+    " WHERE ({names}) IN (SELECT {primary} FROM (\n{query}\n) AS q)"
+)
+OUTSIDE: LiteralString = """
+SELECT EXISTS (SELECT FROM pg_constraint o JOIN pg_class c ON c.oid = o.conrelid
+                WHERE o.confrelid = %s AND o.contype = 'f'
+                  AND c.relnamespace <> 'public'::regnamespace)
+"""
 
 
 @dataclass(frozen=True)
@@ -122,15 +134,31 @@ class Truth:
         return {key: found.get(key) or [key] for key in keys}
 
     def look(self, mapping: str, keys: Sequence[Key], owner: Ownership) -> dict[Key, Held]:
-        """What is held under these keys, as the log has them.
+        """What is held under these keys, as the log has them; those are left out that are no value
+        of the source's type.
 
         What the two sides give is of two moments, as near as two statements are. Raises
         ComparisonFailed or ConnectionLost.
         """
         found: dict[Key, Held] = {}
         for start in range(0, len(keys), KEYS_PER_READ):
-            found |= self._look(mapping, keys[start : start + KEYS_PER_READ], owner)
+            part = keys[start : start + KEYS_PER_READ]
+            try:
+                found |= self._look(mapping, part, owner)
+            except ComparisonFailed as error:
+                if not isinstance(error.__cause__, psycopg.DataError):
+                    raise
+                self._rest(mapping)
+                if len(part) > 1:
+                    for key in part:
+                        found |= self.look(mapping, [key], owner)
         return found
+
+    def _rest(self, mapping: str) -> None:
+        """What was read when it failed is over."""
+        source, _ = ends(self._streams[mapping], self._both)
+        with self._both.asking(source):
+            source.rollback()
 
     def _look(self, mapping: str, asked: Sequence[Key], owner: Ownership) -> dict[Key, Held]:
         stream, prepared = self._streams[mapping], self._prepared(mapping)
@@ -180,7 +208,9 @@ class Truth:
             with self._both.asking(target):
                 rows = target.execute(_by_primary(prepared.shape), missing).fetchall()
             for _, row in map(_row, rows):
-                standing.setdefault(comes[pick(row.values, positions)], []).append(row)
+                home_key = comes.get(pick(row.values, positions))
+                if home_key is not None:
+                    standing.setdefault(home_key, []).append(row)
         return standing
 
     def references(self, mapping: str) -> tuple[ForeignKey, ...]:
@@ -203,6 +233,35 @@ class Truth:
         with self._both.asking(target):
             return catalog.referring(target, [self.shape(mapping).table.oid])
 
+    def referred_from_outside(self, mapping: str) -> bool:
+        """Whether tables of other schemas refer to a mapping's target."""
+        target = ends(self._streams[mapping], self._both)[1]
+        with self._both.asking(target):
+            row = target.execute(OUTSIDE, (self.shape(mapping).table.oid,)).fetchone()
+        return bool(row and row[0])
+
+    def given_by_the_source(self, mapping: str, primaries: Sequence[Values]) -> set[Values]:
+        """Which of these primary keys the source gives, under whatever driving key."""
+        shape = self.shape(mapping)
+        source = ends(self._streams[mapping], self._both)[0]
+        names = shape.table.primary_key
+        query = GIVEN.format(
+            names=f.names(len(names)),
+            arrays=f.arrays(len(names)),
+            primary=f.texts_of("q", names, [shape.cast(name) for name in names]),
+            query=m.query(shape.mapping),
+        )
+        columns = [list(column) for column in zip(*primaries, strict=True)]
+        with self._both.asking(source):
+            return {tuple(row) for row in source.execute(query, columns).fetchall()}
+
+    def live(self, mapping: str) -> bool:
+        """Whether sync carries what changes at once."""
+        stream = self._streams[mapping]
+        target = ends(stream, self._both)[1]
+        with self._both.asking(target):
+            return states.read(target, stream.name).get(mapping) == "live"
+
     def children(
         self, mapping: str, table: str, reference: ForeignKey, values: Sequence[Values]
     ) -> list[tuple[Values, Values]]:
@@ -214,7 +273,6 @@ class Truth:
             primary = catalog.table(target, table).primary_key
             kinds = m.target_types(self.shape(mapping), reference.referenced_columns)
             query = CHILDREN.format(
-                parent=f.texts("t", reference.columns),
                 child=f.texts("t", primary or reference.columns),
                 table=f.table(table),
                 arrays=f.arrays(width),

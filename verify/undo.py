@@ -21,8 +21,9 @@ from verify.truth import Held, writable
 HEAD = """\
 -- splitctl: undo of a repair of {database}, made {made}.
 -- It gives back what the repair changed, where nobody has changed it since: a statement that says 0
--- has found a row that is another one by now, or on which other rows hang, and left it alone. Once
--- a customer has moved it refuses to run.
+-- has found a row that is another one by now, or on which other rows hang, and left it alone (each
+-- DELETE stands here twice: unique values are freed first, parents go last). Once a customer has
+-- moved it refuses to run.
 -- psql --set ON_ERROR_STOP=1 --file THIS_FILE "a connection to {database}"
 """
 MARK = sql.SQL("SELECT pg_logical_emit_message(true, {}, {})")
@@ -37,7 +38,7 @@ UPDATE = sql.SQL("UPDATE {table} AS t SET {changes} WHERE {condition}")
 DELETE = sql.SQL("DELETE FROM {table} AS t WHERE {condition}")
 INSERT = sql.SQL(
     "INSERT INTO {table} ({columns}) OVERRIDING SYSTEM VALUE VALUES ({values})"
-    " ON CONFLICT DO NOTHING"
+    " ON CONFLICT ({primary}) DO NOTHING"
 )
 NONE_HANGS = sql.SQL("NOT EXISTS (SELECT FROM {table} AS c WHERE {condition})")
 CONJUNCTION, COMMA = sql.SQL(" AND "), sql.SQL(", ")
@@ -93,6 +94,8 @@ def _deletes(item: Repaired) -> Iterable[sql.Composed]:
                     sql.SQL("{} = {}").format(sql.Identifier("c", own), sql.Identifier("t", its))
                     for own, its in pairs
                 )
+                if table == item.shape.table.name:
+                    same = sql.SQL("{} AND c.ctid <> t.ctid").format(same)
                 hangs = NONE_HANGS.format(table=sql.Identifier("public", table), condition=same)
                 conditions.append(hangs)
             yield DELETE.format(table=_table(item.shape), condition=CONJUNCTION.join(conditions))
@@ -113,6 +116,7 @@ def _writes(item: Repaired) -> Iterable[sql.Composed]:
                 table=_table(shape),
                 columns=COMMA.join(map(sql.Identifier, writable(shape))),
                 values=COMMA.join(map(sql.Literal, whole[primary])),
+                primary=COMMA.join(map(sql.Identifier, shape.table.primary_key)),
             )
         elif there != row:
             changed = [

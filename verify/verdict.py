@@ -8,9 +8,10 @@ from estate.errors import ExitCode
 
 Word = Literal["equal", "different", "inconclusive"]
 SHOWN = 20
-# Under these names the ledger keeps whole runs, and what is compared continuously: that everything
-# is, and what differed.
+# Under these names the ledger keeps whole runs, what is compared continuously (that everything is,
+# and what differed), and invariants that were asked alone.
 VERIFY, CHECKED, FOUND = "verify", "continuous", "continuous difference"
+INVARIANTS = "invariants"
 
 
 @dataclass(frozen=True)
