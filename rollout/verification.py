@@ -129,6 +129,8 @@ def _record(config: Config, domain: str | None, verdict: Verdict, name_of_it: st
     try:
         with open_ledger(config) as ledger:
             for name in [domain] if domain else config.domains:
+                if name in verdict.left_out:
+                    continue
                 ours = of_domain(verdict, name)
                 age = (datetime.now(UTC) - verdict.started_at).total_seconds()
                 data = ours.to_json()

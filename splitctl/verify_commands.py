@@ -50,6 +50,9 @@ def verify_run(
     workers: Annotated[
         int | None, typer.Option(min=1, max=16, help="Connections to each side that read at once.")
     ] = None,
+    throttle: Annotated[
+        int, typer.Option(min=1, max=100, metavar="PERCENT", help="Read so much of the time.")
+    ] = 100,
     timeout: Annotated[
         Any, typer.Option(parser=duration, metavar="DURATION", help="Tell what is known by then.")
     ] = None,
@@ -82,6 +85,7 @@ def verify_run(
         limits = Limits(
             workers or c.verify.workers,
             suspects=limit,
+            share=throttle / 100,
             timeout_s=timeout.total_seconds() if timeout is not None else None,
         )
         kept = diff.begun(c, domain, mappings or None, scope, since, limits, state_directory())

@@ -13,14 +13,20 @@ GLANCE_S = 0.1
 
 
 class Calm:
-    """Pauses between slices, by what both servers feel: see migrator.throttle.
+    """Pauses between slices, by what both servers feel (see migrator.throttle), and so long that
+    each connection reads no more than a `share` of the time, 0 to 1.
 
     Raises ConnectionLost or ComparisonFailed.
     """
 
     def __init__(
-        self, old: tuple[Connection, str], new: tuple[Connection, str], settings: VerifyConfig
+        self,
+        old: tuple[Connection, str],
+        new: tuple[Connection, str],
+        settings: VerifyConfig,
+        share: float = 1.0,
     ) -> None:
+        self._share = share
         self._sides = []
         for connection, name in (old, new):
             with asking(name, connection):
@@ -33,11 +39,12 @@ class Calm:
         for throttle, _, name in self._sides:
             if throttle.reason is not None:
                 return f"'{name}': {throttle.reason}"
-        return None
+        return f"it reads {self._share:.0%} of the time" if self._share < 1 else None
 
-    def pause(self, ended: Callable[[], bool]) -> None:
-        """Wait as long as either side asks for, or until the run has ended."""
-        longest = 0.0
+    def pause(self, seconds: float, ended: Callable[[], bool]) -> None:
+        """After a slice that took so long: wait as long as either side asks for, and as its share
+        says, or until the run has ended."""
+        longest = seconds * (1 / self._share - 1)
         with self._lock:
             for throttle, connection, name in self._sides:
                 with asking(name, connection):

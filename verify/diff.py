@@ -21,7 +21,7 @@ from verify.recheck import settle
 from verify.scan import Suspects
 from verify.scope import WHOLE, Scope
 from verify.sides import Both, ComparisonFailed, ConnectionLost, open_both, open_readers
-from verify.subject import Selection, Subject, prepare, select
+from verify.subject import Selection, Subject, TableArchived, prepare, select
 from verify.unfinished import Unfinished, fingerprint
 from verify.verdict import InvariantVerdict, MappingVerdict, Verdict, word
 
@@ -67,17 +67,26 @@ def run(
     for selection in chosen:
         by_domain.setdefault(selection.stream.domain.name, []).append(selection)
     plan = _Plan(config, scope, limits, deadline, on_progress, barriers or SyncBarriers(), kept)
+    archived: TableArchived | None = None
     for name, selections in by_domain.items():
         whole = mappings is None and scope.whole
         domain_run = _Domain(name, selections, plan, invariants_of(config, name) if whole else [])
         try:
             _go_on_until_done(domain_run, verdict)
+        except TableArchived as error:
+            # Its end was earned: of all domains those are compared that have two sides.
+            if domain is not None or mappings is not None:
+                raise
+            verdict.left_out[name] = str(error)
+            archived = error
         except SplitctlError as error:
             if not verdict.mappings:
                 raise
             # What is known of the domains before stays known.
             verdict.reasons.append(f"{name}: {error}")
             verdict.mappings += domain_run.not_compared()
+    if archived is not None and not verdict.mappings:
+        raise archived
     if all(mapping.mapping in kept.read for mapping in verdict.mappings):
         kept.done()
     verdict.finished_at = datetime.now(UTC)
@@ -205,7 +214,7 @@ class _Domain:
             self.plan.kept.at(self.name, place(both, subjects))
             results = [MappingVerdict(subject.name) for subject in subjects]
             hashing = both.calibrate()
-            calm = Calm((both.old, old.name), (both.new, new.name), config.verify)
+            calm = Calm((both.old, old.name), (both.new, new.name), config.verify, limits.share)
             passes = Passes(
                 old_readers,
                 new_readers,

@@ -21,10 +21,12 @@ TOLD_EACH_S = 1.0
 class Limits:
     """How far a run goes: numbers of rows, keys or connections; times in seconds.
 
-    After a lost connection it tries for `lost_s` to go on.
+    After a lost connection it tries for `lost_s` to go on. Each connection reads no more than a
+    `share` of the time, 0 to 1.
     """
 
     workers: int = 1
+    share: float = 1.0
     rows_in_hand: int = ROWS_IN_HAND
     suspects: int = 10_000
     patience_s: float = 30.0

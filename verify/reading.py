@@ -20,8 +20,9 @@ Query = Callable[[Side, sql.Composable], sql.Composed]
 _Told = tuple[int, Slice, list[Any]] | BaseException | None
 # Takes the rows of a slice.
 Take = Callable[[list[tuple[Any, ...]]], None]
-# What a thread does between two slices; it is told how to ask whether the pass has ended.
-Pause = Callable[[Callable[[], bool]], None]
+# What a thread does between two slices: it is told how many seconds the last one took, and how to
+# ask whether the pass has ended.
+Pause = Callable[[float, Callable[[], bool]], None]
 FRESH_S = 0.2
 END_S = 15.0
 
@@ -163,12 +164,13 @@ class _Pass:
                 with asking(self._readers[n].database, connection):
                     # In binary form: quicker, and a statement that holds another is refused.
                     rows = connection.execute(query, binary=True).fetchall()
+                seconds = time.monotonic() - started
                 with self._lock:
-                    self._slicings[n].took(part, time.monotonic() - started)
+                    self._slicings[n].took(part, seconds)
                 self._told.put((n, part, rows))
                 part = self._next(n)
                 if part is not None:
-                    self._pause(self._stopped.is_set)
+                    self._pause(seconds, self._stopped.is_set)
             self._told.put(None)
         except BaseException as error:  # noqa: BLE001 - whoever waits for the rows has to hear of it
             self._told.put(error)
@@ -186,7 +188,7 @@ def snapshot(
     target: Readers,
     *,
     on_slice: Callable[[float], None],
-    pause: Pause = lambda _: None,
+    pause: Pause = lambda *_: None,
     deadline: float | None = None,
 ) -> Iterator[Snapshot]:
     """A snapshot of each side, taken now, and held until the end. Raises ConnectionLost."""

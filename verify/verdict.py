@@ -148,7 +148,8 @@ class InvariantVerdict:
 class Verdict:
     """The whole run. Equal means: equal at some instant between the barriers b0 and b1.
 
-    `scope` says in words what part was compared; it is empty when that was everything.
+    `scope` says in words what part was compared; it is empty when that was everything. `left_out`
+    are domains that have one side by now, each with the reason.
     """
 
     verdict: Word
@@ -160,6 +161,7 @@ class Verdict:
     hashing: str = "record"
     scope: str = ""
     invariants: list[InvariantVerdict] = field(default_factory=list)
+    left_out: dict[str, str] = field(default_factory=dict)
 
     @property
     def exit_code(self) -> ExitCode:
@@ -195,6 +197,7 @@ class Verdict:
             "reasons": self.reasons,
             "hashing": self.hashing,
             "scope": self.scope,
+            "left_out": self.left_out,
             "mappings": [mapping_data(mapping) for mapping in self.mappings],
             "invariants": [invariant.to_json() for invariant in self.invariants],
         }
@@ -207,6 +210,7 @@ class Verdict:
         if self.scope:
             lines.append(f"  only {self.scope}")
         lines += [f"  {reason}" for reason in self.reasons]
+        lines += [f"  not compared: {name}: {why}" for name, why in self.left_out.items()]
         for stream, positions in self.barriers.items():
             lines.append(f"  {stream}: between {positions['b0']} and {positions['b1'] or '?'}")
         width = max((len(m.mapping) for m in self.mappings), default=0)

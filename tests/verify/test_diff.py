@@ -8,7 +8,7 @@ import pytest
 from estate.config import UnknownName
 from migrator.barrier import Marker
 from tests.verify.conftest import Library, Passed
-from verify import diff
+from verify import diff, selftest
 from verify.barriers import SyncNotEnabled
 from verify.passes import Limits, Progress
 from verify.sides import Connection, ConnectionLost
@@ -309,6 +309,32 @@ def test_archived_tables_are_told_apart_from_missing_ones(library: Library) -> N
     library.old.execute("DROP TABLE archived_shelf")
     with pytest.raises(MappingNotComparable, match="shelf"):
         verify(library, "forward.shelves")
+
+
+def test_of_all_domains_those_are_compared_that_have_two_sides(library: Library) -> None:
+    lending = library.config.domain("lending")
+    others = lending.model_copy(
+        update={
+            "name": "shelving",
+            "forward": [item for item in lending.forward if item.target == "shelves"],
+            "reverse": [item for item in lending.reverse if item.target == "shelf"],
+        }
+    )
+    domains = {"lending": lending, "shelving": others}
+    config = library.config.model_copy(update={"domains": domains})
+    library.old.execute("ALTER TABLE loan_book RENAME TO archived_loan_book")
+    assert selftest.run(config).mappings == 2
+    verdict = diff.run(config, barriers=Passed())
+    assert verdict.verdict == "equal", verdict.to_text()
+    assert [item.mapping for item in verdict.mappings] == [
+        "shelving.forward.shelves",
+        "shelving.reverse.shelf",
+    ]
+    assert "not compared: lending: " in verdict.to_text()
+    with pytest.raises(TableArchived):
+        diff.run(config, "lending", barriers=Passed())
+    with pytest.raises(TableArchived):
+        diff.run(config.model_copy(update={"domains": {"lending": lending}}), barriers=Passed())
 
 
 def test_a_role_without_rights_and_a_dropped_column_are_clear_errors(library: Library) -> None:
