@@ -1,7 +1,7 @@
 """What is compared for one mapping: its query on one side, its target table on the other."""
 
 from dataclasses import dataclass
-from typing import Any, LiteralString
+from typing import Any, Literal, LiteralString
 
 import psycopg
 from psycopg import sql
@@ -113,18 +113,11 @@ def prepare(
     held_query = sql.SQL("TABLE {}").format(sql.Identifier(mapping.target))
     held = _described(target, held_query, name, stream.target.name)
     names = [column for column in given if column != ROUTE]
-    strangers = [column for column in names if column not in held]
-    if strangers:
-        reason = f"the query gives columns that '{mapping.target}' has not: {', '.join(strangers)}"
-        raise MappingNotComparable(mapping=name, database=stream.target.name, reason=reason)
-    unknown = [column for column in mapping.sensitive if column not in held]
-    if unknown:
-        reason = f"sensitive names columns that '{mapping.target}' has not: {', '.join(unknown)}"
-        raise MappingNotComparable(mapping=name, database=stream.target.name, reason=reason)
-    lacking = [column for column in mapping.key if column not in names]
-    if lacking:
-        reason = f"the query does not give the key's columns: {', '.join(lacking)}"
-        raise MappingNotComparable(mapping=name, database=stream.source.name, reason=reason)
+    misfit = _misfit(mapping, names, held)
+    if misfit is not None:
+        side, reason = misfit
+        database = stream.source.name if side == "source" else stream.target.name
+        raise MappingNotComparable(mapping=name, database=database, reason=reason)
 
     def columns(here: dict[str, PgType], wanted: list[str]) -> tuple[Column, ...]:
         return tuple(Column(column, here[column], held[column]) for column in wanted)
@@ -166,6 +159,25 @@ def prepare(
         choice=choice,
         estimated_rows=int(row[0]) if row else 0,
     )
+
+
+def _misfit(
+    mapping: MappingConfig, names: list[str], held: dict[str, PgType]
+) -> tuple[Literal["source", "target"], str] | None:
+    """What does not fit between a query that gives these columns and its target, and on which side
+    to look for it."""
+    strangers = [column for column in names if column not in held]
+    if strangers:
+        told = ", ".join(strangers)
+        return "target", f"the query gives columns that '{mapping.target}' has not: {told}"
+    unknown = [column for column in mapping.sensitive if column not in held]
+    if unknown:
+        told = ", ".join(unknown)
+        return "target", f"sensitive names columns that '{mapping.target}' has not: {told}"
+    lacking = [column for column in mapping.key if column not in names]
+    if lacking:
+        return "source", f"the query does not give the key's columns: {', '.join(lacking)}"
+    return None
 
 
 def _described(
