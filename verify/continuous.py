@@ -22,7 +22,7 @@ from estate.ledger import Ledger
 from migrator.changes import MappingKey
 from migrator.mapping import streams
 from verify.barriers import Barriers, SyncBarriers, SyncNotEnabled
-from verify.desk import Desk
+from verify.desk import Desk, Looking
 from verify.due import Due
 from verify.subject import TableArchived
 from verify.verdict import CHECKED, FOUND, VERIFY, MappingVerdict, mapping_data
@@ -54,6 +54,9 @@ class Watch:
         self._used_at = now
         self._passed_at: float | None = None
         self._forms: list[str] | None = None
+        self._looking: Looking = {}
+        # Proved to differ once, by mappings that may have been described before an ALTER TABLE.
+        self._accused: set[MappingKey] = set()
 
     def covered_s(self, now: float) -> float | None:
         """For so long every key that was carried was heard of, whoever carried it; None where
@@ -74,13 +77,10 @@ class Watch:
         self._used_at = now
         names = dict(taken)
         try:
-            done = self._at(stop).compare(list(names))
-            if done.differing:
-                # Columns may have another type since the mappings were described.
-                self.close()
-                done = self._at(stop).compare(list(names))
+            done = self._at(stop).compare(names, self._looking)
         except (SyncNotEnabled, TableArchived):
             self.due.forget(now)
+            self._looking.clear()
             self.close()
             return []
         except BaseException:
@@ -89,14 +89,23 @@ class Watch:
             raise
         for reason in done.reasons:
             log.info("%s: carried keys cannot be told yet: %s", self.domain, reason)
+        accused = [name for name in done.differing if name not in self._accused]
+        if accused:
+            # Columns may have another type since the mappings were described: once more, with
+            # mappings that are described anew.
+            self._accused.update(accused)
+            self.stale = True
         # Also keys of the other direction to which these lead: as old as what led there.
         oldest = min(names.values())
-        self.due.put_back([(name, names.get(name, oldest)) for name in done.unsure], now)
-        self.checked += len(names.keys() - set(done.unsure))
+        again = [*done.unsure, *(done.differing if accused else ())]
+        self.due.put_back([(name, names.get(name, oldest)) for name in again], now)
+        self.checked += len(names.keys() - set(again))
+        self._accused.difference_update(names.keys() - set(again))
+        if accused or not done.differing:
+            return []
         self.differing += len(done.differing)
-        if done.differing:
-            # An equal run of before is not made younger by what comes now.
-            self.due.left(now)
+        # An equal run of before is not made younger by what comes now.
+        self.due.left(now)
         return done.verdicts
 
     def compared_until(self, clock: Callable[[], float], stop: threading.Event) -> float | None:

@@ -1,9 +1,10 @@
 """Both sides of one domain, with its mappings described: where some keys are compared at a time."""
 
 import threading
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import LiteralString
 
 import psycopg
@@ -16,14 +17,16 @@ from migrator.prepared import Mappings
 from verify.barriers import Barriers, Gate, ends
 from verify.diff import subjects_of
 from verify.findings import record
-from verify.recheck import Settled, settle
+from verify.recheck import Confirmed, Settled, Suspect
 from verify.rows import by_key, compare, plain_key
 from verify.scan import Suspects, read_keys
 from verify.sides import ComparisonFailed, open_both
 from verify.subject import Subject, select
 from verify.verdict import MappingVerdict
 
-PATIENCE_S, BARRIER_S = 2.0, 2.0
+BARRIER_S = 2.0
+# Keys under suspicion, by mapping and value, with what their looks have shown.
+Looking = dict[tuple[str, tuple[Hashable, ...]], Suspect]
 # A look at some keys must not become a scan of the shop's tables: where no index helps, it ends.
 HURRIED: LiteralString = "SET statement_timeout = '5s'"
 # A rewrite changes rows of which no log tells: its table has other files afterwards.
@@ -52,10 +55,17 @@ class Compared:
 
 @dataclass
 class _Read:
-    """What one mapping's keys gave: those that are not equal, and how the log writes each key."""
+    """What one mapping's keys gave: those that are not equal, those that are, and how the log
+    writes each key."""
 
     suspects: Suspects = field(default_factory=dict)
+    equal: list[tuple[Hashable, ...]] = field(default_factory=list)
     logged: dict[Key, Key] = field(default_factory=dict)
+
+    def named(self, mapping: str, key: tuple[str | None, ...]) -> MappingKey:
+        """A key as the log has it."""
+        whole = plain_key(key) or ()
+        return mapping, self.logged.get(whole, whole)
 
 
 class Desk:
@@ -107,33 +117,66 @@ class Desk:
                 found += [str(row[0]) for row in rows]
         return found
 
-    def compare(self, names: list[MappingKey]) -> Compared:
+    def compare(self, names: Iterable[MappingKey], looking: Looking) -> Compared:
         """Compare these keys, and those of the other direction to which their rows lead.
 
+        What is not equal is read again after one barrier, and no more than that: each barrier makes
+        sync hurry. `looking` remembers what earlier looks have shown, until a key is told.
         Raises ConnectionLost.
         """
         done = Compared()
         found: dict[str, _Read] = {}
-        led = self._read(names, found, done)
+        known = list(names)
+        led = self._read(known, found, done)
         # What sync wrote it skips on the way back: nobody hears of these.
-        known = set(names)
-        self._read([name for name in led if name not in known], found, done)
+        self._read([name for name in led if name not in set(known)], found, done)
         suspects = [
-            (self._subjects[mapping], read.suspects)
-            for mapping, read in found.items()
-            if read.suspects
+            (self._subjects[mapping], read) for mapping, read in found.items() if read.suspects
         ]
-        if not suspects:
+        for mapping, read in found.items():
+            for key in read.equal:
+                looking.pop((mapping, key), None)
+        if suspects and (self._stop.is_set() or not self._gate(done.reasons).ready()):
+            done.unsure.extend(
+                read.named(subject.name, key)
+                for subject, read in suspects
+                for key in read.suspects.values()
+            )
             return done
-        gate = self._gate(done.reasons)
-
-        def ready() -> bool:
-            return not self._stop.is_set() and gate.ready()
-
-        results = settle(suspects, self._both, ready, PATIENCE_S)
-        for (subject, _), settled in zip(suspects, results, strict=True):
-            self._sort(subject, found[subject.name].logged, settled, done)
+        for subject, read in suspects:
+            self._look(subject, read, looking, done)
         return done
+
+    def _look(self, subject: Subject, read: _Read, looking: Looking, done: Compared) -> None:
+        """Read a mapping's suspects once more, after a barrier, and note what that shows."""
+        try:
+            rows = read_keys(subject, self._both, read.suspects)
+        except ComparisonFailed as error:
+            done.reasons.append(f"{subject.name}: {error}")
+            done.unsure.extend(read.named(subject.name, key) for key in read.suspects.values())
+            return
+        groups = by_key(subject.shape, *rows)
+        settled = Settled([], [])
+        for canonical, key in read.suspects.items():
+            group = groups.get(canonical)
+            differences = compare(subject.shape, group) if group else []
+            name = (subject.name, canonical)
+            if not differences:
+                looking.pop(name, None)
+                continue
+            suspect = looking.setdefault(name, Suspect(key))
+            proved = suspect.look(differences)
+            if proved:
+                del looking[name]
+                now = datetime.now(UTC)
+                settled.confirmed.extend(Confirmed(key, item, now) for item in proved)
+                done.differing.append(read.named(subject.name, key))
+            else:
+                done.unsure.append(read.named(subject.name, key))
+        if settled.confirmed:
+            verdict = MappingVerdict(subject.name)
+            record(subject, verdict, settled, None)
+            done.verdicts.append(verdict)
 
     def _read(
         self, names: Iterable[MappingKey], found: dict[str, _Read], done: Compared
@@ -167,9 +210,11 @@ class Desk:
                 done.unsure.extend((mapping, key) for key in keys)
             return
         read.logged |= {name: key for key, name in stored.items()}
-        for canonical, group in by_key(shape, source, target).items():
+        groups = by_key(shape, source, target)
+        for canonical, group in groups.items():
             if compare(shape, group):
                 read.suspects[canonical] = asked.get(canonical, group.key)
+        read.equal += [canonical for canonical in asked if canonical not in read.suspects]
         ways = self._mappings[mapping][mapping].statements.ways
         yield from keys_of_rows(ways, shape.names, (values for _, values in (*source, *target)))
 
@@ -183,23 +228,6 @@ class Desk:
         with self._both.asking(source):
             rows = source.execute(prepared.statements.canonical, parts).fetchall()
         return {key: tuple(row) for key, row in zip(keys, rows, strict=True)}
-
-    def _sort(
-        self, subject: Subject, logged: dict[Key, Key], settled: Settled, done: Compared
-    ) -> None:
-        """Add what became of a mapping's suspects."""
-        done.reasons.extend(settled.problems)
-
-        def named(key: tuple[str | None, ...]) -> MappingKey:
-            whole = plain_key(key) or ()
-            return subject.name, logged.get(whole, whole)
-
-        if settled.confirmed:
-            verdict = MappingVerdict(subject.name)
-            record(subject, verdict, settled, None)
-            done.verdicts.append(verdict)
-            done.differing.extend(dict.fromkeys(named(item.key) for item in settled.confirmed))
-        done.unsure.extend(named(suspect.key) for suspect in settled.inconclusive)
 
     def _gate(self, reasons: list[str]) -> Gate:
         return Gate(self._streams, self._both, self._barriers, BARRIER_S, reasons)

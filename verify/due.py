@@ -1,11 +1,14 @@
 """Keys that wait to be compared, each once, some time after they were carried. Thread-safe."""
 
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from migrator.changes import MappingKey
 
 ROOM = 100_000
+SOON_S = 1.0
+# When a key is due, and when it was heard of first; in the order in which they are due.
+Turns = dict[MappingKey, tuple[float, float]]
 
 
 class Due:
@@ -16,8 +19,9 @@ class Due:
 
     def __init__(self, delay_s: float, now: float, room: int = ROOM) -> None:
         self._delay_s, self._room = delay_s, room
-        # When each is due, and when it was heard of first.
-        self._waiting: dict[MappingKey, tuple[float, float]] = {}
+        self._waiting: Turns = {}
+        # Those of which nothing could be told yet.
+        self._again: Turns = {}
         self._lock = threading.Lock()
         self.since, self.left_out = now, 0
 
@@ -25,23 +29,22 @@ class Due:
         """Carried now. One that waits already keeps its turn: it is read as it is by then."""
         with self._lock:
             for name in names:
-                self._put(name, now, now)
+                if name in self._waiting or name in self._again:
+                    continue
+                if len(self._waiting) + len(self._again) >= self._room:
+                    self.since = now
+                    self.left_out += 1
+                else:
+                    self._waiting[name] = (now + self._delay_s, now)
 
     def put_back(self, names: Iterable[tuple[MappingKey, float]], now: float) -> None:
-        """Nothing could be told of them: they get another turn, and stay as old as they are."""
+        """Nothing could be told of them: they come soon again, and stay as old as they are."""
+        due = now + min(SOON_S, self._delay_s)
         with self._lock:
             for name, heard_at in names:
-                due, newer = self._waiting.pop(name, (now + self._delay_s, heard_at))
-                self._waiting[name] = (due, min(heard_at, newer))
-
-    def _put(self, name: MappingKey, heard_at: float, now: float) -> None:
-        if name in self._waiting:
-            return
-        if len(self._waiting) >= self._room:
-            self.since = now
-            self.left_out += 1
-        else:
-            self._waiting[name] = (now + self._delay_s, heard_at)
+                _, newer = self._waiting.pop(name, (due, heard_at))
+                turn, other = self._again.get(name, (due, heard_at))
+                self._again[name] = (turn, min(heard_at, newer, other))
 
     def left(self, now: float) -> None:
         """Something was carried that will not be looked at."""
@@ -52,27 +55,39 @@ class Due:
         """None of them can be looked at."""
         with self._lock:
             self._waiting.clear()
+            self._again.clear()
             self.since = now
 
     def take(self, now: float, most: int) -> list[tuple[MappingKey, float]]:
         """So many of those that are due, each with the moment when it was heard of first."""
-        taken: list[tuple[MappingKey, float]] = []
         with self._lock:
-            for name, (due, heard_at) in self._waiting.items():
-                if due > now or len(taken) >= most:
-                    break
-                taken.append((name, heard_at))
+            # Those that are looked at again leave room for others.
+            taken = _due(self._again, now, (most + 1) // 2)
+            taken += _due(self._waiting, now, most - len(taken))
             for name, _ in taken:
-                del self._waiting[name]
+                self._again.pop(name, None)
+                self._waiting.pop(name, None)
         return taken
 
     def oldest(self, now: float) -> float:
         """When the one was heard of that waits longest; now, when none waits."""
         with self._lock:
-            return min((heard_at for _, heard_at in self._waiting.values()), default=now)
+            every = (*self._waiting.values(), *self._again.values())
+        return min((heard_at for _, heard_at in every), default=now)
 
     def __contains__(self, name: MappingKey) -> bool:
-        return name in self._waiting
+        return name in self._waiting or name in self._again
 
     def __len__(self) -> int:
-        return len(self._waiting)
+        return len(self._waiting) + len(self._again)
+
+
+def _due(
+    turns: Mapping[MappingKey, tuple[float, float]], now: float, most: int
+) -> list[tuple[MappingKey, float]]:
+    found: list[tuple[MappingKey, float]] = []
+    for name, (due, heard_at) in turns.items():
+        if due > now or len(found) >= most:
+            break
+        found.append((name, heard_at))
+    return found
