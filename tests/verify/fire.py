@@ -145,7 +145,7 @@ def writers(library: Library, rows: int, rate: float) -> Iterator[Fire]:
                 chosen = sorted(set(chance.choices(pool, k=count)))
                 written = connection.execute(WRITES[side][kind].encode(), {"ids": chosen})
                 fire.rows[n] += written.rowcount
-                due += count / (rate / 2)
+                due += max(written.rowcount, 1) / (rate / 2)
                 stop.wait(max(due - time.monotonic(), 0))
 
     threads = [threading.Thread(target=write, args=(n, *side)) for n, side in enumerate(sides)]
