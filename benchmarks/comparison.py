@@ -1,6 +1,7 @@
 """The comparison of both sides: against reladiff, against the floor, and what the mapping costs."""
 
 import json
+import os
 import shutil
 import subprocess
 import tempfile
@@ -182,7 +183,9 @@ def _reladiff(ground: Ground, differing: int) -> float:
         words += [_url(ground.new_dsn(same.DATABASE)), table, "--json", *SETTINGS]
         words += [word for name in columns for word in ("-c", name)]
         started = time.monotonic()
-        done = subprocess.run(words, capture_output=True, text=True, check=True)
+        # It cuts its lines as wide as a terminal.
+        wide = os.environ | {"COLUMNS": "100000"}
+        done = subprocess.run(words, capture_output=True, text=True, check=True, env=wide)
         seconds += time.monotonic() - started
         found = [json.loads(line) for line in done.stdout.splitlines() if line.strip()]
         keys = {line[1][0] for line in found}
