@@ -61,6 +61,9 @@ def run(
     limits = limits or Limits(config.verify.workers)
     chosen = select(config, domain, mappings)
     kept = unfinished or Unfinished(datetime.now(UTC), "in memory")
+    if not kept.b0:
+        # What came before, like a self-test, is no part of it.
+        kept.started_at = datetime.now(UTC)
     deadline = None if limits.timeout_s is None else time.monotonic() + limits.timeout_s
     verdict = Verdict("equal", kept.started_at, kept.started_at, {}, [], scope=str(scope))
     by_domain: dict[str, list[Selection]] = {}
