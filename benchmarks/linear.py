@@ -14,7 +14,7 @@ from pathlib import Path
 
 from benchmarks.contest import Figure, Result, Tell, alternate
 from benchmarks.ground import Connection, Ground
-from benchmarks.same import CONFIG, DATABASE, worker
+from benchmarks.same import CONFIG, DATABASE, terminal, worker
 from rehearsal.commands import Commands
 from rehearsal.postgres import free_port
 
@@ -81,16 +81,8 @@ def _split(ground: Ground, folder: Path) -> Iterator[Commands]:
         text = f"SELECT t.*, t.id::text AS splitctl_route FROM {table} t\n"
         (folder / f"{table}.sql").write_text(text, encoding="utf-8")
     (folder / "config.toml").write_text(config, encoding="utf-8")
-    old = ground.estate.servers["order"].dsn("order_db")
-    environment = {
-        "BENCH_LEDGER": old,
-        "BENCH_OLD": old,
-        "BENCH_NEW": ground.new_dsn(DATABASE),
-        "BENCH_TOKEN": "none",
-        "SPLITCTL_STATE_DIR": str(folder / "state"),
-    }
     try:
-        yield Commands(folder / "config.toml", environment, lambda _: None, lambda _: None)
+        yield terminal(ground, folder)
     finally:
         with ground.old() as connection:
             for table in TABLES:

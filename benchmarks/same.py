@@ -124,6 +124,14 @@ def split(ground: Ground, folder: Path) -> Iterator[Commands]:
     for table, route in zip(TABLES, routes, strict=True):
         query = f"SELECT t.*, {route}::text AS splitctl_route FROM {table} t\n"
         (folder / f"{table}.sql").write_text(query, encoding="utf-8")
+    try:
+        yield terminal(ground, folder)
+    finally:
+        ground.drop(DATABASE)
+
+
+def terminal(ground: Ground, folder: Path) -> Commands:
+    """The commands of the split whose configuration is in this folder."""
     old = ground.estate.servers["order"].dsn("order_db")
     environment = {
         "BENCH_LEDGER": old,
@@ -132,10 +140,7 @@ def split(ground: Ground, folder: Path) -> Iterator[Commands]:
         "BENCH_TOKEN": "none",
         "SPLITCTL_STATE_DIR": str(folder / "state"),
     }
-    try:
-        yield Commands(folder / "config.toml", environment, lambda _: None, lambda _: None)
-    finally:
-        ground.drop(DATABASE)
+    return Commands(folder / "config.toml", environment, lambda _: None, lambda _: None)
 
 
 def _ours(ground: Ground, commands: Commands) -> float:
