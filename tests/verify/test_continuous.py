@@ -14,14 +14,13 @@ from hypothesis import strategies as st
 from estate.config import Config
 from estate.config.sections import GateConfig, VerifyConfig
 from estate.ledger import Ledger, open_ledger
-from migrator import backfill, sync, worker
+from migrator import backfill, worker
 from rollout import evidence, verification
 from rollout.gates import Evidence, evaluate
 from tests.conftest import ConfigWriter, FreshDatabase
 from tests.faulty import fault
-from tests.migrator import library as lending
 from tests.migrator.library import DOMAIN, Library
-from tests.verify.test_with_sync import FILL
+from tests.verify import lent
 from verify import continuous
 from verify.continuous import Continuous
 from verify.due import Due
@@ -35,14 +34,8 @@ def library(
     fresh_databases: dict[str, FreshDatabase], write_config: ConfigWriter
 ) -> Iterator[Library]:
     """The lending domain, filled and enabled, without a worker."""
-    built = lending.build(fresh_databases, write_config)
-    try:
-        built.old.execute(FILL.encode())
-        sync.enable(built.config, DOMAIN)
+    with lent.enabled(fresh_databases, write_config) as built:
         yield built
-    finally:
-        built.old.close()
-        built.new.close()
 
 
 def quick(config: Config, rate: int = 1000) -> Config:

@@ -12,13 +12,12 @@ import pytest
 
 from estate.errors import ExitCode
 from estate.ledger import open_ledger
-from migrator import backfill, ownership, sync
+from migrator import ownership
 from rollout import repairing
 from tests.conftest import ConfigWriter, FreshDatabase
-from tests.migrator import library as lending
 from tests.migrator.library import DOMAIN, Library
-from tests.migrator.parcels import working
-from tests.verify.test_with_sync import FILL, damage
+from tests.verify import lent
+from tests.verify.test_with_sync import damage
 from verify import diff, mending, repair
 from verify.mending import Mended
 from verify.passes import Limits
@@ -32,18 +31,10 @@ FORWARD, REVERSE = "lending.forward", "lending.reverse"
 def library(
     fresh_databases: dict[str, FreshDatabase], write_config: ConfigWriter
 ) -> Iterator[Library]:
-    """The lending domain, filled and carried once; half of its readers belong to the new side."""
-    built = lending.build(fresh_databases, write_config)
-    try:
-        built.old.execute(FILL.encode())
-        sync.enable(built.config, DOMAIN)
-        with working(built.config):
-            backfill.run(built.config, DOMAIN, on_progress=lambda *_: None)
-            ownership.switch_both(built.config, DOMAIN, 5000, 2, "old")
-            yield built
-    finally:
-        built.old.close()
-        built.new.close()
+    """The lending domain, carried; half of its readers belong to the new side."""
+    with lent.enabled(fresh_databases, write_config) as built, lent.carried(built):
+        ownership.switch_both(built.config, DOMAIN, 5000, 2, "old")
+        yield built
 
 
 def ids(library: Library, side: str, count: int) -> list[int]:
@@ -346,20 +337,23 @@ def test_a_repair_is_repeated_without_harm(library: Library, tmp_path: Path) -> 
 def test_without_a_worker_nothing_is_asked_and_nothing_is_written(
     fresh_databases: dict[str, FreshDatabase], write_config: ConfigWriter, tmp_path: Path
 ) -> None:
-    built = lending.build(fresh_databases, write_config)
-    try:
-        built.old.execute(FILL.encode())
-        sync.enable(built.config, DOMAIN)
-        with working(built.config):
-            backfill.run(built.config, DOMAIN, on_progress=lambda *_: None)
+    with lent.enabled(fresh_databases, write_config) as built:
+        with lent.carried(built):
             damage(built.new, FORWARD, "UPDATE volumes SET title = 'wrong' WHERE id = 11")
             plan = plan_of(built)
         with pytest.raises(mending.SyncAway):
             mending.mend(built.config, plan, tmp_path / "undo", limits=Limits(barrier_s=0.3))
         assert not (tmp_path / "undo").exists()
-    finally:
-        built.old.close()
-        built.new.close()
+
+
+def test_where_a_mapping_is_not_live_nothing_is_asked(library: Library, tmp_path: Path) -> None:
+    (n,) = ids(library, "old", 1)
+    damage(library.new, FORWARD, f"UPDATE volumes SET title = 'wrong' WHERE id = {n}")
+    plan = plan_of(library, ["forward.volumes"])
+    library.new.execute("UPDATE splitctl_sync.mapping_state SET state = 'spool'")
+    with pytest.raises(mending.SyncAway, match=r"lending\.forward\.volumes: not live"):
+        mend(library, plan, tmp_path / "undo")
+    assert not (tmp_path / "undo").exists()
 
 
 def test_a_plan_is_a_file_from_which_entries_may_be_taken(library: Library, tmp_path: Path) -> None:

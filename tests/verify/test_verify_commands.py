@@ -12,13 +12,11 @@ import psycopg
 import pytest
 
 from estate.errors import ExitCode
-from migrator import backfill, sync
 from tests.conftest import ConfigWriter, FreshDatabase
-from tests.migrator import library as lending
 from tests.migrator.library import DOMAIN, OWNER, TOOL, Library
-from tests.migrator.parcels import working
 from tests.splitctl.test_commands import SPLITCTL, splitctl, surroundings
-from tests.verify.test_with_sync import FILL, damage
+from tests.verify import lent
+from tests.verify.test_with_sync import damage
 from verify import diff
 from verify.passes import Limits, Progress
 from verify.scope import WHOLE
@@ -31,16 +29,8 @@ def library(
     fresh_databases: dict[str, FreshDatabase], write_config: ConfigWriter
 ) -> Iterator[Library]:
     """The lending domain, carried, with a worker."""
-    built = lending.build(fresh_databases, write_config)
-    try:
-        built.old.execute(FILL.encode())
-        sync.enable(built.config, DOMAIN)
-        with working(built.config):
-            backfill.run(built.config, DOMAIN, on_progress=lambda *_: None)
-            yield built
-    finally:
-        built.old.close()
-        built.new.close()
+    with lent.enabled(fresh_databases, write_config) as built, lent.carried(built):
+        yield built
 
 
 def verify(library: Library, *words: str) -> subprocess.CompletedProcess[str]:

@@ -10,22 +10,15 @@ from typing import Any
 import psycopg
 import pytest
 
-from migrator import backfill, ownership, sync
+from migrator import ownership
 from tests.conftest import ConfigWriter, FreshDatabase
 from tests.faulty import fault
-from tests.migrator import library as lending
 from tests.migrator.library import DOMAIN, Library
-from tests.migrator.parcels import working
+from tests.verify import lent
+from tests.verify.lent import BOOKS, carried
 from verify import diff
 from verify.passes import Limits
 
-BOOKS = 300
-FILL = f"""
-INSERT INTO books (reader, title, tags)
-SELECT CASE WHEN i % 3 > 0 THEN 'reader-' || i % 40 END, 'Book ' || i,
-       to_jsonb(ARRAY['a', 'b' || i]) FROM generate_series(1, {BOOKS}) AS i;
-INSERT INTO notes (book_id, body) SELECT id, 'note ' || n FROM books, generate_series(1, 2) AS n;
-"""
 WRITES_OLD = (
     "UPDATE books SET title = 'Book ' || random() WHERE id = %(id)s",
     """UPDATE books SET tags = '["a"]' WHERE id = %(id)s""",
@@ -48,22 +41,8 @@ def library(
     fresh_databases: dict[str, FreshDatabase], write_config: ConfigWriter
 ) -> Iterator[Library]:
     """The lending domain, filled and enabled, without a worker."""
-    built = lending.build(fresh_databases, write_config)
-    try:
-        built.old.execute(FILL.encode())
-        sync.enable(built.config, DOMAIN)
+    with lent.enabled(fresh_databases, write_config) as built:
         yield built
-    finally:
-        built.old.close()
-        built.new.close()
-
-
-@contextmanager
-def carried(library: Library) -> Iterator[None]:
-    """A worker, and everything that was there before copied."""
-    with working(library.config):
-        backfill.run(library.config, DOMAIN, on_progress=lambda *_: None)
-        yield
 
 
 @contextmanager
