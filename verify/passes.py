@@ -39,8 +39,8 @@ class Limits:
 class Progress:
     """How far a mapping is; `str()` of it is a line for a person.
 
-    `share` of both sides has been read in this pass. `rows` is an estimate before the end.
-    `slowed` says why it reads more slowly than it could.
+    `share` of both sides has been read in this pass; those after the first look closer at what
+    differs. `rows` is an estimate before the end. `slowed` says why it could read more quickly.
     """
 
     mapping: str
@@ -50,6 +50,7 @@ class Progress:
     eta_s: float
     suspects: int | None = None
     slowed: str | None = None
+    number: int = 1
 
     def __str__(self) -> str:
         if self.suspects is not None:
@@ -58,6 +59,11 @@ class Progress:
                 f"{self.suspects:,} to look at again"
             )
         slowed = f"; slowed: {self.slowed}" if self.slowed else ""
+        if self.number > 1:
+            return (
+                f"{self.mapping}: looking closer at what differs, pass {self.number}: "
+                f"{self.share:.0%}{slowed}"
+            )
         return (
             f"{self.mapping}: {self.share:.0%} of some {self.rows:,} rows, "
             f"{self.rows_per_second:,.0f} rows/s, {self.eta_s:.0f} s left{slowed}"
@@ -119,13 +125,13 @@ class _Telling:
     def __init__(self, subject: Subject, on_progress: OnProgress | None, calm: Calm) -> None:
         self._subject, self._on_progress, self._calm = subject, on_progress, calm
         self._began = self._told = time.monotonic()
-        self._share = 0.0
+        self._share, self._number = 0.0, 1
 
     def read(self, share: float) -> None:
         """So much of both sides has been read in this pass."""
         now = time.monotonic()
         if share < self._share:
-            self._began = now
+            self._began, self._number = now, self._number + 1
         self._share = share
         if self._on_progress is None or now - self._told < TOLD_EACH_S:
             return
@@ -140,6 +146,7 @@ class _Telling:
                 share * rows / seconds,
                 seconds * (1 - share) / max(share, 0.001),
                 slowed=self._calm.reason,
+                number=self._number,
             )
         )
 

@@ -6,14 +6,14 @@ no more: it may have been on its way.
 """
 
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterable, Iterator
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from psycopg import sql
 
 from verify import checksum
-from verify.checksum import COARSE, FINEST, NOTHING, Checksum, Hashing, Side
+from verify.checksum import COARSE, FINE, FINEST, NOTHING, Checksum, Hashing, Side
 from verify.reading import Reading
 from verify.rows import Values, plain_key
 from verify.sides import Both
@@ -21,8 +21,10 @@ from verify.subject import Subject
 
 # So many rows of each side are in hand at once: some 20 MB.
 ROWS_IN_HAND = 100_000
-# Each slice answers with a row for each bucket.
-SLICES_OF_BUCKETS = 16
+# Each slice answers with a row for each bucket: all slices together so many, or some slices more.
+BUCKETS_ANSWERED, FEWEST_SLICES = 1 << 16, 4
+# A bucket of more rows costs more to fetch, once it differs, than to cut at the first pass.
+ROWS_IN_A_BUCKET = 512
 # So many buckets are asked for at once: some 20 MB of each side.
 MOST_BUCKETS = 1 << 16
 # Cutting unequal buckets finer is worth another pass if fewer than so many of their rows are left.
@@ -62,7 +64,7 @@ class Scan:
 
     def run_in_buckets(self) -> Suspects:
         """Compare by buckets at once: where sides are written to, one checksum seldom agrees."""
-        bits = COARSE
+        bits = _bits(self.rows or self.subject.estimated_rows)
         sums = self._bucket_checksums(bits, None, bits)
         self.rows = max(sum(found[0] for found in side.values()) for side in sums)
         unequal = _unequal(*sums)
@@ -97,8 +99,10 @@ class Scan:
         return totals[0].sum, totals[1].sum
 
     def _bucket_checksums(
-        self, bits: int, within: Iterable[int] | None, bits_within: int
+        self, bits: int, within: Collection[int] | None, bits_within: int
     ) -> tuple[Sums, Sums]:
+        chosen = 1 << bits_within if within is None else len(within)
+        buckets = chosen << (bits - bits_within)
         parents = None if within is None else (bits_within, list(within))
         totals = _Totals(), _Totals()
         self.reading.read(
@@ -107,7 +111,7 @@ class Scan:
                 side, relation, self.hashing, self.subject.choice, bits, parents
             ),
             (totals[0].take, totals[1].take),
-            SLICES_OF_BUCKETS,
+            max(FEWEST_SLICES, BUCKETS_ANSWERED // buckets),
         )
         return totals[0].sums, totals[1].sums
 
@@ -133,6 +137,11 @@ class Scan:
         kept = dict(list(found.items())[:limit])
         self.unexamined += len(found) - len(kept)
         return kept
+
+
+def _bits(rows: int) -> int:
+    """So many bits name the buckets of a first pass over so many rows."""
+    return min(max(COARSE, (rows // ROWS_IN_A_BUCKET).bit_length()), FINE)
 
 
 class _Total:

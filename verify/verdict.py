@@ -178,7 +178,13 @@ class Verdict:
         """What to do with this verdict."""
         if self.verdict == "equal":
             return "splitctl status"
-        return "splitctl sync status" if self.verdict == "inconclusive" else "splitctl verify run"
+        if self.verdict == "inconclusive":
+            return "splitctl sync status"
+        for mapping in self.mappings:
+            if mapping.mismatched or mapping.missing or mapping.extra:
+                # A plan and no more: it changes nothing.
+                return f"splitctl verify repair {mapping.mapping.rsplit('.', 2)[0]}"
+        return "splitctl verify invariants"
 
     def totals(self) -> dict[str, int]:
         """All mappings added up."""

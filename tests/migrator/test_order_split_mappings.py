@@ -4,6 +4,7 @@
 """
 
 import json
+import re
 import secrets
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -323,6 +324,44 @@ def test_untidy_carts_and_checkouts_survive_there_and_back(split: Split, seed: i
     split.empty("order", "checkout")
     live_with_carts(split.connections["order"], Life(seed), ROWS)
     there_and_back(split, "checkout")
+
+
+# Characters around and inside of what a uuid may hold, and some that only look like it.
+NEARLY_UUIDS = st.one_of(
+    st.text("0123456789abcdefABCDEFgG-{} \n\u0661\uff11", max_size=38),
+    st.lists(st.text("0123456789abcdefABCDEF-", max_size=12), max_size=6).map("-".join),
+    st.uuids().flatmap(
+        lambda u: st.sampled_from([
+            str(u), str(u).upper(), u.hex, f"{{{u}}}", f"{u}\n", f" {u}", str(u).title(),
+            str(u)[:35] + "-", "-" + str(u)[1:], str(u).replace("-", "_"), str(u)[:-1] + "g",
+        ])
+    ),
+).map(lambda text: text[:36])  # fmt: skip
+UUID_FORM = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
+
+
+@settings(THOROUGH, max_examples=20)
+@given(st.lists(NEARLY_UUIDS, min_size=1, max_size=200))
+def test_a_customer_becomes_a_uuid_just_when_it_is_written_as_one(
+    split: Split, written: list[str]
+) -> None:
+    order = split.connections["order"]
+    for domain, table in (("checkout", "carts"), ("return", "return_requests")):
+        mapping = next(m for m in mappings_of(domain, "forward") if m.target == table)
+        asked = sql.SQL("SELECT legacy_customer_id, customer_id::text FROM {} AS q").format(
+            query(mapping)
+        )
+        split.empty("order")
+        for text in written:
+            if domain == "checkout":
+                order.execute(CART, [text, None, None])
+            else:
+                order.execute(RETURN, [text, None, None, None])
+        found = order.execute(asked).fetchall()
+        is_one = [text for text in written if UUID_FORM.fullmatch(text)]
+        assert sorted(uuid for _, uuid in found if uuid) == sorted(map(str.lower, is_one))
+        kept = [text for text in written if text not in is_one or text != text.lower()]
+        assert sorted(text for text, _ in found if text is not None) == sorted(kept)
 
 
 @THOROUGH

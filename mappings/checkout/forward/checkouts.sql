@@ -2,9 +2,11 @@
 -- A guest's checkout has the route of its cart.
 SELECT s.id,
        s.session_token,
-       CASE WHEN s.customer_id ~ '^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$'
+       CASE WHEN s.customer_id LIKE '________-____-____-____-____________'
+             AND s.customer_id NOT LIKE '%-%-%-%-%-%' AND s.customer_id !~ '[^0-9a-fA-F-]'
             THEN s.customer_id::uuid END AS customer_id,
-       CASE WHEN s.customer_id !~ '^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$'
+       CASE WHEN s.customer_id NOT LIKE '________-____-____-____-____________'
+              OR s.customer_id LIKE '%-%-%-%-%-%' OR s.customer_id ~ '[^0-9a-f-]'
             THEN s.customer_id END AS legacy_customer_id,
        s.cart_id,
        s.status,

@@ -3,9 +3,11 @@
 SELECT r.id,
        r.return_number,
        r.order_id,
-       CASE WHEN r.customer_id ~ '^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$'
+       CASE WHEN r.customer_id LIKE '________-____-____-____-____________'
+             AND r.customer_id NOT LIKE '%-%-%-%-%-%' AND r.customer_id !~ '[^0-9a-fA-F-]'
             THEN r.customer_id::uuid END AS customer_id,
-       CASE WHEN r.customer_id !~ '^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$'
+       CASE WHEN r.customer_id NOT LIKE '________-____-____-____-____________'
+              OR r.customer_id LIKE '%-%-%-%-%-%' OR r.customer_id ~ '[^0-9a-f-]'
             THEN r.customer_id END AS legacy_customer_id,
        r.status,
        r.return_type,
