@@ -3,6 +3,9 @@
 Every mistake is reported at once, each with its key, the reason and what would be right.
 """
 
+from estate.config.gates import GateConfig
+from estate.config.mappings import InvariantConfig, MappingConfig
+from estate.config.metrics import MetricsConfig
 from estate.config.mistakes import ConfigInvalid, ConfigNotFound, Problem, UnknownName
 from estate.config.reading import find, load
 from estate.config.sections import (
@@ -10,17 +13,15 @@ from estate.config.sections import (
     Config,
     DatabaseConfig,
     DomainConfig,
-    FenceConfig,
-    GateConfig,
-    GatewayConfig,
-    InvariantConfig,
     LedgerConfig,
-    MappingConfig,
-    MetricsConfig,
-    PhaseConfig,
-    RollbackConfig,
     SyncConfig,
     VerifyConfig,
+)
+from estate.config.traffic import (
+    FenceConfig,
+    GatewayConfig,
+    PhaseConfig,
+    RollbackConfig,
     WriterConfig,
 )
 from estate.config.values import BUCKETS, StrayRule, parse_duration

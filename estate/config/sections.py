@@ -2,56 +2,26 @@
 
 from datetime import timedelta
 from pathlib import Path
-from typing import Literal, Self
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    PrivateAttr,
-    ValidationInfo,
-    field_validator,
-    model_validator,
-)
+from pydantic import Field, ValidationInfo, field_validator
 
+from estate.config.gates import GateConfig
+from estate.config.mappings import InvariantConfig, MappingConfig
+from estate.config.metrics import MetricsConfig
 from estate.config.mistakes import UnknownName
-from estate.config.values import (
-    Duration,
-    HostPort,
-    HttpUrl,
-    Identifier,
-    Name,
-    Size,
-    Stray,
-    StrayRule,
+from estate.config.model import Model, beside
+from estate.config.traffic import (
+    FenceConfig,
+    GatewayConfig,
+    PhaseConfig,
+    RollbackConfig,
+    WriterConfig,
 )
+from estate.config.values import Duration, HostPort, Identifier, Name, Size
 from estate.secrets import SecretRef
 
 SHORTEST_RANGE = timedelta(milliseconds=50)
 LONGEST_RANGE = timedelta(seconds=60)
-
-
-def _beside(value: Path, info: ValidationInfo) -> Path:
-    base = (info.context or {}).get("base", Path())
-    path: Path = value.expanduser()
-    return path if path.is_absolute() else base / path
-
-
-def _sql_of(path: Path, key: str) -> str:
-    """A file's SQL without a trailing semicolon."""
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "not UTF-8 text"
-        raise ValueError(f"{key}: {path} cannot be read: {reason}") from error
-    found = text.strip().rstrip(";").strip()
-    if not found:
-        raise ValueError(f"{key}: {path} is empty")
-    return found
-
-
-class Model(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
 
 
 class LedgerConfig(Model):
@@ -77,22 +47,7 @@ class DatabaseConfig(Model):
     @field_validator("migrations")
     @classmethod
     def _relative_to_config(cls, value: Path | None, info: ValidationInfo) -> Path | None:
-        return None if value is None else _beside(value, info)
-
-
-class GatewayConfig(Model):
-    """The gateways that send customers to a side, reached at their admin endpoints."""
-
-    driver: Literal["admin"] = "admin"
-    urls: list[HttpUrl] = Field(min_length=1)
-    token: SecretRef
-
-
-class MetricsConfig(Model):
-    """Where evidence comes from; `scrape` reads the gateways' own /metrics pages."""
-
-    driver: Literal["scrape"] = "scrape"
-    urls: list[HttpUrl] = Field(default_factory=list)
+        return None if value is None else beside(value, info)
 
 
 class SyncConfig(Model):
@@ -142,156 +97,6 @@ class VerifyConfig(Model):
     max_probe_ms: float = Field(default=250, gt=0)
     continuous: int = Field(default=50, ge=0, le=100_000)
     continuous_after: Duration = timedelta(seconds=10)
-
-
-class FenceConfig(Model):
-    """How long a step may hold customers (budget), and when a gateway lets go by itself (lease)."""
-
-    budget_ms: int = Field(default=2000, ge=100, le=30_000)
-    lease_ms: int = Field(default=5000, ge=200, le=60_000)
-
-    @model_validator(mode="after")
-    def _lease_outlives_budget(self) -> Self:
-        if self.lease_ms <= self.budget_ms:
-            raise ValueError("lease_ms must be greater than budget_ms")
-        return self
-
-
-class RollbackConfig(Model):
-    """The longest that a returning customer is held, in ms (law L8: at most 1000)."""
-
-    hold_ms: int = Field(default=1000, ge=0, le=1000)
-
-
-class WriterConfig(Model):
-    """A program that writes to mapped tables beside the gateway."""
-
-    name: str
-    discipline: Literal["owner-aware", "paused"]
-    pause_url: HttpUrl | None = None
-    resume_url: HttpUrl | None = None
-
-    @model_validator(mode="after")
-    def _paused_writers_can_be_paused(self) -> Self:
-        if self.discipline == "paused" and not (self.pause_url and self.resume_url):
-            raise ValueError("a paused writer needs pause_url and resume_url")
-        return self
-
-
-GateKind = Literal["error_rate", "latency_p95", "consistency", "sync_lag", "strays", "share"]
-GATE_LIMITS: dict[str, str] = {
-    "error_rate": "max",
-    "latency_p95": "max_ms",
-    "consistency": "max_age",
-    "sync_lag": "max_ms",
-    "strays": "max",
-    "share": "tolerance",
-}
-
-
-class GateConfig(Model):
-    """A question put to evidence before a step. Each kind has one limit of its own."""
-
-    name: str
-    kind: GateKind
-    max: float | None = Field(default=None, ge=0)
-    max_ms: float | None = Field(default=None, gt=0)
-    max_age: Duration | None = None
-    tolerance: float | None = Field(default=None, gt=0, lt=1)
-    min_samples: int = Field(default=200, ge=1)
-    domains: list[str] | None = None
-
-    @model_validator(mode="after")
-    def _limit_of_its_kind(self) -> Self:
-        wanted = GATE_LIMITS[self.kind]
-        given = [name for name in set(GATE_LIMITS.values()) if getattr(self, name) is not None]
-        if given != [wanted]:
-            raise ValueError(f"a gate of kind {self.kind} has exactly one limit: {wanted}")
-        if self.kind == "error_rate" and (self.max or 0) >= 1:
-            raise ValueError("max is a share below 1; a gate that can never fail is refused")
-        return self
-
-
-class PhaseConfig(Model):
-    """A percentage and how long it soaks before the next step."""
-
-    percentage: int = Field(ge=1, le=100)
-    soak: Duration
-
-
-class MappingConfig(Model):
-    """One SQL query that says what one table holds (law L1)."""
-
-    target: Name
-    query: Path
-    key: tuple[Name, ...] = Field(min_length=1)
-    route: str = Field(min_length=1)
-    sources: dict[Name, dict[Name, Name]] = Field(min_length=1)
-    stray: Stray = StrayRule("owner")
-    touched: Name | None = None
-    sensitive: tuple[Name, ...] = ()
-    _sql: str = PrivateAttr(default="")
-
-    @property
-    def sql(self) -> str:
-        """The mapping's query, as its file holds it, without a trailing semicolon."""
-        return self._sql
-
-    @field_validator("query")
-    @classmethod
-    def _relative_to_config(cls, value: Path, info: ValidationInfo) -> Path:
-        return _beside(value, info)
-
-    @model_validator(mode="after")
-    def _read(self) -> Self:
-        self._sql = _sql_of(self.query, "query")
-        if shown := set(self.sensitive) & set(self.key):
-            raise ValueError(
-                f"sensitive names {sorted(shown)} of the key: rows are named by it in every report"
-            )
-        for table, columns in self.sources.items():
-            if set(columns) != set(self.key):
-                raise ValueError(
-                    f"sources.{table} names {sorted(columns)}, "
-                    f"but must lead to the whole key {sorted(self.key)}"
-                )
-        return self
-
-
-class InvariantConfig(Model):
-    """What must be true of the data: SQL that gives the rows which break it.
-
-    Either `query`, for one side or both, each by itself; or `old` and `new`, whose rows must be the
-    same. The first column names a row.
-    """
-
-    name: str = Field(min_length=1, max_length=80)
-    query: Path | None = None
-    sides: tuple[Literal["old", "new"], ...] = ()
-    old: Path | None = None
-    new: Path | None = None
-    _texts: dict[str, str] = PrivateAttr(default_factory=dict)
-
-    def text(self, name: str) -> str:
-        """The SQL of `query`, `old` or `new`."""
-        return self._texts[name]
-
-    @field_validator("query", "old", "new")
-    @classmethod
-    def _relative_to_config(cls, value: Path | None, info: ValidationInfo) -> Path | None:
-        return None if value is None else _beside(value, info)
-
-    @model_validator(mode="after")
-    def _one_form(self) -> Self:
-        alone = self.query is not None and self.sides and not (self.old or self.new)
-        against = self.old is not None and self.new is not None and not (self.query or self.sides)
-        if not alone and not against:
-            raise ValueError("an invariant has either query and sides, or old and new")
-        for name in ("query", "old", "new"):
-            path = getattr(self, name)
-            if path is not None:
-                self._texts[name] = _sql_of(path, name)
-        return self
 
 
 class DomainConfig(Model):

@@ -11,8 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from estate.config import Config
-from estate.config.sections import GateConfig, VerifyConfig
+from estate.config import Config, GateConfig, VerifyConfig
 from estate.ledger import Ledger, open_ledger
 from migrator import backfill, worker
 from rollout import evidence, verification
