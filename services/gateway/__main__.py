@@ -2,6 +2,7 @@
 
 PORT, INSTANCE, ORDER_URL, CHECKOUT_URL, RETURN_URL, GATEWAY_ADMIN_TOKEN, and the flags:
 USE_CHECKOUT_SERVICE, CHECKOUT_TRAFFIC_PERCENTAGE, USE_RETURN_SERVICE, RETURN_TRAFFIC_PERCENTAGE.
+OWNERS_REFUSE=true: every service runs with OWNER_SIDE, so a 421 sends a request to the other side.
 HOST (default 127.0.0.1) is the address to listen on. SIGTERM ends it gracefully.
 """
 
@@ -13,7 +14,7 @@ from types import FrameType
 import uvicorn
 
 from services.gateway.app import Gateway, Settings
-from services.gateway.flags import FlagsInvalid, from_environment
+from services.gateway.flags import FlagsInvalid, from_environment, truth
 
 NEEDED = ("PORT", "ORDER_URL", "CHECKOUT_URL", "RETURN_URL", "GATEWAY_ADMIN_TOKEN")
 # Longer than any client's pool keeps an idle connection, so that the client is the one to close.
@@ -45,6 +46,7 @@ def settings(environment: Mapping[str, str]) -> Settings:
         order_url=environment["ORDER_URL"],
         new_urls={"checkout": environment["CHECKOUT_URL"], "return": environment["RETURN_URL"]},
         flags=from_environment(environment),
+        owners_refuse=truth(environment, "OWNERS_REFUSE"),
     )
 
 

@@ -51,6 +51,14 @@ class DomainFlags:
         return "new" if bucket < self.new_below else "old"
 
 
+def truth(environment: Mapping[str, str], name: str) -> bool:
+    """A switch in the environment, off where it is not set. Raises FlagsInvalid."""
+    word = environment.get(name, "").strip().lower()
+    if word not in WORDS:
+        raise FlagsInvalid(f"{name}={word!r}: say true or false")
+    return WORDS[word]
+
+
 def from_environment(environment: Mapping[str, str]) -> dict[str, DomainFlags]:
     """The flags of each domain at start, epoch 0. Raises FlagsInvalid with all that is wrong."""
     flags: dict[str, DomainFlags] = {}
