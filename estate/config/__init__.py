@@ -3,6 +3,7 @@
 Every mistake is reported at once, each with its key, the reason and what would be right.
 """
 
+from estate.config.cluster import ClusterConfig
 from estate.config.gates import GateConfig
 from estate.config.mappings import InvariantConfig, MappingConfig
 from estate.config.metrics import MetricsConfig
@@ -29,6 +30,7 @@ from estate.config.values import BUCKETS, StrayRule, parse_duration
 __all__ = [
     "BUCKETS",
     "BackfillConfig",
+    "ClusterConfig",
     "Config",
     "ConfigInvalid",
     "ConfigNotFound",

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from pydantic import Field, ValidationInfo, field_validator
 
+from estate.config.cluster import ClusterConfig
 from estate.config.gates import GateConfig
 from estate.config.mappings import InvariantConfig, MappingConfig
 from estate.config.metrics import MetricsConfig
@@ -151,6 +152,7 @@ class Config(Model):
     ledger: LedgerConfig
     databases: dict[Identifier, DatabaseConfig] = Field(min_length=2)
     gateway: GatewayConfig
+    cluster: ClusterConfig = Field(default_factory=ClusterConfig)
     metrics: MetricsConfig = Field(default_factory=MetricsConfig)
     sync: SyncConfig = Field(default_factory=SyncConfig)
     backfill: BackfillConfig = Field(default_factory=BackfillConfig)
