@@ -122,9 +122,13 @@ class Window:
         return cls({}, {url: dict(all_.get(domain, {})) for url, all_ in snapshot.gateways.items()})
 
     def advanced(self, snapshot: Snapshot, domain: str) -> "Window":
-        """The window up to this look. A gateway seen for the first time begins to count here."""
+        """The window up to this look. A gateway seen for the first time begins to count here.
+
+        One that is not even named any more is gone for good, like a pod that was replaced.
+        """
         total: dict[Side, Count] = dict(self.total)
-        last = dict(self.last)
+        named = snapshot.gateways.keys() | snapshot.problems.keys()
+        last = {url: counts for url, counts in self.last.items() if url in named}
         for url, domains in snapshot.gateways.items():
             now = dict(domains.get(domain, {}))
             if url in self.last:

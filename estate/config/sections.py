@@ -101,19 +101,29 @@ class VerifyConfig(Model):
 
 
 class DomainConfig(Model):
-    """A slice that moves together: two sides, flags, phases and mappings both ways."""
+    """A slice that moves together: two sides, flags, phases and mappings both ways.
+
+    `flag`, `percentage` and `epoch` are what the gateways call them. Without a name of its own the
+    epoch stands beside the percentage: a gateway need not know it.
+    """
 
     name: str = ""
     old: str
     new: str
     flag: str
     percentage: str
+    epoch: str = ""
     phases: list[PhaseConfig] = Field(min_length=1)
     forward: list[MappingConfig] = Field(min_length=1)
     reverse: list[MappingConfig] = Field(min_length=1)
     invariants: list[InvariantConfig] = Field(default_factory=list)
     unmapped_old: list[Name] = Field(default_factory=list)
     unmapped_new: list[Name] = Field(default_factory=list)
+
+    @property
+    def epoch_name(self) -> str:
+        """The variable that holds the flags' epoch."""
+        return self.epoch or f"{self.percentage}_EPOCH"
 
     @field_validator("phases")
     @classmethod

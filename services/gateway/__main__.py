@@ -2,6 +2,8 @@
 
 PORT, INSTANCE, ORDER_URL, CHECKOUT_URL, RETURN_URL, GATEWAY_ADMIN_TOKEN, and the flags:
 USE_CHECKOUT_SERVICE, CHECKOUT_TRAFFIC_PERCENTAGE, USE_RETURN_SERVICE, RETURN_TRAFFIC_PERCENTAGE.
+CHECKOUT_TRAFFIC_EPOCH, RETURN_TRAFFIC_EPOCH (default 0) order the changes of a flag.
+FLAGS_DIR: a directory with files of these names, which change the flags while it runs.
 OWNERS_REFUSE=true: every service runs with OWNER_SIDE, so a 421 sends a request to the other side.
 HOST (default 127.0.0.1) is the address to listen on. SIGTERM ends it gracefully.
 """
@@ -9,6 +11,7 @@ HOST (default 127.0.0.1) is the address to listen on. SIGTERM ends it gracefully
 import os
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 from types import FrameType
 
 import uvicorn
@@ -47,6 +50,7 @@ def settings(environment: Mapping[str, str]) -> Settings:
         new_urls={"checkout": environment["CHECKOUT_URL"], "return": environment["RETURN_URL"]},
         flags=from_environment(environment),
         owners_refuse=truth(environment, "OWNERS_REFUSE"),
+        flags_folder=Path(folder) if (folder := environment.get("FLAGS_DIR")) else None,
     )
 
 

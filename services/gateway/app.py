@@ -10,6 +10,7 @@ import time
 from collections.abc import Coroutine, MutableMapping
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -19,6 +20,7 @@ from services.gateway import merge, proxy
 from services.gateway.admin import Admin
 from services.gateway.buckets import IdentityMissing, bucket, merge_routes, route_of
 from services.gateway.fence import Door, Visit
+from services.gateway.flag_files import FlagFiles
 from services.gateway.flags import DomainFlags, Side
 from services.gateway.leases import Cancellable, Clock, Timer
 from services.gateway.metrics import Metrics
@@ -47,6 +49,7 @@ class Settings:
     """What a gateway needs to know. `new_urls`: the new side's service of each domain.
 
     `owners_refuse`: all services answer 421 to customers whom their database does not own.
+    `flags_folder`: files that change the flags while it runs, a mounted ConfigMap.
     """
 
     instance: str
@@ -56,6 +59,7 @@ class Settings:
     flags: dict[str, DomainFlags]
     upstream_seconds: float = 10.0
     owners_refuse: bool = False
+    flags_folder: Path | None = None
 
 
 def loop_timer(delay: float, callback: Any) -> Cancellable:
@@ -82,9 +86,14 @@ class Gateway:
         self._sides: dict[str, Sides] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stopping = False
+        self._following: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        """Open the pools."""
+        """Open the pools, and look at the files."""
+        if self.settings.flags_folder is not None:
+            files = FlagFiles(self.settings.flags_folder, self.doors)
+            files.look()
+            self._following = asyncio.create_task(files.follow())
         self._loop = asyncio.get_running_loop()
         self._session = proxy.open_session()
         old = Upstream(self._session, self.settings.order_url, "old")
@@ -110,6 +119,8 @@ class Gateway:
     async def stop(self) -> None:
         """Let upstream calls end that nobody waits for, then close the pools."""
         self._release()
+        if self._following is not None:
+            self._following.cancel()
         await self._peers.close()
         await self._patience.drain(DRAIN_SECONDS)
         if self._session is not None:
