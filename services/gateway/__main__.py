@@ -4,8 +4,9 @@ PORT, INSTANCE, ORDER_URL, CHECKOUT_URL, RETURN_URL, GATEWAY_ADMIN_TOKEN, and th
 USE_CHECKOUT_SERVICE, CHECKOUT_TRAFFIC_PERCENTAGE, USE_RETURN_SERVICE, RETURN_TRAFFIC_PERCENTAGE.
 CHECKOUT_TRAFFIC_EPOCH, RETURN_TRAFFIC_EPOCH (default 0) order the changes of a flag.
 FLAGS_DIR: a directory with files of these names, which change the flags while it runs.
-OWNERS_REFUSE=true: every service runs with OWNER_SIDE, so a 421 sends a request to the other side.
-HOST (default 127.0.0.1) is the address to listen on. SIGTERM ends it gracefully.
+OWNERS_REFUSE=true: all services run with OWNER_SIDE, so a 421 sends a request to the other side.
+HOST (default 127.0.0.1) is the address to listen on. SIGTERM ends it gracefully: for DRAIN_S
+seconds (default 0) it is not ready, answers all the same, and closes each connection after it.
 """
 
 import os
@@ -27,14 +28,19 @@ IDLE_SECONDS = 75
 class Server(uvicorn.Server):
     """Releases the held requests before it waits for the requests under way."""
 
-    def __init__(self, config: uvicorn.Config, gateway: Gateway) -> None:
+    def __init__(self, config: uvicorn.Config, gateway: Gateway, drain_s: float) -> None:
         super().__init__(config)
-        self._gateway = gateway
+        self._gateway, self._drain_s = gateway, drain_s
+        self._told = False
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """First signal: end gracefully, exit code 0. Second: at once."""
-        self._gateway.interrupt()
-        self.force_exit = self.should_exit
+        self.force_exit, self._told = self._told, True
+        if self.force_exit:
+            self.should_exit = True
+        self._gateway.interrupt(self._drain_s, self._end)
+
+    def _end(self) -> None:
         self.should_exit = True
 
 
@@ -59,6 +65,7 @@ def main() -> int:
     try:
         gateway = Gateway(settings(os.environ))
         port = int(os.environ["PORT"])
+        drain_s = float(os.environ.get("DRAIN_S") or 0)
     except (ValueError, FlagsInvalid) as error:
         print(f"gateway: {error}", file=sys.stderr)  # noqa: T201
         return 2
@@ -78,7 +85,7 @@ def main() -> int:
         timeout_keep_alive=IDLE_SECONDS,
         timeout_graceful_shutdown=30,
     )
-    Server(config, gateway).run()
+    Server(config, gateway, drain_s).run()
     return 0
 
 

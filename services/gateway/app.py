@@ -7,7 +7,7 @@ framework would cost more than the work. The admin endpoint is an ordinary Starl
 import asyncio
 import json
 import time
-from collections.abc import Coroutine, MutableMapping
+from collections.abc import Callable, Coroutine, MutableMapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -106,10 +106,20 @@ class Gateway:
         }
         self._sides["order"] = Sides({"old": old, "new": old}, refusing=False)
 
-    def interrupt(self) -> None:
-        """Begin to stop, from a signal handler: nobody may be held by a gateway that goes."""
-        if self._loop is not None:
-            self._loop.call_soon_threadsafe(self._release)
+    def interrupt(self, drain_s: float, end: Callable[[], None]) -> None:
+        """Begin to stop, from a signal handler: nobody may be held by a gateway that goes.
+
+        `end` is called after so many seconds, in which customers find other gateways.
+        """
+        if self._loop is None:
+            end()
+            return
+
+        def begin() -> None:
+            self._release()
+            loop_timer(drain_s, end)
+
+        self._loop.call_soon_threadsafe(begin)
 
     def _release(self) -> None:
         self._stopping = True
@@ -172,6 +182,8 @@ class Gateway:
             return  # the customer left before the request was whole
         self.metrics.answered(domain, side, answer.status, time.perf_counter() - began)
         answer.headers.append((b"x-served-by", f"{domain}/{side}/{served}".encode()))
+        if self._stopping:
+            answer.headers.append((b"connection", b"close"))
         await _send(send, answer)
 
     async def _answer(self, request: "_Request") -> tuple[Answer, Side, int]:
