@@ -27,7 +27,7 @@ def test_the_whole_split_with_flags_that_come_pod_by_pod(
     options = Options(
         carts=2_000,
         returns=400,
-        shoppers=24,
+        shoppers=32,
         soak_s=SOAK_S,
         seed=1,
         out=directory,
