@@ -3,6 +3,7 @@
 Every mistake is reported at once, each with its key, the reason and what would be right.
 """
 
+from estate.config.flows import FlowsConfig, SideUrls
 from estate.config.gates import GateConfig
 from estate.config.mappings import InvariantConfig, MappingConfig
 from estate.config.metrics import MetricsConfig
@@ -35,6 +36,7 @@ __all__ = [
     "DatabaseConfig",
     "DomainConfig",
     "FenceConfig",
+    "FlowsConfig",
     "GateConfig",
     "GatewayConfig",
     "InvariantConfig",
@@ -44,6 +46,7 @@ __all__ = [
     "PhaseConfig",
     "Problem",
     "RollbackConfig",
+    "SideUrls",
     "StrayRule",
     "SyncConfig",
     "UnknownName",
