@@ -1,6 +1,10 @@
 """The shipped flows against the real services: through a gateway, and each side directly."""
 
+import os
 import secrets
+import shlex
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,7 +25,7 @@ from rollout.placing import OwnersUnknown, OwnsNobody
 from rollout.smoke import Run, SmokeReport
 from services.gateway.app import Gateway, Settings
 from services.gateway.flags import DomainFlags
-from tests.services.conftest import Host, Shop
+from tests.services.conftest import ROOT, Host, Shop
 
 TOKEN = "a-token"
 NEW = {"checkout": "checkout", "return": "return"}
@@ -304,3 +308,44 @@ def test_a_load_of_one_side_is_made_of_its_own_customers(estate: Estate) -> None
     new = estate.customers_of("carts", "checkout") - before
     assert len(new) > 5
     assert all(bucket(customer) < 1000 for customer in new)
+
+
+def commands_of(page: str) -> list[str]:
+    """The commands that a page of the documentation shows."""
+    text = (ROOT / "docs" / page).read_text(encoding="utf-8")
+    block = text.split("```sh\n")[1].split("```")[0]
+    return [line.split(" #")[0].strip() for line in block.splitlines()]
+
+
+@pytest.mark.parametrize("command", commands_of("traffic.md"))
+def test_every_command_of_the_page_does_what_it_says(
+    command: str, estate: Estate, tmp_path: Path
+) -> None:
+    estate.serve(50)
+    program, *arguments = shlex.split(command)
+    assert program == "splitctl"
+    loads = arguments[0] == "load"
+    # The last of an option that is given twice counts: a page's load is too long for a test.
+    short = ["--for", "1s"] if loads else []
+    if loads and "--rate" not in arguments:
+        short += ["--customers", "5"]
+    found = subprocess.run(
+        [sys.executable, "-m", "splitctl", *arguments, *short],
+        cwd=ROOT,
+        env={
+            **os.environ,
+            "SPLITCTL_CONFIG": str(estate.directory / "config.toml"),
+            "SPLITCTL_STATE_DIR": str(tmp_path),
+        },
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    told = found.stdout + found.stderr
+    # How quick this machine is now is not what is tested.
+    assert found.returncode in ((0, 3, 4) if loads else (0,)), told
+    assert "Traceback" not in told
+    assert found.stderr.splitlines()[-1].startswith("Next: ")
+    if loads:
+        assert " 0 failed" in found.stdout
