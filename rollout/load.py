@@ -12,64 +12,21 @@ import resource
 import signal
 import time
 from collections import deque
-from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Coroutine
 
 import aiohttp
 
-from estate.config import Config
-from rollout import flows as flow_files
-from rollout import placing
-from rollout.flows import Flow, Step, Walk
-from rollout.latencies import NOBODY, Asked, Figures, Record, percentile
-from rollout.load_report import Generator, Limits, LoadReport, SocketsScarce
-from rollout.placing import SERVED_BY, Customers, Place, Served, Through
-from rollout.tools import Tools
+from rollout.flows import Step, Walk
+from rollout.latencies import NOBODY, Asked, Record, percentile
+from rollout.load_plan import Plan
+from rollout.load_report import Generator, LoadReport, SocketsScarce
+from rollout.placing import SERVED_BY, Customers, Served
 
-LONGEST_PAUSES = 5  # no pause is longer than so many mean ones
 AFTER_NO_ANSWER_S = 1.0  # nobody knocks without a pause at a door that stays shut
 KEEP_ALIVE_S = 30.0
 OTHER_FILES = 64  # open files that are not sockets of customers
 TICK_S = 1.0
-UNNAMED = "unnamed"  # the side of an answer that does not tell it
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What to ask. `places`: by domain, one a gateway. `rate` (requests a second): open model.
-
-    `think_s`: the mean pause instead of the flows' own.
-    """
-
-    flows: Sequence[Flow]
-    places: Mapping[str, Sequence[Place]]
-    through: Through
-    customers: int
-    seconds: float
-    prefix: str
-    request_s: float
-    rate: float | None = None
-    think_s: float | None = None
-    limits: Limits = field(default_factory=Limits)
-    next_command: str = "the same command without --dry-run"
-
-    def to_text(self) -> str:
-        """For a person."""
-        names = ", ".join(flow.name for flow in self.flows)
-        urls = ", ".join({place.url: None for places in self.places.values() for place in places})
-        how = f"{self.rate:g} requests a second" if self.rate else "each thinking in between"
-        who = f"{self.customers:,} customers ({self.prefix}...)"
-        return f"{who} would walk {names} at {urls} for {self.seconds:g} s, {how}"
-
-    def to_json(self) -> dict[str, object]:
-        """Plain data."""
-        urls = {domain: [p.url for p in found] for domain, found in self.places.items()}
-        return {**vars(self), "flows": [flow.name for flow in self.flows], "places": urls}
-
-    def pause_s(self, flow: Flow, step: Step, chance: random.Random) -> float:
-        """A pause before a step: exponential, as of people, but never without an end."""
-        mean = flow.think_s(step) if self.think_s is None else self.think_s
-        return min(chance.expovariate(1 / mean), LONGEST_PAUSES * mean) if mean else 0.0
+UNNAMED = "either"  # side of an answer that does not tell it
 
 
 class Customer:
@@ -138,9 +95,8 @@ class Customer:
         except (aiohttp.ClientError, OSError) as error:
             return NOBODY, type(error).__name__
         self.answered = True
-        served = Served.parse(header)
-        side = served.side if served else place.side or UNNAMED
-        return side, walk.judge(step, status, content)
+        served = Served.parse(header) or Served(walk.flow.domain, place.side or UNNAMED)
+        return str(served), walk.judge(step, status, content)
 
 
 class Load:
@@ -261,7 +217,7 @@ class Load:
             requests=record.requests,
             failed=record.failed,
             throughput=round(answered / seconds, 1) if seconds else 0.0,
-            sides=list(_figures(record)),
+            sides=[series.figures(side) for side, series in sorted(record.sides.items())],
             steps=[
                 series.figures(f"{step} ({side})")
                 for (step, side), series in sorted(record.steps.items())
@@ -273,64 +229,8 @@ class Load:
         )
 
 
-def _figures(record: Record) -> Iterator[Figures]:
-    return (series.figures(side) for side, series in sorted(record.sides.items()))
-
-
 def _ms(seconds: float | None) -> str:
     return "-" if seconds is None else f"{1000 * seconds:,.1f}"
-
-
-def plan(
-    config: Config,
-    domains: Sequence[str] = (),
-    names: Sequence[str] = (),
-    through: Through = "gateway",
-    *,
-    customers: int,
-    seconds: float,
-    rate: float | None = None,
-    think_s: float | None = None,
-    limits: Limits | None = None,
-    tools: Tools | None = None,
-) -> Plan:
-    """What a load asks: the flows named, or else those of these domains that have a weight.
-
-    Raises NoFlow, FlowInvalid, UnknownName, SideUnknown, OwnersUnknown, OwnsNobody.
-    """
-    known = flow_files.read_all(config)
-    for domain in domains:
-        config.domain(domain)
-    wanted = flow_files.chosen(known, names, config) or [flow for flow in known if flow.weight]
-    wanted = [flow for flow in wanted if not domains or flow.domain in domains]
-    if not wanted:
-        what = f"A flow with a weight, or one named by --flow, of {', '.join(domains) or 'any'}"
-        raise flow_files.NoFlow(what=what, path=config.path)
-    places = {flow.domain: _places(config, flow.domain, through, tools) for flow in wanted}
-    request_s = config.flows.request_timeout.total_seconds()
-    return Plan(
-        wanted,
-        places,
-        through,
-        customers,
-        seconds,
-        config.flows.customer,
-        request_s,
-        rate,
-        think_s,
-        limits or Limits(),
-    )
-
-
-def _places(config: Config, domain: str, through: Through, tools: Tools | None) -> Sequence[Place]:
-    """A gateway sends everybody to the right side; past it only a side's own customers may come."""
-    if through == "gateway":
-        return [Place(url, url, url, None) for url in placing.gateways(config)]
-    standing = placing.standing(domain, tools or Tools.of(config))
-    found = placing.places(config, domain, through, {domain: standing})
-    if not found:
-        raise placing.OwnsNobody(domain=domain, side=through)
-    return found
 
 
 def load(asked: Plan, on_progress: Callable[[str], None] = lambda _: None) -> LoadReport:

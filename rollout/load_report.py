@@ -86,7 +86,7 @@ class LoadReport:
     def _slow(self) -> list[str]:
         limits = (("p95", self.limits.p95_ms), ("p99", self.limits.p99_ms))
         return [
-            f"{name} of the {side.name} side is {getattr(side, name):,.1f} ms, {limit:,.1f} may be"
+            f"{name} of {side.name} is {getattr(side, name):,.1f} ms, {limit:,.1f} may be"
             for name, limit in limits
             for side in self._judged
             if limit is not None and getattr(side, name) > limit

@@ -173,7 +173,10 @@ class Served:
     """Who answered, as a gateway says in `X-Served-By: domain/side/percentage`."""
 
     domain: str
-    side: Side
+    side: str
+
+    def __str__(self) -> str:
+        return f"{self.domain}/{self.side}"
 
     @classmethod
     def parse(cls, header: str | None) -> "Served | None":

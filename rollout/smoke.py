@@ -10,134 +10,23 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, Literal
 
 import httpx
 
 from estate.config import Config
-from estate.errors import ExitCode, in_one_line
+from estate.errors import in_one_line
 from migrator.mapping import Side
 from rollout import flows, placing
 from rollout.flows import Flow, Request, Step, Walk
 from rollout.placing import SERVED_BY, Customers, Place, Served, Standing, Through
+from rollout.smoke_report import Run, SmokePlan, SmokeReport, StepResult
 from rollout.tools import Tools
 
 WHOLE_S = 120.0
-SHORT = 12  # columns of a step's outcome
-
-Outcome = Literal["ok", "failed", "unreached", "not run"]
 
 
 class Unreached(Exception):
     """No answer came; the message says why."""
-
-
-@dataclass(frozen=True)
-class StepResult:
-    """One step. `served_by` as the gateway says it; `answer` is an excerpt, where it failed."""
-
-    step: str
-    outcome: Outcome
-    status: int | None = None
-    ms: float | None = None
-    served_by: str | None = None
-    reason: str | None = None
-    answer: str | None = None
-
-    def line(self) -> str:
-        """For a person."""
-        status = "" if self.status is None else f"  {self.status}"
-        took = "" if self.ms is None else f"  {self.ms:,.0f} ms"
-        by = f"  by {self.served_by}" if self.served_by else ""
-        why = f"  {self.reason}" if self.reason else ""
-        answer = f"; it answered: {self.answer}" if self.answer else ""
-        return f"{self.outcome:<{SHORT}}{self.step}{status}{took}{by}{why}{answer}"
-
-
-@dataclass(frozen=True)
-class Run:
-    """One flow at one place. `side` is the one that had to answer; `customer` finds its data."""
-
-    flow: str
-    domain: str
-    place: str
-    side: Side | None
-    customer: str | None
-    steps: list[StepResult]
-
-    @property
-    def outcome(self) -> Outcome:
-        """Of the step that ended it."""
-        return next((step.outcome for step in self.steps if step.outcome != "ok"), "ok")
-
-    @property
-    def title(self) -> str:
-        """For a person."""
-        side = "" if self.side in (None, self.place) else f", a customer of the {self.side} side"
-        who = f" ({self.customer})" if self.customer else ""
-        return f"{self.flow} of {self.domain} at {self.place}{side}{who}"
-
-
-@dataclass(frozen=True)
-class SmokeReport:
-    """Every run. `held_back`: what was not asked, and why; `away`: who could not say who owns."""
-
-    through: Through
-    runs: list[Run]
-    held_back: list[str] = field(default_factory=list)
-    away: dict[str, str] = field(default_factory=dict)
-
-    def count(self, outcome: Outcome) -> int:
-        """How many steps came to this."""
-        return sum(step.outcome == outcome for run in self.runs for step in run.steps)
-
-    @property
-    def verdict(self) -> str:
-        """`passed`, `failed`, or `inconclusive`: not everything could be asked."""
-        if self.count("failed"):
-            return "failed"
-        whole = self.runs and not self.count("unreached") and not self.held_back
-        return "passed" if whole else "inconclusive"
-
-    @property
-    def exit_code(self) -> ExitCode:
-        """What the verdict tells a script."""
-        codes = {"passed": ExitCode.DONE, "failed": ExitCode.CHECK_FAILED}
-        return codes.get(self.verdict, ExitCode.INCONCLUSIVE)
-
-    @property
-    def next_command(self) -> str:
-        """What comes after it."""
-        return "splitctl status" if self.verdict == "passed" else "splitctl doctor"
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain data."""
-        return {"verdict": self.verdict, **vars(self)}
-
-    def to_text(self) -> str:
-        """For a person."""
-        lines = []
-        for run in self.runs:
-            lines += [run.title, *(f"  {step.line()}" for step in run.steps)]
-        lines += [f"not asked: {why}" for why in self.held_back]
-        lines += [f"did not say who owns whom: {who}: {why}" for who, why in self.away.items()]
-        counts = [(self.count(word), word) for word in ("ok", "failed", "unreached", "not run")]
-        told = ", ".join(f"{count} {word}" for count, word in counts if count)
-        return "\n".join([*lines, f"{self.verdict}: {told or 'nothing was asked'}"])
-
-
-@dataclass(frozen=True)
-class SmokePlan:
-    """What a smoke run would send."""
-
-    requests: list[str]
-    held_back: list[str]
-    next_command: str
-
-    def to_text(self) -> str:
-        """For a person."""
-        lines = [*self.requests, *(f"not asked: {why}" for why in self.held_back)]
-        return "\n".join(lines or ["nothing"])
 
 
 @dataclass(frozen=True)
@@ -185,14 +74,15 @@ def errands(
     return found
 
 
-def _doors(config: Config, domains: Sequence[str], through: Through) -> list[Place]:
+def doors(config: Config, domains: Sequence[str], through: Through) -> Errands:
     """What can be asked for its health without knowing who owns whom."""
     if through == "gateway":
-        return [Place(url, url, url, None) for url in placing.gateways(config)]
+        return Errands([Place(url, url, url, None) for url in placing.gateways(config)])
     nobody = placing.Buckets(0, 0)
     for domain in domains:
         config.domain(domain)
-    return [placing.direct(config, domain, through, nobody) for domain in domains or config.domains]
+    wanted = domains or config.domains
+    return Errands([placing.direct(config, domain, through, nobody) for domain in wanted])
 
 
 def _unowned(
@@ -322,10 +212,7 @@ def smoke(
     tools: Tools | None = None,
 ) -> SmokeReport:
     """Walk every flow of these domains (all: none named). See `errands` for what it raises."""
-    if health_only:
-        asked = Errands(_doors(config, domains, through))
-    else:
-        asked = errands(config, tools or Tools.of(config), domains, through, confirm)
+    asked = _asked(config, domains, through, health_only, confirm, tools)
     runs = asyncio.run(Smoke(config, whole_s, on_progress).run(asked))
     return SmokeReport(through, runs, asked.held_back, asked.away)
 
@@ -335,11 +222,12 @@ def plan(
     domains: Sequence[str] = (),
     through: Through = "gateway",
     *,
+    health_only: bool = False,
     confirm: str | None = None,
     tools: Tools | None = None,
 ) -> SmokePlan:
     """What `smoke` would send; nothing is sent but the question who owns whom."""
-    asked = errands(config, tools or Tools.of(config), domains, through, confirm)
+    asked = _asked(config, domains, through, health_only, confirm, tools)
     health = config.flows.health
     requests = [f"GET {url}{health}" for url in dict.fromkeys(p.url for p in asked.places)]
     requests += [
@@ -347,4 +235,17 @@ def plan(
         for errand in asked.walks
         for step in errand.flow.steps
     ]
-    return SmokePlan(requests, asked.held_back, "the same command without --dry-run")
+    return SmokePlan(requests, asked.held_back)
+
+
+def _asked(
+    config: Config,
+    domains: Sequence[str],
+    through: Through,
+    health_only: bool,
+    confirm: str | None,
+    tools: Tools | None,
+) -> Errands:
+    if health_only:
+        return doors(config, domains, through)
+    return errands(config, tools or Tools.of(config), domains, through, confirm)

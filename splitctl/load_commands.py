@@ -71,7 +71,7 @@ def smoke(
         from rollout import smoke as room
 
         if dry_run:
-            return room.plan(c, domains or (), side.value, confirm=confirm)
+            return room.plan(c, domains or (), side.value, health_only=health, confirm=confirm)
         return room.smoke(
             c,
             domains or (),
@@ -125,13 +125,10 @@ def load(
         raise typer.BadParameter("--think belongs to the closed model, --rate makes an open one")
 
     def work(c: Any) -> Any:
+        from rollout import load_plan
         from rollout.load_report import Limits, LoadToolMissing
 
-        try:
-            from rollout import load as room
-        except ModuleNotFoundError as error:
-            raise LoadToolMissing(module=error.name) from error
-        asked = room.plan(
+        asked = load_plan.plan(
             c,
             domains or (),
             flow or (),
@@ -144,6 +141,10 @@ def load(
         )
         if dry_run:
             return asked
+        try:
+            from rollout import load as room
+        except ModuleNotFoundError as error:
+            raise LoadToolMissing(module=error.name) from error
         try:
             return room.load(asked, sliding)
         finally:

@@ -19,6 +19,7 @@ from migrator.ownership import bucket
 from rehearsal import configuration, shipped
 from rehearsal.postgres import free_port
 from rollout import load as loading
+from rollout import load_plan
 from rollout import smoke as room
 from rollout.flows import FlowInvalid, NoFlow
 from rollout.placing import OwnersUnknown, OwnsNobody
@@ -181,7 +182,7 @@ def test_a_side_that_owns_nobody_is_asked_for_its_health_alone(estate: Estate) -
     healthy = room.smoke(estate.config, ["checkout"], "new", health_only=True)
     assert all_ok(healthy)
     with pytest.raises(OwnsNobody):
-        loading.plan(estate.config, through="new", customers=1, seconds=1)
+        load_plan.plan(estate.config, through="new", customers=1, seconds=1)
 
 
 def test_before_sync_is_enabled_the_new_side_is_written_to_when_that_is_confirmed(
@@ -278,7 +279,7 @@ def test_typed_wrong(estate: Estate) -> None:
     with pytest.raises(NoFlow, match="Domain 'return'"):
         room.smoke(config.model_copy(update={"flows": only}), ["return"])
     with pytest.raises(NoFlow, match="cart, checkout, return"):
-        loading.plan(config, names=["card"], customers=1, seconds=1)
+        load_plan.plan(config, names=["card"], customers=1, seconds=1)
     path = estate.directory / f"flows/wrong-{secrets.token_hex(4)}.toml"
     path.write_text((config.flows.files[0]).read_text().replace("{cart}", "{crat}"))
     mistaken = config.flows.model_copy(update={"files": [path]})
@@ -289,9 +290,9 @@ def test_typed_wrong(estate: Estate) -> None:
 
 def test_a_load_tells_both_sides_of_the_gateway_apart(estate: Estate) -> None:
     estate.serve(50)
-    asked = loading.plan(estate.config, customers=10, seconds=3, think_s=0.05)
+    asked = load_plan.plan(estate.config, customers=10, seconds=3, think_s=0.05)
     report = loading.load(asked)
-    assert {side.name for side in report.sides} == {"old", "new"}
+    assert {side.name for side in report.sides} == {"checkout/old", "checkout/new"}
     assert report.failed == 0, report.to_text()
     assert sum(step.requests for step in report.steps) == report.requests > 50
 
@@ -299,11 +300,11 @@ def test_a_load_tells_both_sides_of_the_gateway_apart(estate: Estate) -> None:
 def test_a_load_of_one_side_is_made_of_its_own_customers(estate: Estate) -> None:
     estate.serve(10)
     before = estate.customers_of("carts", "checkout")
-    asked = loading.plan(
+    asked = load_plan.plan(
         estate.config, names=["cart"], through="new", customers=5, seconds=2, think_s=0.02
     )
     report = loading.load(asked)
-    assert [side.name for side in report.sides] == ["new"]
+    assert [side.name for side in report.sides] == ["checkout/new"]
     assert report.failed == 0, report.to_text()
     new = estate.customers_of("carts", "checkout") - before
     assert len(new) > 5
