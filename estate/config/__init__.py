@@ -4,6 +4,7 @@ Every mistake is reported at once, each with its key, the reason and what would 
 """
 
 from estate.config.cluster import ClusterConfig
+from estate.config.flows import FlowsConfig, SideUrls
 from estate.config.gates import GateConfig
 from estate.config.mappings import InvariantConfig, MappingConfig
 from estate.config.metrics import MetricsConfig
@@ -37,6 +38,7 @@ __all__ = [
     "DatabaseConfig",
     "DomainConfig",
     "FenceConfig",
+    "FlowsConfig",
     "GateConfig",
     "GatewayConfig",
     "InvariantConfig",
@@ -46,6 +48,7 @@ __all__ = [
     "PhaseConfig",
     "Problem",
     "RollbackConfig",
+    "SideUrls",
     "StrayRule",
     "SyncConfig",
     "UnknownName",

@@ -93,6 +93,11 @@ def of_names(data: dict[str, Any]) -> Iterator[Problem]:
                 yield Problem(
                     f"gates.{number}.domains", f"no domain '{name}'", f"There are: {known}."
                 )
+    flows = data.get("flows")
+    for name in tables(flows, "urls") if isinstance(flows, dict) else {}:
+        if name not in domains:
+            known = ", ".join(domains) or "none"
+            yield Problem(f"flows.urls.{name}", f"no domain '{name}'", f"There are: {known}.")
 
 
 def tables(data: dict[str, Any], section: str) -> dict[str, dict[str, Any]]:

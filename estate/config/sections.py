@@ -6,6 +6,7 @@ from pathlib import Path
 from pydantic import Field, ValidationInfo, field_validator
 
 from estate.config.cluster import ClusterConfig
+from estate.config.flows import FlowsConfig
 from estate.config.gates import GateConfig
 from estate.config.mappings import InvariantConfig, MappingConfig
 from estate.config.metrics import MetricsConfig
@@ -171,6 +172,7 @@ class Config(Model):
     rollback: RollbackConfig = Field(default_factory=RollbackConfig)
     writers: list[WriterConfig] = Field(default_factory=list)
     gates: list[GateConfig] = Field(default_factory=list)
+    flows: FlowsConfig = Field(default_factory=FlowsConfig)
     domains: dict[str, DomainConfig] = Field(min_length=1)
 
     @property
