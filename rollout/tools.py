@@ -43,8 +43,8 @@ class Tools:
     @classmethod
     def of(cls, config: Config) -> "Tools":
         """The real ones. Nothing is opened yet."""
+        from rollout import metrics
         from rollout.flags import GatewayAdmin
-        from rollout.metrics import ScrapeMetrics
         from rollout.world import DatabaseWorld, HttpWriters
 
         def ledger() -> "Ledger":
@@ -65,7 +65,7 @@ class Tools:
         return cls(
             ledger=ledger,
             flags=GatewayAdmin.of(config),
-            metrics=ScrapeMetrics.of(config),
+            metrics=metrics.of(config),
             world=lambda domain: DatabaseWorld(config, domain),
             writers=HttpWriters(config.writers),
             sync=sync,

@@ -14,6 +14,7 @@ import typer
 from rehearsal.command import register as register_rehearse
 from splitctl.answers import Listing
 from splitctl.data_commands import backfill, schema, sync
+from splitctl.replay_commands import register as register_replay
 from splitctl.rollout_commands import decommission, rollout
 from splitctl.session import (
     ConfigPath,
@@ -59,6 +60,7 @@ for name, group in (
     ("decommission", decommission),
 ):
     app.add_typer(group, name=name)
+register_replay(rollout)
 register_rehearse(app, lambda work, form: answer_without_config(work, Output(form)), duration)
 
 

@@ -10,6 +10,8 @@ from estate.config.mappings import InvariantConfig, MappingConfig
 from estate.config.metrics import MetricsConfig
 from estate.config.mistakes import UnknownName
 from estate.config.model import Model, beside
+from estate.config.notices import NotifyConfig
+from estate.config.observing import ObserveConfig
 from estate.config.traffic import (
     FenceConfig,
     GatewayConfig,
@@ -159,6 +161,8 @@ class Config(Model):
     rollback: RollbackConfig = Field(default_factory=RollbackConfig)
     writers: list[WriterConfig] = Field(default_factory=list)
     gates: list[GateConfig] = Field(default_factory=list)
+    notify: list[NotifyConfig] = Field(default_factory=list)
+    observe: ObserveConfig = Field(default_factory=ObserveConfig)
     domains: dict[str, DomainConfig] = Field(min_length=1)
 
     @property
