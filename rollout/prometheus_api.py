@@ -19,6 +19,8 @@ TIMEOUT_S = 2.0
 HISTORY_TIMEOUT_S = 30.0
 # Prometheus refuses more than 11,000 points of a series; fewer at a time keep an answer small.
 POINTS = 250
+# A query that cannot be read, and one that cannot be worked out.
+REFUSALS = (httpx.codes.BAD_REQUEST, httpx.codes.UNPROCESSABLE_ENTITY)
 # So much of what a page says against a query is shown.
 LONGEST_REASON = 300
 
@@ -29,6 +31,13 @@ class PrometheusSilent(SplitctlError):
 
     hint = "the same command, once Prometheus answers"
     exit_code = ExitCode.INCONCLUSIVE
+
+
+class QueryRefused(PrometheusSilent):
+    """Prometheus at {url} refuses the query: {reason}. Nothing was changed."""
+
+    hint = "mend the expression in config.toml, then the same command again"
+    exit_code = ExitCode.CHECK_FAILED
 
 
 class NoPrometheus(SplitctlError):
@@ -123,6 +132,8 @@ class Prometheus:
         told = body if isinstance(body, dict) else {}
         if not answer.is_success or told.get("status") != "success":
             reason = in_one_line(told.get("error") or "")[:LONGEST_REASON]
+            if answer.status_code in REFUSALS and told.get("error"):
+                raise QueryRefused(url=self.url, reason=reason)
             what = f"it answers {answer.status_code}"
             raise self._silent(f"{what}: {reason}" if told.get("error") else what)
         if told.get("warnings"):

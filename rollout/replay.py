@@ -197,7 +197,7 @@ def replay(
     names = list(domains) or list(config.domains)
     for name in names:
         config.domain(name)
-    number = int((end - start).total_seconds() // step_s) + 1
+    number = int((end - start).total_seconds() // step_s) + 1 if step_s > 0 else 0
     if not 1 <= number <= MOST_MOMENTS:
         raise NothingToReplay(
             start=start.isoformat(), end=end.isoformat(), step_s=step_s, number=max(number, 0),

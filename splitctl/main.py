@@ -14,6 +14,7 @@ import typer
 from rehearsal.command import register as register_rehearse
 from splitctl.answers import Listing
 from splitctl.data_commands import backfill, schema, sync
+from splitctl.observe_commands import observe
 from splitctl.replay_commands import register as register_replay
 from splitctl.rollout_commands import decommission, rollout
 from splitctl.session import (
@@ -58,6 +59,7 @@ for name, group in (
     ("verify", verify),
     ("rollout", rollout),
     ("decommission", decommission),
+    ("observe", observe),
 ):
     app.add_typer(group, name=name)
 register_replay(rollout)

@@ -357,6 +357,8 @@ def test_health_and_metrics_of_the_jobs() -> None:
         text = httpx.get(f"{address}/metrics").text
         assert 'job_rows_total{job="cleanup"} 3.0' in text
         assert 'job_failures_total{job="outbox"} 1.0' in text
+        assert 'event_publish_failures_total{service="jobs"} 1.0' in text
+        assert 'database_connection_failures_total{service="jobs"} 0.0' in text
         assert httpx.get(f"{address}/elsewhere").status_code == 404
     finally:
         server.shutdown()
