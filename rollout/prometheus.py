@@ -71,7 +71,7 @@ class PrometheusMetrics:
         Raises PrometheusSilent, SecretMissing.
         """
         # Whole milliseconds: else the moments asked and those answered would drift apart.
-        bounds = round(start.timestamp(), 3), end.timestamp(), max(round(step_s, 3), 0.001)
+        bounds = start.timestamp(), end.timestamp(), max(round(step_s, 3), 0.001)
         scraped = self._prometheus.range(self._scraped, *bounds)
         counted = self._prometheus.range(self._counted, *bounds)
         for (moments, some_scraped), (_, some_counted) in zip(scraped, counted, strict=True):

@@ -4,8 +4,10 @@ The answers are those of the stable HTTP API, `/api/v1/query` and `/api/v1/query
 (prometheus.io/docs/prometheus/latest/querying/api).
 """
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import httpx
@@ -63,6 +65,10 @@ class Prometheus:
         self.url = url.rstrip("/")
         self._token = token
 
+    @cached_property
+    def _client(self) -> httpx.Client:
+        return httpx.Client(trust_env=False)
+
     @classmethod
     def of(cls, config: Config) -> "Prometheus":
         """The one that the configuration names. Raises NoPrometheus."""
@@ -88,7 +94,8 @@ class Prometheus:
         """The values at start, start + step, ... up to `end`: some hundred moments at a time, and
         the samples there are. Raises PrometheusSilent, SecretMissing.
         """
-        number = int((end - start) // step) + 1
+        # A step that ends where the whole does belongs to it, whatever a float makes of it.
+        number = math.floor((end - start) / step + 1e-6) + 1
         moments = [round(start + index * step, 3) for index in range(number)]
         for first in range(0, number, POINTS):
             some = moments[first : first + POINTS]
@@ -115,8 +122,9 @@ class Prometheus:
 
         def work() -> Any:
             headers = {"Authorization": f"Bearer {token}"} if token else {}
-            with httpx.Client(timeout=limit_s, trust_env=False, headers=headers) as client:
-                return client.post(f"{self.url}/api/v1/{path}", data=dict(values))
+            return self._client.post(
+                f"{self.url}/api/v1/{path}", data=dict(values), headers=headers, timeout=limit_s
+            )
 
         # A page that comes letter by letter must have an end, too.
         outcome = parallel.gather({path: work}, 2 * limit_s)[path]
