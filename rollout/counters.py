@@ -119,7 +119,7 @@ class Snapshot:
         """
         told = {url: epochs.get(domain, 0) for url, epochs in self.epochs.items()}
         early = {url for url, of in told.items() if 0 < of < epoch and url in self.gateways}
-        why = "it was not seen since the step"
+        why = "it was not seen under the flags of the step yet"
         return replace(
             self,
             gateways={url: all_ for url, all_ in self.gateways.items() if url not in early},

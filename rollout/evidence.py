@@ -60,13 +60,13 @@ def look(tools: Tools) -> Look:
 def opened(snapshot: Snapshot, domain: str, epoch: int = 0) -> dict[str, Any]:
     """The evidence of a phase that begins now, with a step that has this epoch."""
     window = Window.opened(snapshot.under(domain, epoch), domain)
-    return {"window": window.to_json(), "lags": []}
+    return {"window": window.to_json(), "lags": [], "epoch": epoch}
 
 
 def counted(rollout: Rollout, seen: Look, now: datetime) -> Rollout:
     """The row after one more look: window, lags and soak clock moved on."""
     kept = rollout.evidence
-    snapshot = seen.snapshot.under(rollout.domain, rollout.epoch)
+    snapshot = _of_phase(rollout, seen)
     before = Window.from_json(kept.get("window", {}))
     window = before.advanced(snapshot, rollout.domain)
     grew = window.side("new").requests > before.side("new").requests
@@ -76,6 +76,7 @@ def counted(rollout: Rollout, seen: Look, now: datetime) -> Rollout:
         "window": window.to_json(),
         "lags": lags,
         "traffic_at": traffic_at.isoformat() if traffic_at else None,
+        "epoch": kept.get("epoch", 0),
     }
     within_s = TRAFFIC_WITHIN_S + snapshot.behind_s
     fresh = traffic_at is not None and (now - traffic_at).total_seconds() <= within_s
@@ -99,12 +100,18 @@ def of(rollout: Rollout, seen: Look, verdict: VerdictRecord | None) -> Evidence:
         domain=rollout.domain,
         percentage=rollout.percentage,
         window=Window.from_json(rollout.evidence.get("window", {})),
-        blind=seen.snapshot.under(rollout.domain, rollout.epoch).problems,
+        blind=_of_phase(rollout, seen).problems,
         verdict=verdict_seen(verdict, rollout.moved_at),
         streams=_streams(rollout.domain, seen.streams),
         streams_problem=seen.streams_problem,
         lags=lags,
     )
+
+
+def _of_phase(rollout: Rollout, seen: Look) -> Snapshot:
+    """What was seen since the step that opened the phase."""
+    # The step's epoch and not the row's: owners may have a newer one that no gateway was given.
+    return seen.snapshot.under(rollout.domain, int(rollout.evidence.get("epoch", 0)))
 
 
 def ask(config: Config, evidence: Evidence) -> list[GateResult]:

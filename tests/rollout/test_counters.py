@@ -55,7 +55,7 @@ def test_what_was_told_before_a_step_says_nothing_of_the_phase_after_it() -> Non
         return replace(look(**gateways), epochs={url: {"d": epoch} for url in gateways})
 
     early = told(4, a=1000).under("d", 5)
-    assert early.problems == {"a": "it was not seen since the step"}
+    assert early.problems == {"a": "it was not seen under the flags of the step yet"}
     assert not early.complete
     window = Window.opened(early, "d").advanced(told(4, a=1200).under("d", 5), "d")
     assert window == Window()
