@@ -54,7 +54,7 @@ def start(
     children: Children,
     jobs: Mapping[str, Sequence[str]],
     *,
-    interval: str = "250ms",
+    interval: str = "1s",
     rules: Path | None = None,
     alertmanager: Path | None = None,
 ) -> Monitoring:

@@ -3,11 +3,13 @@
 import json
 import re
 import subprocess
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from prometheus_client import Gauge
 
 from estate.config import Config, ConfigInvalid
 from estate.errors import ExitCode
@@ -19,7 +21,7 @@ from rollout.observe.prometheus import NoReceiver
 from rollout.prometheus_api import Prometheus
 from tests.observe import programs
 from tests.observe.conftest import Configure
-from tests.observe.pages import GatewayPage, opened
+from tests.observe.pages import GatewayPage, Page, opened
 from tests.observe.programs import needed
 
 MATCHED = "matcher = 'job=\"gateway\"'"
@@ -289,6 +291,27 @@ def test_check_asks_prometheus_and_names_what_could_never_fire(
         prometheus.stop("prometheus")
         found = checking.check(config, written, asked)
         assert any(f.what == "prometheus" and f.state == "unknown" for f in found.findings)
+
+
+def test_a_step_appears_on_every_dashboard_of_its_domain(
+    configure: Configure, tmp_path: Path, children: Children
+) -> None:
+    worker = Page()
+    epoch = Gauge("splitctl_owner_epoch", "n", ["domain", "side"], registry=worker.registry)
+    config = configure(interval="1s")
+    (board,) = [item for uid, item in dashboards(config).items() if uid.endswith("domain-d")]
+    (moved,) = [item["expr"] for item in board["annotations"]["list"]]
+    with opened(worker):
+        epoch.labels("d", "old").set(4)
+        prometheus = programs.start(tmp_path, children, {"splitctl": [worker.address]})
+        prometheus.await_value('splitctl_owner_epoch{side="old"}', 4)
+        began = time.time()
+        assert prometheus.value(moved) is None
+        epoch.labels("d", "old").set(5)
+        prometheus.await_value('splitctl_owner_epoch{side="old"}', 5)
+        found = list(Prometheus(prometheus.url).range(moved, began - 1, time.time() + 1, 0.25))
+    shown = [sample for _, samples in found for sample in samples]
+    assert shown and {sample.labels["domain"] for sample in shown} == {"d"}
 
 
 @pytest.mark.parametrize(
