@@ -9,10 +9,11 @@ from collections.abc import Callable, Iterator, Mapping
 from itertools import accumulate
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
-from prometheus_client.core import HistogramMetricFamily
+from prometheus_client.core import GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
+from estate.config import BUCKETS
 from migrator.parked import REASONS
 from migrator.stream_health import StreamHealth
 from migrator.watch import Seen
@@ -94,6 +95,31 @@ class Delays(Collector):
         yield family
 
 
+class Owners(Collector):
+    """Who owns which share of each domain, as each side's database says; what is not known has no
+    sample. A change of the epoch is a step or a rollback."""
+
+    def __init__(self) -> None:
+        self.streams: Mapping[str, StreamHealth] = {}
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        """The families, as the registry asks for them."""
+        labels = ["domain", "side"]
+        share = GaugeMetricFamily(
+            "splitctl_owner_percentage", "Of the customers, owned by the new side", labels=labels
+        )
+        epoch = GaugeMetricFamily("splitctl_owner_epoch", "Of the owner", labels=labels)
+        # Both streams of a domain read both databases: either will do.
+        told = {
+            key: owner for health in self.streams.values() for key, owner in health.owners.items()
+        }
+        for key, owner in sorted(told.items()):
+            share.add_metric(key, 100 * owner.new_below / BUCKETS)
+            epoch.add_metric(key, owner.epoch)
+        yield share
+        yield epoch
+
+
 class Gauges:
     """All figures of a worker's streams."""
 
@@ -125,8 +151,9 @@ class Gauges:
             label,
             registry=self._registry,
         )
-        self._delays = Delays(names)
+        self._delays, self._owners = Delays(names), Owners()
         self._registry.register(self._delays)
+        self._registry.register(self._owners)
         for name in names:
             self._rows.labels(name)
             self._strays.labels(name)
@@ -144,6 +171,7 @@ class Gauges:
 
     def text(self, streams: Mapping[str, StreamHealth]) -> bytes:
         """The body of /metrics."""
+        self._owners.streams = streams
         for stream, health in streams.items():
             # Taken once: the stream's own thread may replace it meanwhile.
             seen = health.seen

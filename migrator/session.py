@@ -16,7 +16,7 @@ from migrator.apply import Applier, Leaving, Outcome
 from migrator.capture import Capture
 from migrator.changes import Batch, Collector, StreamStopped
 from migrator.health import Board
-from migrator.mapping import Stream
+from migrator.mapping import Stream, other
 from migrator.pace import Gathering, Pace
 from migrator.pgoutput import lsn_number, lsn_text
 from migrator.replication import Reader, System
@@ -350,9 +350,13 @@ class Session:
 
     def _heed_owner(self) -> None:
         """A new owner decides keys that could not be decided before: they need not wait longer."""
-        domain = self._stream.domain.name
-        owner = ownership.read(self._target, domain)
-        self._owners_agree = owner == ownership.read(self._source, domain)
+        domain, side = self._stream.domain.name, self._stream.source_side
+        owner, before = (
+            ownership.read(connection, domain) for connection in (self._target, self._source)
+        )
+        found = {(domain, side): before, (domain, other(side)): owner}
+        self._health.owners = {key: told for key, told in found.items() if told is not None}
+        self._owners_agree = owner == before
         if owner != self._owner:
             self._owner = owner
             for item in self._applier.waiting.values():

@@ -2,11 +2,14 @@
 
 import logging
 import time
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
 from migrator.figures import Quantiles, Rate
+from migrator.mapping import Side
+from migrator.ownership import Ownership
 from migrator.watch import Seen
 
 log = logging.getLogger(__name__)
@@ -33,7 +36,8 @@ class StreamHealth:
     (after an error), stopped (it will not go on without a person). `horizon`: it has decided of
     every transaction of its source below this 64-bit id: carried, kept as a stray, or parked.
     `seen` is its last look at both databases, while it runs. `round_trip_s` is the time a heartbeat
-    took from the source, through the log, to its commit in the target.
+    took from the source, through the log, to its commit in the target. `owners` is what each side's
+    database said of its domain's owner, at about the same time.
     """
 
     name: str
@@ -53,6 +57,7 @@ class StreamHealth:
     round_trip_s: float | None = None
     horizon: int | None = None
     seen: Seen | None = None
+    owners: Mapping[tuple[str, Side], Ownership] = field(default_factory=dict)
     began: float = field(default_factory=time.monotonic)
     lags: Quantiles = field(default_factory=Quantiles)
     rows: Rate = field(default_factory=lambda: Rate(ROWS_WINDOW_S))
@@ -96,7 +101,7 @@ class StreamHealth:
             log.log(level, "%s: %s%s", self.name, state, f": {reason}" if reason else "")
         if state != "running":
             # What was true while it ran may be true no more: unknown is better.
-            self.seen, self.round_trip_s = None, None
+            self.seen, self.round_trip_s, self.owners = None, None, {}
         self.state, self.reason = state, reason
 
     def to_json(self) -> dict[str, Any]:

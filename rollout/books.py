@@ -40,7 +40,7 @@ def arrived(
         soak_required_s=soak.total_seconds() if soak is not None else None,
         counted_at=now,
         epoch=result.epoch,
-        evidence=evidence.opened(tools.metrics.scrape(), result.domain),
+        evidence=evidence.opened(tools.metrics.scrape(), result.domain, result.epoch),
     )
 
 

@@ -6,7 +6,7 @@ growth, gateway by gateway, so a restart costs at most what was counted between 
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Self
 
 Side = Literal["old", "new"]
@@ -95,15 +95,36 @@ Counts = Mapping[Side, Count]
 
 @dataclass(frozen=True)
 class Snapshot:
-    """One look at every gateway: counts by gateway, domain and side, or why there are none."""
+    """One look at every gateway: counts by gateway, domain and side, or why there are none.
+
+    epochs: of the flags under which each gateway counted, by domain, where it tells them
+    behind_s: how old what was seen may be, in seconds
+    """
 
     gateways: Mapping[str, Mapping[str, Counts]] = field(default_factory=dict)
     problems: Mapping[str, str] = field(default_factory=dict)
+    epochs: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    behind_s: float = 0.0
 
     @property
     def complete(self) -> bool:
         """Whether every gateway answered with counters."""
         return bool(self.gateways) and not self.problems
+
+    def under(self, domain: str, epoch: int) -> "Snapshot":
+        """What was counted since a step with this epoch.
+
+        What comes by way of a store may be from before the step: it says nothing of the phase. An
+        epoch of 0 is none: flags that were never set have it, and some ways to set them.
+        """
+        told = {url: epochs.get(domain, 0) for url, epochs in self.epochs.items()}
+        early = {url for url, of in told.items() if 0 < of < epoch and url in self.gateways}
+        why = "it was not seen under the flags of the step yet"
+        return replace(
+            self,
+            gateways={url: all_ for url, all_ in self.gateways.items() if url not in early},
+            problems={**self.problems, **dict.fromkeys(sorted(early), why)},
+        )
 
 
 @dataclass(frozen=True)
@@ -124,11 +145,13 @@ class Window:
     def advanced(self, snapshot: Snapshot, domain: str) -> "Window":
         """The window up to this look. A gateway seen for the first time begins to count here.
 
-        One that is not even named any more is gone for good, like a pod that was replaced.
+        One that others were seen without, and that nobody misses, serves no customers any more.
         """
         total: dict[Side, Count] = dict(self.total)
-        named = snapshot.gateways.keys() | snapshot.problems.keys()
-        last = {url: counts for url, counts in self.last.items() if url in named}
+        last: dict[str, Counts] = dict(self.last)
+        if snapshot.gateways:
+            for url in {*last} - {*snapshot.gateways} - {*snapshot.problems}:
+                last[url] = {s: replace(count, customers=None) for s, count in last[url].items()}
         for url, domains in snapshot.gateways.items():
             now = dict(domains.get(domain, {}))
             if url in self.last:

@@ -57,16 +57,18 @@ def look(tools: Tools) -> Look:
     return Look(tools.metrics.scrape(), streams, problem)
 
 
-def opened(snapshot: Snapshot, domain: str) -> dict[str, Any]:
-    """The evidence of a phase that begins now."""
-    return {"window": Window.opened(snapshot, domain).to_json(), "lags": []}
+def opened(snapshot: Snapshot, domain: str, epoch: int = 0) -> dict[str, Any]:
+    """The evidence of a phase that begins now, with a step that has this epoch."""
+    window = Window.opened(snapshot.under(domain, epoch), domain)
+    return {"window": window.to_json(), "lags": [], "epoch": epoch}
 
 
 def counted(rollout: Rollout, seen: Look, now: datetime) -> Rollout:
     """The row after one more look: window, lags and soak clock moved on."""
     kept = rollout.evidence
+    snapshot = _of_phase(rollout, seen)
     before = Window.from_json(kept.get("window", {}))
-    window = before.advanced(seen.snapshot, rollout.domain)
+    window = before.advanced(snapshot, rollout.domain)
     grew = window.side("new").requests > before.side("new").requests
     traffic_at = now if grew else _moment(kept.get("traffic_at"))
     lags = [*kept.get("lags", []), _worst_lag(rollout.domain, seen)][-LAG_LOOKS:]
@@ -74,10 +76,12 @@ def counted(rollout: Rollout, seen: Look, now: datetime) -> Rollout:
         "window": window.to_json(),
         "lags": lags,
         "traffic_at": traffic_at.isoformat() if traffic_at else None,
+        "epoch": kept.get("epoch", 0),
     }
-    fresh = traffic_at is not None and (now - traffic_at).total_seconds() <= TRAFFIC_WITHIN_S
+    within_s = TRAFFIC_WITHIN_S + snapshot.behind_s
+    fresh = traffic_at is not None and (now - traffic_at).total_seconds() <= within_s
     seconds = 0.0
-    evident = seen.snapshot.complete and fresh and _carried(rollout.domain, seen)
+    evident = snapshot.complete and fresh and _carried(rollout.domain, seen)
     if evident and rollout.counted_at is not None:
         passed = (now - rollout.counted_at).total_seconds()
         seconds = max(0.0, min(passed, LONGEST_COUNT_S))
@@ -96,12 +100,18 @@ def of(rollout: Rollout, seen: Look, verdict: VerdictRecord | None) -> Evidence:
         domain=rollout.domain,
         percentage=rollout.percentage,
         window=Window.from_json(rollout.evidence.get("window", {})),
-        blind=seen.snapshot.problems,
+        blind=_of_phase(rollout, seen).problems,
         verdict=verdict_seen(verdict, rollout.moved_at),
         streams=_streams(rollout.domain, seen.streams),
         streams_problem=seen.streams_problem,
         lags=lags,
     )
+
+
+def _of_phase(rollout: Rollout, seen: Look) -> Snapshot:
+    """What was seen since the step that opened the phase."""
+    # The step's epoch and not the row's: owners may have a newer one that no gateway was given.
+    return seen.snapshot.under(rollout.domain, int(rollout.evidence.get("epoch", 0)))
 
 
 def ask(config: Config, evidence: Evidence) -> list[GateResult]:

@@ -3,8 +3,9 @@
 import time
 
 from estate.config import Config
+from rollout import metrics
 from rollout.flags import Flags, GatewayAdmin
-from rollout.metrics import Metrics, ScrapeMetrics
+from rollout.metrics import Metrics
 from rollout.written import Unfenced, Written
 
 
@@ -35,9 +36,10 @@ def flags_of(config: Config, written: Written | None) -> Flags:
 
 
 def metrics_of(config: Config) -> Metrics:
-    """Where the counters come from."""
-    if config.gateway.driver == "admin" or config.metrics.urls:
-        return ScrapeMetrics.of(config)
+    """Where the counters come from: by default the pages of the gateways there are."""
+    told = config.metrics.urls or config.metrics.driver != "scrape"
+    if config.gateway.driver == "admin" or told:
+        return metrics.of(config)
     from estate.cluster import connect
     from rollout.pods import GatewayPods, PodMetrics
 

@@ -1,7 +1,6 @@
-"""Metrics: what the gateways counted, read from their own pages."""
+"""Metrics: what the gateways counted, read from their own pages or from a Prometheus."""
 
-import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Protocol
@@ -10,12 +9,10 @@ import httpx
 
 from estate.config import Config
 from estate.errors import in_one_line
-from rollout import parallel
-from rollout.counters import SIDES, Count, Counts, Side, Snapshot
+from rollout import parallel, sums
+from rollout.counters import Snapshot
+from rollout.sums import REQUESTS, Sums, Unreadable
 
-REQUESTS = "gateway_requests"
-SECONDS = "gateway_request_seconds"
-CUSTOMERS = "gateway_customers"
 TIMEOUT_S = 2.0
 
 
@@ -24,6 +21,15 @@ class Metrics(Protocol):
 
     def scrape(self) -> Snapshot:
         """One look at every gateway; one that does not answer is told, not guessed."""
+
+
+def of(config: Config) -> Metrics:
+    """Where this estate's counters come from. Nothing is opened yet."""
+    if config.metrics.driver == "prometheus":
+        from rollout.prometheus import PrometheusMetrics
+
+        return PrometheusMetrics.of(config)
+    return ScrapeMetrics.of(config)
 
 
 @dataclass
@@ -35,10 +41,6 @@ class InMemoryMetrics:
     def scrape(self) -> Snapshot:
         """What was set."""
         return self.snapshot
-
-
-class Unreadable(Exception):
-    """A page that does not hold what is needed."""
 
 
 class ScrapeMetrics:
@@ -57,79 +59,36 @@ class ScrapeMetrics:
     def scrape(self) -> Snapshot:
         """One look at every page."""
         tasks = {url: partial(self._read, url) for url in self._urls}
-        gateways: dict[str, dict[str, Counts]] = {}
+        seen: dict[str, Sums] = {}
         problems: dict[str, str] = {}
         for url, outcome in parallel.gather(tasks, 2 * TIMEOUT_S).items():
             if outcome.value is not None:
-                gateways[url] = outcome.value
+                seen[url] = outcome.value
             else:
                 problems[url] = in_one_line(outcome.error)
         if not self._urls:
             problems["metrics"] = "no page is configured"
-        return Snapshot(gateways, problems)
+        return sums.snapshot(seen, problems)
 
-    def _read(self, url: str) -> dict[str, Counts]:
+    def _read(self, url: str) -> Sums:
         answer = self._client.get(url)
         if not answer.is_success:
             raise Unreadable(f"it answers {answer.status_code}")
         return parse(answer.text)
 
 
-def parse(page: str) -> dict[str, Counts]:
-    """The counts of a metrics page, by domain and side. Raises Unreadable."""
+def parse(page: str) -> Sums:
+    """What a metrics page tells. Raises Unreadable."""
     from prometheus_client.parser import text_string_to_metric_families
 
-    requests: dict[tuple[str, Side], list[float]] = {}
-    buckets: dict[tuple[str, Side], dict[float, float]] = {}
-    customers: dict[tuple[str, Side], float] = {}
-    seen = False
+    found, seen = Sums(), False
     try:
         for family in text_string_to_metric_families(page):
             seen = seen or family.name == REQUESTS
-            if family.name not in (REQUESTS, SECONDS, CUSTOMERS):
-                continue
             for sample in family.samples:
-                key = _key(sample.labels)
-                if key is None or sample.name.endswith("_created"):
-                    continue
-                if math.isnan(sample.value):
-                    raise Unreadable(f"{sample.name} is not a number")
-                if family.name == REQUESTS:
-                    both = requests.setdefault(key, [0.0, 0.0])
-                    both[0] += sample.value
-                    if sample.labels.get("status", "").startswith("5"):
-                        both[1] += sample.value
-                elif family.name == CUSTOMERS:
-                    customers[key] = customers.get(key, 0.0) + sample.value
-                elif sample.name.endswith("_bucket"):
-                    edge = float(sample.labels["le"])
-                    edges = buckets.setdefault(key, {})
-                    edges[edge] = edges.get(edge, 0.0) + sample.value
+                found.add(sample.name, sample.labels, sample.value)
     except (ValueError, KeyError) as error:
         raise Unreadable("it is not in the Prometheus text format") from error
     if not seen:
         raise Unreadable(f"it has no counter {REQUESTS}_total")
-    return _together(requests, buckets, customers)
-
-
-def _key(labels: dict[str, str]) -> tuple[str, Side] | None:
-    side = labels.get("side")
-    for known in SIDES:
-        if side == known:
-            return labels.get("domain", ""), known
-    return None
-
-
-def _together(
-    requests: dict[tuple[str, Side], list[float]],
-    buckets: dict[tuple[str, Side], dict[float, float]],
-    customers: dict[tuple[str, Side], float],
-) -> dict[str, Counts]:
-    domains: dict[str, dict[Side, Count]] = {}
-    keys: Iterable[tuple[str, Side]] = {*requests, *buckets, *customers}
-    for domain, side in sorted(keys):
-        all_, errors = requests.get((domain, side), [0.0, 0.0])
-        edges = dict(sorted(buckets.get((domain, side), {}).items()))
-        number = customers.get((domain, side))
-        domains.setdefault(domain, {})[side] = Count(all_, errors, edges, number)
-    return dict(domains)
+    return found

@@ -289,6 +289,12 @@ class Service:
             buckets=LATENCY_BUCKETS,
             registry=self.registry,
         )
+        self._unconnected = Counter(
+            "database_connection_failures_total",
+            "Requests and probes for which the database could not be reached",
+            ("service",),
+            registry=self.registry,
+        ).labels(settings.service)
         self._routes = [
             Route("/health/live", self._live),
             Route("/health/ready", self._ready),
@@ -339,6 +345,8 @@ class Service:
         except Problem as problem:
             return problem.status, problem.json()
         except (psycopg.OperationalError, psycopg_pool.PoolTimeout) as error:
+            if unconnected(error):
+                self._unconnected.inc()
             log.warning("%s: database: %s", name, error)
             away = Unavailable("database_unavailable", "the database did not answer; try again")
             return away.status, away.json()
@@ -352,6 +360,7 @@ class Service:
     async def _ready(self, _: Request) -> Response:
         if await self.database.reachable():
             return reply(200, {"status": "ok", "service": self.settings.service})
+        self._unconnected.inc()
         return reply(503, {"status": "unready", "detail": "the database does not answer"})
 
     async def _metrics(self, _: Request) -> Response:
@@ -363,6 +372,14 @@ class Service:
         except Problem as problem:
             return reply(problem.status, problem.json())
         return reply(200, {"rate": self.fault_rate})
+
+
+def unconnected(error: Exception) -> bool:
+    """Whether the database could not be reached, or went away; not merely slow, or in conflict."""
+    if not isinstance(error, psycopg.OperationalError):
+        return isinstance(error, psycopg_pool.PoolTimeout)
+    # Without a code the server has said nothing at all; the rest is its way to say good-bye.
+    return error.sqlstate is None or error.sqlstate.startswith(("08", "57P", "53300"))
 
 
 def reply(status: int, value: Json) -> Response:

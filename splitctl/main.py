@@ -15,6 +15,8 @@ from rehearsal.command import register as register_rehearse
 from splitctl.answers import Listing
 from splitctl.data_commands import backfill, schema, sync
 from splitctl.load_commands import load, smoke
+from splitctl.observe_commands import observe
+from splitctl.replay_commands import register as register_replay
 from splitctl.rollout_commands import decommission, rollout
 from splitctl.session import (
     ConfigPath,
@@ -58,10 +60,12 @@ for name, group in (
     ("verify", verify),
     ("rollout", rollout),
     ("decommission", decommission),
+    ("observe", observe),
 ):
     app.add_typer(group, name=name)
 app.command()(smoke)
 app.command()(load)
+register_replay(rollout)
 register_rehearse(app, lambda work, form: answer_without_config(work, Output(form)), duration)
 
 

@@ -9,6 +9,8 @@ from estate.config.gates import GateConfig
 from estate.config.mappings import InvariantConfig, MappingConfig
 from estate.config.metrics import MetricsConfig
 from estate.config.mistakes import ConfigInvalid, ConfigNotFound, Problem, UnknownName
+from estate.config.notices import Event, NotifyConfig
+from estate.config.observing import ObserveConfig, PanelConfig, ReceiverConfig, ServiceConfig
 from estate.config.reading import find, load
 from estate.config.sections import (
     BackfillConfig,
@@ -37,6 +39,7 @@ __all__ = [
     "ConfigNotFound",
     "DatabaseConfig",
     "DomainConfig",
+    "Event",
     "FenceConfig",
     "FlowsConfig",
     "GateConfig",
@@ -45,9 +48,14 @@ __all__ = [
     "LedgerConfig",
     "MappingConfig",
     "MetricsConfig",
+    "NotifyConfig",
+    "ObserveConfig",
+    "PanelConfig",
     "PhaseConfig",
     "Problem",
+    "ReceiverConfig",
     "RollbackConfig",
+    "ServiceConfig",
     "SideUrls",
     "StrayRule",
     "SyncConfig",

@@ -98,6 +98,13 @@ def of_names(data: dict[str, Any]) -> Iterator[Problem]:
         if name not in domains:
             known = ", ".join(domains) or "none"
             yield Problem(f"flows.urls.{name}", f"no domain '{name}'", f"There are: {known}.")
+    observe = data.get("observe")
+    panels = observe.get("panels") if isinstance(observe, dict) else None
+    for number, panel in enumerate(panels if isinstance(panels, list) else []):
+        shown = panel.get("domain") if isinstance(panel, dict) else None
+        if isinstance(shown, str) and shown not in domains:
+            key, known = f"observe.panels.{number}.domain", ", ".join(domains) or "none"
+            yield Problem(key, f"no domain '{shown}'", f"There are: {known}.")
 
 
 def tables(data: dict[str, Any], section: str) -> dict[str, dict[str, Any]]:

@@ -12,6 +12,8 @@ from estate.config.mappings import InvariantConfig, MappingConfig
 from estate.config.metrics import MetricsConfig
 from estate.config.mistakes import UnknownName
 from estate.config.model import Model, beside
+from estate.config.notices import NotifyConfig
+from estate.config.observing import ObserveConfig
 from estate.config.traffic import (
     FenceConfig,
     GatewayConfig,
@@ -173,6 +175,8 @@ class Config(Model):
     writers: list[WriterConfig] = Field(default_factory=list)
     gates: list[GateConfig] = Field(default_factory=list)
     flows: FlowsConfig = Field(default_factory=FlowsConfig)
+    notify: list[NotifyConfig] = Field(default_factory=list)
+    observe: ObserveConfig = Field(default_factory=ObserveConfig)
     domains: dict[str, DomainConfig] = Field(min_length=1)
 
     @property

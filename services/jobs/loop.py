@@ -11,13 +11,13 @@ from typing import Any
 import psycopg
 
 from services.jobs.ownership import Connection, Side
-from services.jobs.report import Report
+from services.jobs.report import PUBLISHER, Report
 from services.jobs.tables import CARTS, CartTables, Shape
 from services.jobs.work import Cleanup, Compensation, Job, Relay
 
 log = logging.getLogger("jobs")
 
-JOBS = ("cleanup", "outbox", "compensation")
+JOBS = ("cleanup", PUBLISHER, "compensation")
 SESSION = (
     "-c statement_timeout=10s -c lock_timeout=2s -c idle_in_transaction_session_timeout=10s"
     " -c timezone=UTC -c search_path=public"
@@ -64,6 +64,7 @@ class Rounds:
                         pause = self._settings.interval_s
                         self._stop.wait(pause)
             except psycopg.OperationalError as error:
+                self._report.unconnected()
                 log.warning("database: %s", str(error).strip())
                 self._stop.wait(pause)
                 pause = min(max(pause, 0.1) * 2, LONGEST_PAUSE)
@@ -104,7 +105,7 @@ class Rounds:
         outbox = _exists(connection, "outbox")
         present: dict[str, Job] = {}
         for name in wanted:
-            if not outbox or (name != "outbox" and not carts):
+            if not outbox or (name != PUBLISHER and not carts):
                 continue
             if name not in self._jobs:
                 self._jobs[name] = self._make(name, tables)
@@ -119,7 +120,7 @@ class Rounds:
 
     def _make(self, name: str, tables: CartTables | None) -> Job:
         settings = self._settings
-        if name == "outbox" or tables is None:
+        if name == PUBLISHER or tables is None:
             return Relay()
         if name == "cleanup":
             return Cleanup(settings.side, tables, settings.idle, settings.alone)

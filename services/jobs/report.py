@@ -8,6 +8,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
 
 READY_SECONDS = 60.0
+SERVICE = "jobs"
+# The job that publishes events.
+PUBLISHER = "outbox"
 
 
 @dataclass
@@ -22,6 +25,18 @@ class Report:
         self._failures = Counter(
             "job_failures_total", "Batches that failed.", ["job"], registry=self.registry
         )
+        self._unconnected = Counter(
+            "database_connection_failures_total",
+            "Attempts to connect to the database that failed, and connections that were lost.",
+            ["service"],
+            registry=self.registry,
+        ).labels(SERVICE)
+        self._unpublished = Counter(
+            "event_publish_failures_total",
+            "Batches of events that could not be published.",
+            ["service"],
+            registry=self.registry,
+        ).labels(SERVICE)
         self._seconds = Gauge(
             "job_last_round_seconds", "Time of the last round.", registry=self.registry
         )
@@ -33,6 +48,12 @@ class Report:
     def failed(self, job: str) -> None:
         """A batch failed."""
         self._failures.labels(job).inc()
+        if job == PUBLISHER:
+            self._unpublished.inc()
+
+    def unconnected(self) -> None:
+        """The database could not be reached, or went away."""
+        self._unconnected.inc()
 
     def round_ended(self, seconds: float) -> None:
         """All jobs had their turn."""

@@ -8,7 +8,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from migrator import holding, watch
+from migrator import holding, ownership, watch
 from migrator.watch import Room, Watch
 from tests.conftest import FreshDatabase, ensure_role
 from tests.migrator.parcels import Post, until, working
@@ -76,12 +76,27 @@ def test_pages_tell_every_figure_of_a_running_stream(carried: Post) -> None:
     assert full != full, "without a known limit it is not a number"
 
 
+def test_the_owners_of_both_sides_are_told_and_a_move_is_seen(carried: Post) -> None:
+    """Dashboards mark each step where the epoch changes."""
+
+    def told(name: str) -> dict[str, float]:
+        lines = [line for line in page(carried, "/metrics").splitlines() if line.startswith(name)]
+        return {line.split('side="')[1][:3]: float(line.rpartition(" ")[2]) for line in lines}
+
+    until(lambda: told("splitctl_owner_percentage") == {"old": 0, "new": 0}, 20)
+    before = told("splitctl_owner_epoch")["old"]
+    ownership.switch_both(carried.config, "post", 2_550, int(before) + 1, "old")
+    until(lambda: told("splitctl_owner_percentage") == {"old": 25.5, "new": 25.5}, 20)
+    assert told("splitctl_owner_epoch") == {"old": before + 1, "new": before + 1}
+
+
 def test_what_was_seen_is_told_no_more_when_the_stream_does_not_run(post: Post) -> None:
     with working(post.config):
         until(lambda: forward(post).get("slot"), 20)
         post.new.execute("ALTER TABLE splitctl_sync.progress RENAME TO progress_away")
         until(lambda: forward(post)["state"] != "running", 20)
         assert forward(post)["slot"] is None
+        until(lambda: "splitctl_owner_epoch{" not in page(post, "/metrics"), 20)
         assert figure(post, "slot_retained_bytes") != figure(post, "slot_retained_bytes")
         post.new.execute("ALTER TABLE splitctl_sync.progress_away RENAME TO progress")
         until(lambda: forward(post).get("slot"), 20)

@@ -1,6 +1,7 @@
 """Windows over counters: growth is added up, restarts and gateways that come later included."""
 
 import math
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -45,6 +46,43 @@ def test_a_gateway_seen_later_begins_to_count_there() -> None:
 def test_a_gateway_that_misses_a_look_loses_nothing() -> None:
     window = Window.opened(look(a=10, b=10), "d").advanced(look(a=20), "d")
     assert window.advanced(look(a=30, b=40), "d").side("new").requests == 50
+
+
+def test_what_was_told_before_a_step_says_nothing_of_the_phase_after_it() -> None:
+    """Through a store counters come late: the first look may still show the phase before."""
+
+    def told(epoch: float, **gateways: float) -> Snapshot:
+        return replace(look(**gateways), epochs={url: {"d": epoch} for url in gateways})
+
+    early = told(4, a=1000).under("d", 5)
+    assert early.problems == {"a": "it was not seen under the flags of the step yet"}
+    assert not early.complete
+    window = Window.opened(early, "d").advanced(told(4, a=1200).under("d", 5), "d")
+    assert window == Window()
+    window = window.advanced(told(5, a=1500).under("d", 5), "d")
+    assert window.side("new") == Count(), "from here on it counts"
+    assert window.advanced(told(5, a=1503).under("d", 5), "d").side("new").requests == 3
+
+
+def test_an_epoch_that_nobody_tells_hides_nobody() -> None:
+    for found in (look(a=1), replace(look(a=1), epochs={"a": {"d": 0.0}})):
+        assert found.under("d", 5).complete
+
+
+def test_customers_of_a_gateway_that_is_gone_are_not_counted_for_ever() -> None:
+    def seen(**customers: float) -> Snapshot:
+        sides = {url: {"new": Count(customers=n), "old": Count(customers=10)} for url, n in
+                 customers.items()}  # fmt: skip
+        return Snapshot({url: {"d": counts} for url, counts in sides.items()})  # type: ignore[arg-type]
+
+    window = Window.opened(seen(a=90), "d").advanced(seen(a=90, b=10), "d")
+    assert window.share == 100 / 120
+    # Missed: its customers are still there. Gone: they are not.
+    missed = replace(seen(b=10), problems={"a": "no answer in time"})
+    assert window.advanced(missed, "d").share == 100 / 120
+    assert window.advanced(Snapshot(problems={"prometheus": "away"}), "d").share == 100 / 120
+    gone = window.advanced(seen(b=10), "d")
+    assert (gone.share, gone.customers) == (0.5, 20)
 
 
 def test_the_first_request_of_a_side_counts_from_nothing() -> None:

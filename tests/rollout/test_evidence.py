@@ -52,6 +52,26 @@ def test_without_requests_on_the_new_side_the_clock_stops_soon() -> None:
     assert row.soak_evidence_s == 5 + evidence.TRAFFIC_WITHIN_S
 
 
+def test_traffic_that_is_told_late_is_traffic() -> None:
+    """A Prometheus shows growth only where it has scraped again."""
+    row, late = begun(), 30.0
+    for second in range(1, 60):
+        seen = look(100 + 50 * (second // 30))
+        snapshot = replace(seen.snapshot, behind_s=late)
+        row = evidence.counted(row, replace(seen, snapshot=snapshot), at(second))
+    assert row.soak_evidence_s == 30, "since growth was seen first"
+
+
+def test_a_phase_is_judged_by_nothing_that_was_seen_before_its_step() -> None:
+    early = replace(look(9000).snapshot, epochs={"gw": {"d": 3.0}})
+    row = replace(begun(), evidence=evidence.opened(early, "d", 4))
+    row = evidence.counted(row, Look(early, look(0).streams), at(1))
+    found = evidence.of(row, Look(early), None)
+    assert found.blind == {"gw": "it was not seen under the flags of the step yet"}
+    assert found.window.side("new").requests == 0
+    assert row.soak_evidence_s == 0
+
+
 @pytest.mark.parametrize(
     "streams",
     [(), (healthy("forward"), replace(healthy("reverse"), worker_alive=False))],
@@ -104,3 +124,11 @@ def test_a_verification_covers_what_came_before_it_only() -> None:
         assert seen is not None
         assert seen.covers_now is covers
     assert evidence.verdict_seen(None, None) is None
+
+
+def test_an_epoch_that_only_owners_have_hides_no_gateway() -> None:
+    """A step that was taken back leaves owners at an epoch that no gateway was given."""
+    seen = look(110)
+    served = Look(replace(seen.snapshot, epochs={"gw": {"d": 4.0}}), seen.streams)
+    row = replace(begun(), epoch=5, evidence=evidence.opened(look(100).snapshot, "d", 4))
+    assert evidence.counted(row, served, at(1)).soak_evidence_s == 1.0

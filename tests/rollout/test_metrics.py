@@ -7,7 +7,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from rollout.metrics import ScrapeMetrics, Unreadable, parse
+from rollout.metrics import ScrapeMetrics, parse
+from rollout.sums import Unreadable
 
 PAGE = """
 # HELP gateway_requests_total Requests answered.
@@ -33,7 +34,7 @@ gateway_customers{domain="d",side="new"} 12.0
 
 
 def test_a_page_is_read_by_domain_and_side() -> None:
-    counts = parse(PAGE)["d"]
+    counts = parse(PAGE).counts()["d"]
     assert (counts["new"].requests, counts["new"].errors) == (100.0, 6.0)
     assert counts["new"].buckets == {0.05: 80.0, math.inf: 100.0}
     assert (counts["old"].requests, counts["old"].buckets) == (900.0, {})
@@ -42,7 +43,7 @@ def test_a_page_is_read_by_domain_and_side() -> None:
 
 def test_a_gateway_that_answered_nobody_yet_is_seen_with_nothing() -> None:
     page = "# HELP gateway_requests_total Requests.\n# TYPE gateway_requests_total counter\n"
-    assert parse(page) == {}
+    assert parse(page).counts() == {}
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,7 @@ from psycopg.types.json import Jsonb
 from sqlalchemy import create_engine
 from sqlalchemy.pool import NullPool
 
+from rehearsal.children import wait_until
 from services.jobs import ownership
 from services.jobs.loop import Rounds, Settings
 from services.jobs.report import Report, serve
@@ -343,6 +344,21 @@ def test_the_warehouse_is_told_with_a_key_of_the_reservation() -> None:
         release("r-1")
 
 
+def test_a_database_that_is_away_is_counted_by_the_jobs() -> None:
+    report, stop = Report(), threading.Event()
+    settings = Settings(
+        "old", "host=127.0.0.1 port=1 dbname=x", ("outbox",), 0.01, timedelta(), no_warehouse
+    )
+    thread = threading.Thread(target=Rounds(settings, report, stop).run)
+    thread.start()
+    try:
+        labels = ("database_connection_failures_total", {"service": "jobs"})
+        assert wait_until(lambda: (report.registry.get_sample_value(*labels) or 0) >= 2, 30)
+    finally:
+        stop.set()
+        thread.join(30)
+
+
 def test_health_and_metrics_of_the_jobs() -> None:
     report = Report()
     server = serve(report, "127.0.0.1", 0)
@@ -357,6 +373,8 @@ def test_health_and_metrics_of_the_jobs() -> None:
         text = httpx.get(f"{address}/metrics").text
         assert 'job_rows_total{job="cleanup"} 3.0' in text
         assert 'job_failures_total{job="outbox"} 1.0' in text
+        assert 'event_publish_failures_total{service="jobs"} 1.0' in text
+        assert 'database_connection_failures_total{service="jobs"} 0.0' in text
         assert httpx.get(f"{address}/elsewhere").status_code == 404
     finally:
         server.shutdown()

@@ -12,11 +12,12 @@ from typing import Any
 
 import httpx
 import psycopg
+import psycopg_pool
 import pytest
 
 from rehearsal.postgres import free_port
 from services.problems import Conflict
-from services.web import Connection, Database
+from services.web import Answer, Call, Connection, Database, Service, Settings, unconnected
 from tests.services.conftest import ROOT, Json, Shop, Side
 from tests.services.test_checkout import CARD, new_cart, ready_checkout
 
@@ -204,6 +205,43 @@ def test_health_and_metrics(shop: Shop, both_sides: dict[str, Side], customer: J
     assert 'service_request_seconds_bucket{le="0.1",method="CreateCart"' in text
     missing = httpx.get(f"{shop.urls['checkout']}/nothing")
     assert (missing.status_code, missing.json()["error"]) == (404, "not_found")
+
+
+def test_a_database_that_is_away_is_counted() -> None:
+    """An alert is made of it; a probe counts too, so that it is seen without customers."""
+    service = Service(Settings("shop", database_url="host=127.0.0.1 port=1"))
+
+    async def answer(_: Call) -> Answer:
+        raise psycopg.OperationalError("connection refused")
+
+    service.add("GET", "/things", "ListThings", answer)
+
+    async def ask() -> str:
+        transport = httpx.ASGITransport(service.app())
+        async with httpx.AsyncClient(transport=transport, base_url="http://shop") as client:
+            line = 'database_connection_failures_total{service="shop"} 0.0'
+            assert line in (await client.get("/metrics")).text, "the first one must be seen to come"
+            assert (await client.get("/health/ready")).status_code == 503
+            assert (await client.get("/things")).status_code == 503
+            return (await client.get("/metrics")).text
+
+    assert 'database_connection_failures_total{service="shop"} 2.0' in asyncio.run(ask())
+
+
+@pytest.mark.parametrize(
+    ("error", "counts"),
+    [
+        (psycopg.OperationalError("no route to host"), True),
+        (psycopg_pool.PoolTimeout("nobody came"), True),
+        (psycopg.errors.AdminShutdown("bye"), True),
+        (psycopg.errors.TooManyConnections("full"), True),
+        (psycopg.errors.DeadlockDetected("again"), False),
+        (psycopg.errors.LockNotAvailable("busy"), False),
+        (psycopg.errors.UniqueViolation("twice"), False),
+    ],
+)
+def test_only_a_database_that_is_away_counts_as_that(error: Exception, counts: bool) -> None:
+    assert unconnected(error) is counts
 
 
 @pytest.mark.parametrize("name", ["order", "checkout", "returns"])
