@@ -3,13 +3,14 @@
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from estate.config import Config, Problem
 from migrator.status import StreamStatus
 from rollout.flags import Flags
 from rollout.metrics import Metrics
+from rollout.subjects import InMemorySubjects, Subjects
 from rollout.world import World, Writers
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ class Tools:
     # The same databases for a rollback, which the tool's own connection budget must not refuse.
     rescue: Callable[[str], World] | None = None
     sequences: Callable[[str], list[Problem]] = lambda _: []
+    subjects: Subjects = field(default_factory=InMemorySubjects)
     clock: Callable[[], float] = time.monotonic
     sleep: Callable[[float], None] = time.sleep
 
@@ -45,6 +47,7 @@ class Tools:
         """The real ones. Nothing is opened yet."""
         from rollout.flags import GatewayAdmin
         from rollout.metrics import ScrapeMetrics
+        from rollout.subjects import DatabaseSubjects
         from rollout.world import DatabaseWorld, HttpWriters
 
         def ledger() -> "Ledger":
@@ -71,6 +74,7 @@ class Tools:
             sync=sync,
             rescue=lambda domain: DatabaseWorld(without_budget(config), domain, "rollback"),
             sequences=shared,
+            subjects=DatabaseSubjects(config),
         )
 
 

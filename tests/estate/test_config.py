@@ -78,7 +78,7 @@ def test_a_minimal_configuration_is_read_whole(written: Path) -> None:
 
 def test_the_example_is_a_right_configuration(tmp_path: Path) -> None:
     shutil.copy(ROOT / "config.example.toml", tmp_path / "config.toml")
-    for folder in ("mappings", "invariants"):
+    for folder in ("mappings", "invariants", "gates"):
         shutil.copytree(ROOT / folder, tmp_path / folder)
     config = load(tmp_path / "config.toml")
     mappings = [len(domain.forward) + len(domain.reverse) for domain in config.domains.values()]
