@@ -55,20 +55,22 @@ def _sentence(question: Question, subjects: Subjects, now: datetime, soak_s: flo
     behind_s = gate.behind.total_seconds()
     late = passed / per_s + behind_s > soak_s
     return (
-        f"a {100 * (gate.drop or 0):g} % drop will be seen after about {_rounded(seen)} customers,"
+        f"a {100 * (gate.drop or 0):g} % drop will be seen after about {_figure(seen)} customers,"
         f" at your traffic {_time(seen / per_s + behind_s)}; without one it passes after about"
-        f" {_rounded(passed)}, {_time(passed / per_s + behind_s)} (each four times in five)"
+        f" {_figure(passed)}, {_time(passed / per_s + behind_s)} (each four times in five)"
         + (f"; that is more than the soak of {_time(soak_s)}" if late else "")
     )
 
 
-def _rounded(number: float) -> str:
-    return f"{float(f'{number:.2g}'):,.0f}"
+def _figure(number: float) -> str:
+    """Two digits that count."""
+    rounded = float(f"{number:.2g}")
+    return f"{rounded:,.0f}" if rounded >= 10 else f"{rounded:g}"
 
 
 def _time(seconds: float) -> str:
     if seconds < HOUR_S:
-        return f"{seconds / 60:.2g} min"
+        return f"{_figure(seconds / 60)} min"
     if seconds < 3 * DAY_S:
-        return f"{_rounded(seconds / HOUR_S)} h"
-    return f"{_rounded(seconds / DAY_S)} days"
+        return f"{_figure(seconds / HOUR_S)} h"
+    return f"{_figure(seconds / DAY_S)} days"

@@ -208,11 +208,12 @@ def kept(rollout: Rollout, counted: Mapping[str, Counted]) -> dict[str, Any]:
     """The ledger's part after this look. What somebody else has counted meanwhile stands."""
     before: dict[str, Any] = dict(rollout.evidence.get("data", {}))
     for name, more in counted.items():
-        stands = Kept.from_json(before[name]) if name in before else None
-        if more.known.start != rollout.phase_started_at:
+        known = more.known
+        if known.start != rollout.phase_started_at:
             continue
-        same = stands is not None and stands.mark == more.known.mark
-        if stands is None or not same or stands.upto == more.known.upto:
+        stands = Kept.from_json(before[name]) if name in before else known
+        another = (stands.mark, stands.start) != (known.mark, known.start)
+        if another or stands.upto == known.upto:
             before[name] = more.added().to_json()
     return before
 
