@@ -66,6 +66,8 @@ def look(tools: Tools, config: Config, ledger: "Ledger", domains: Sequence[str])
     seen = Look(tools.metrics.scrape(), streams, problem)
     found: dict[str, Mapping[str, Counted]] = {}
     for domain in domains:
+        if not trials.any_asked(config, domain):
+            continue
         try:
             row, now = ledger.rollout(domain), ledger.now()
         except SplitctlError:

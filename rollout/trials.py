@@ -160,6 +160,11 @@ class Counted:
         )
 
 
+def any_asked(config: Config, domain: str) -> bool:
+    """Whether a domain has gates that are asked of the data, at whatever percentage."""
+    return any(g.from_data and domain in (g.domains or [domain]) for g in config.gates)
+
+
 def questions(config: Config, domain: str, percentage: int) -> list[Question]:
     """What a domain's gates ask of the data at a percentage."""
     phases = [phase.percentage for phase in config.domain(domain).phases]
@@ -256,9 +261,14 @@ def _again(question: Question, known: Kept, now: datetime) -> bool:
 
 
 def _edge(question: Question, start: datetime, now: datetime) -> datetime:
-    """The end of the last slice whose outcomes are all known."""
-    known_s = (now - question.gate.behind - start).total_seconds()
-    whole = max(0, int(known_s // question.slice_s))
+    """The end of the last slice whose outcomes are all known.
+
+    Where a phase is compared with what was before, that ends where the phase begins.
+    """
+    known = now - question.gate.behind - start
+    if question.control != "stayed":
+        known = min(known, question.gate.baseline)
+    whole = max(0, int(known.total_seconds() // question.slice_s))
     return start + timedelta(seconds=whole * question.slice_s)
 
 

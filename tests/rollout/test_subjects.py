@@ -105,6 +105,7 @@ def whole(slices: list[Slice]) -> tuple[Sample, Sample]:
     return inside, sum((item.sample for item in slices if not item.inside), Sample())
 
 
+@pytest.mark.every_version
 def test_the_database_counts_as_memory_does(old: psycopg.Connection[Any], asking: Asking) -> None:
     """Many customers who come several times, at the same moments, with and without success."""
     chance = random.Random(5)

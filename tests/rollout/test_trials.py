@@ -254,6 +254,16 @@ def test_at_100_percent_those_who_moved_last_are_compared_with_what_they_did_bef
         assert result.samples == pytest.approx(10_000, rel=0.1)
 
 
+def test_a_baseline_that_is_used_up_is_not_gone_on_with_in_the_phase_itself(
+    plain_config: Config, tmp_path: Path
+) -> None:
+    asked = gate(tmp_path, "conversion", after="30m", drop=0.2, baseline="12h")
+    config = asking(plain_config, asked)
+    rows = visits(5000, 0.3, 0.3, since=START - DAY) + visits(5000, 0.3, 0.3, seed=2)
+    result = after(config, 100, rows, START + 3 * DAY)
+    assert result.samples == pytest.approx(1250, rel=0.15)  # half of the day, half of the customers
+
+
 @pytest.mark.parametrize(("fewer", "verdict"), [(0.4, "fail"), (0.0, "pass")])
 def test_customers_of_the_new_side_who_cannot_even_begin(
     plain_config: Config, tmp_path: Path, fewer: float, verdict: str
