@@ -31,7 +31,9 @@ from rehearsal.witness import look_up
 
 ENVIRONMENT = "rehearsal"
 OURS = (WRITES, FAILURES, REQUESTS, STAGE, STATUS, "certificate.json", "report.html", "config.toml")
-OUR_FOLDERS = ("databases", "invariants", "logs", "mappings", "secrets", "services", "state")
+OUR_FOLDERS = (
+    "databases", "gates", "invariants", "logs", "mappings", "secrets", "services", "state",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from estate.config import Config
 from estate.connections import operator
 from estate.errors import SplitctlError
 from estate.ledger import Ledger, Rollout
-from rollout import evidence, phases, recovery
+from rollout import evidence, phases, power, recovery
 from rollout.books import ADOPT, REPAIR, adopt, arrived, finish
 from rollout.flags import DomainFlags
 from rollout.gates import GateResult
@@ -21,6 +21,7 @@ from rollout.preconditions import (
     ask,
     held,
     in_line,
+    need_gates,
     need_shares,
     need_sync,
     need_verdict,
@@ -54,7 +55,10 @@ class Started:
 
 @dataclass(frozen=True)
 class Plan:
-    """The next move: its acts in order, what stands in its way, and how the gates answer now."""
+    """The next move: its acts in order, what stands in its way, and how the gates answer now.
+
+    `power` says how long the next phase needs until gates that compare cohorts can tell.
+    """
 
     domain: str
     percentage: int
@@ -62,6 +66,7 @@ class Plan:
     steps: list[str]
     blockers: list[str]
     gates: list[GateResult]
+    power: list[str]
     next_command: str
 
 
@@ -91,6 +96,7 @@ def _start(config: Config, domain: str, ledger: Ledger, tools: Tools, world: Wor
     need_sync(domain, tools.sync())
     need_shares(domain, tools.sequences(domain))
     need_verdict(config, domain, None, ledger)
+    need_gates(domain, tools.subjects.problems(domain))
     seen = survey(domain, tools.flags, world)
     drift = seen.disagreements(0)
     if drift:
@@ -180,7 +186,7 @@ def advance(
             seen = survey(domain, tools.flags, world)
             row = adopt(config, row, seen, ledger)
             in_line(domain, row, seen)
-            looked = evidence.look(tools)
+            looked = evidence.look(tools, config, ledger, [domain])
             row, results = ask(config, row, ledger, looked)
             position = evidence.position(config, row)
             decision = phases.on_advance(position, results)
@@ -299,7 +305,7 @@ def plan(config: Config, domain: str, *, tools: Tools | None = None) -> Plan:
         with tools.ledger() as ledger:
             row = ledger.rollout(domain) or Rollout(domain)
             seen = survey(domain, tools.flags, world)
-            looked = evidence.look(tools)
+            looked = evidence.look(tools, config, ledger, [domain])
             now = evidence.counted(row, looked, ledger.now())
             verdict = evidence.trusted(ledger, domain)
             results = evidence.ask(config, evidence.of(now, looked, verdict))
@@ -310,6 +316,7 @@ def plan(config: Config, domain: str, *, tools: Tools | None = None) -> Plan:
                 for act in ledger.unfinished(domain)
             ]
             held = ledger.lock_holder()
+            at = ledger.now()
             chosen = None
             if following is not None:
                 chosen = _plan(config, row, seen, following, ledger)
@@ -327,6 +334,7 @@ def plan(config: Config, domain: str, *, tools: Tools | None = None) -> Plan:
     except SplitctlError as error:
         blockers.append(str(error))
     to = config.domain(domain).phases[following].percentage if following is not None else None
+    told = power.sentences(config, domain, to, tools.subjects, at) if to is not None else []
     steps = chosen.acts() if chosen is not None else []
     next_command = f"splitctl rollout advance {domain}" if not blockers else "splitctl status"
-    return Plan(domain, row.percentage, to, steps, blockers, results, next_command)
+    return Plan(domain, row.percentage, to, steps, blockers, results, told, next_command)

@@ -38,7 +38,7 @@ def rampdown(config: Config, domain: str, *, tools: Tools | None = None) -> Ente
     with tools.ledger() as ledger, ledger.lock():
         row = _row(ledger, domain)
         if row.stage == Stage.LIVE and row.percentage == 100:
-            row, results = ask(config, row, ledger, evidence.look(tools))
+            row, results = ask(config, row, ledger, evidence.look(tools, config, ledger, [domain]))
         else:
             results = []
         decision = phases.on_rampdown(evidence.position(config, row), results)

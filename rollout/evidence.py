@@ -6,7 +6,7 @@ machine goes on from there.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,7 @@ from estate.config import Config
 from estate.errors import SplitctlError
 from estate.ledger.records import Rollout, VerdictRecord
 from migrator.status import StreamStatus
+from rollout import trials
 from rollout.counters import Snapshot, Window
 from rollout.gates import (
     LAG_LOOKS,
@@ -26,6 +27,7 @@ from rollout.gates import (
 )
 from rollout.phases import Phase, Position, Stage
 from rollout.tools import Tools
+from rollout.trials import Counted
 from verify.verdict import CHECKED, FOUND, INVARIANTS, VERIFY
 
 if TYPE_CHECKING:
@@ -41,20 +43,38 @@ TRAFFIC_WITHIN_S = 15.0
 
 @dataclass(frozen=True)
 class Look:
-    """What was seen at one moment. `streams` is empty when `streams_problem` says why."""
+    """What was seen at one moment. `streams` is empty when `streams_problem` says why.
+
+    counted: what gates counted in the data, by domain and name
+    """
 
     snapshot: Snapshot
     streams: tuple[StreamStatus, ...] = ()
     streams_problem: str | None = None
+    counted: Mapping[str, Mapping[str, Counted]] = field(default_factory=dict)
 
 
-def look(tools: Tools) -> Look:
-    """Ask the gateways for counters and the databases for the sync. Never raises."""
+def look(tools: Tools, config: Config, ledger: "Ledger", domains: Sequence[str]) -> Look:
+    """Ask gateways for counters, databases for the sync and what these domains' gates count.
+
+    Never raises.
+    """
     try:
         streams, problem = tuple(tools.sync()), None
     except SplitctlError as error:
         streams, problem = (), str(error)
-    return Look(tools.metrics.scrape(), streams, problem)
+    seen = Look(tools.metrics.scrape(), streams, problem)
+    found: dict[str, Mapping[str, Counted]] = {}
+    for domain in domains:
+        if not trials.any_asked(config, domain):
+            continue
+        try:
+            row, now = ledger.rollout(domain), ledger.now()
+        except SplitctlError:
+            continue  # whoever counts this look will meet it, too
+        if row is not None:
+            found[domain] = trials.count(config, row, tools.subjects, _lag_s(domain, seen), now)
+    return replace(seen, counted=found)
 
 
 def opened(snapshot: Snapshot, domain: str, epoch: int = 0) -> dict[str, Any]:
@@ -77,6 +97,7 @@ def counted(rollout: Rollout, seen: Look, now: datetime) -> Rollout:
         "lags": lags,
         "traffic_at": traffic_at.isoformat() if traffic_at else None,
         "epoch": kept.get("epoch", 0),
+        "data": trials.kept(rollout, seen.counted.get(rollout.domain, {})),
     }
     within_s = TRAFFIC_WITHIN_S + snapshot.behind_s
     fresh = traffic_at is not None and (now - traffic_at).total_seconds() <= within_s
@@ -105,6 +126,7 @@ def of(rollout: Rollout, seen: Look, verdict: VerdictRecord | None) -> Evidence:
         streams=_streams(rollout.domain, seen.streams),
         streams_problem=seen.streams_problem,
         lags=lags,
+        data=trials.seen(rollout.evidence),
     )
 
 
@@ -225,6 +247,12 @@ def _worst_lag(domain: str, seen: Look) -> float | None:
     lags = [stream.lag_ms for stream in _streams(domain, seen.streams)]
     known = [lag for lag in lags if lag is not None]
     return max(known) if known and len(known) == len(lags) else None
+
+
+def _lag_s(domain: str, seen: Look) -> float | None:
+    """The lag of the slower direction in seconds; None when a direction does not carry."""
+    worst = _worst_lag(domain, seen) if _carried(domain, seen) else None
+    return None if worst is None else worst / 1000
 
 
 def _moment(text: Mapping[str, Any] | str | None) -> datetime | None:

@@ -11,10 +11,13 @@ from typing import Literal
 
 from estate.config import GateConfig
 from rollout.counters import Window
+from rollout.statistics import Sample, Trial
 
 Word = Literal["pass", "fail", "inconclusive"]
 # These look at traffic on the new side; at 0 % there is none to look at.
-TRAFFIC = ("error_rate", "latency_p95", "share")
+TRAFFIC = ("error_rate", "latency_p95", "share", "conversion", "rate", "duration")
+# How many there are is told by comparison with those who stayed; at 100 % nobody has.
+AMONG_OTHERS = ("rate",)
 # A lag fails when it was too high this many looks in a row: one stutter brings nobody back.
 LAG_LOOKS = 10
 # Standard errors around an observed share: by chance alone, one look in 370 is beyond them.
@@ -44,12 +47,27 @@ class StreamSeen:
 
 
 @dataclass(frozen=True)
+class DataSeen:
+    """What a gate's query has counted since the phase began.
+
+    trial: of kinds that compare, with its `control`; due: subjects that had to be done by now, and
+    those that were done in time; problem: why the latest could not be counted
+    """
+
+    trial: Trial | None = None
+    due: Sample | None = None
+    control: str = ""
+    problem: str | None = None
+
+
+@dataclass(frozen=True)
 class Evidence:
     """All that the gates of one domain may look at.
 
     blind: gateways whose counters could not be read, with the reason
     window: what gateways counted since the phase began
     lags: the slower direction's lag in ms at the latest looks, oldest first; None: not known
+    data: what was counted in the databases, by the gate's name
     """
 
     domain: str
@@ -60,6 +78,7 @@ class Evidence:
     streams: tuple[StreamSeen, ...] = ()
     streams_problem: str | None = None
     lags: tuple[float | None, ...] = ()
+    data: Mapping[str, DataSeen] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -98,6 +117,7 @@ def asked(gates: Iterable[GateConfig], domain: str, percentage: int) -> list[Gat
         for gate in gates
         if (gate.domains is None or domain in gate.domains)
         and (percentage > 0 or gate.kind not in TRAFFIC)
+        and (percentage < 100 or gate.kind not in AMONG_OTHERS)
     ]
 
 
@@ -120,7 +140,7 @@ def threshold(gate: GateConfig) -> float:
     """The gate's limit as a number: a share, milliseconds, seconds or a count."""
     if gate.max_age is not None:
         return gate.max_age.total_seconds()
-    for value in (gate.max, gate.max_ms, gate.tolerance):
+    for value in (gate.max, gate.max_ms, gate.tolerance, gate.drop, gate.share):
         if value is not None:
             return value
     raise ValueError(f"gate {gate.name} has no limit")
@@ -229,6 +249,71 @@ def _strays(gate: GateConfig, evidence: Evidence) -> _Answer:
     return _Answer(answer.verdict, answer.measured, answer.samples, reason)
 
 
+CONTROLS = {
+    "stayed": "of those who stayed",
+    "before": "of the same customers before",
+    "share": "of all who began before",
+}
+
+
+def _fell(gate: GateConfig, evidence: Evidence) -> _Answer:
+    """Did the new cohort's share fall? Told by tests that hold however often one asks.
+
+    Also beyond doubt it passes only while the latest can be counted.
+    """
+    seen = evidence.data.get(gate.name, DataSeen())
+    if seen.trial is None:
+        return _Answer("inconclusive", None, 0, seen.problem or "nothing was counted yet")
+    trial = seen.trial
+    whole = trial.total + trial.open
+    new, old, samples = whole.new.share, whole.old.share, whole.new.number
+    if new is None or old is None:
+        reason = f"{samples} samples of the new side, {whole.old.number} to compare them with"
+        return _Answer("inconclusive", None, samples, seen.problem or reason)
+    fell = _relative_drop(new, old, seen.control)
+    reason = (
+        f"{100 * new:.2f} % of {samples:,}, {100 * old:.2f} % "
+        f"{CONTROLS[seen.control]} ({whole.old.number:,})"
+    )
+    if samples < gate.min_samples:
+        short = f"{reason}; {samples} of {gate.min_samples} samples"
+        return _Answer("inconclusive", fell, samples, short)
+    if trial.proven(gate.alpha):
+        return _Answer("fail", fell, samples, f"{reason}: no chance, at {gate.alpha:g}")
+    if seen.problem:
+        return _Answer("inconclusive", fell, samples, seen.problem)
+    if trial.excluded(gate.beta):
+        return _Answer("pass", fell, samples, reason)
+    return _Answer("inconclusive", fell, samples, f"{reason}: not enough to tell yet")
+
+
+def _relative_drop(new: float, old: float, control: str) -> float | None:
+    """By how much a share fell; None where there was nothing to fall.
+
+    Of a share of all customers, by how much those who make it up became fewer.
+    """
+    if control == "share":
+        if 1 in (new, old):
+            return None
+        new, old = new / (1 - new), old / (1 - old)
+    return 1 - new / old if old else None
+
+
+def _duration(gate: GateConfig, evidence: Evidence) -> _Answer:
+    """Was enough of what fell due done in time?"""
+    seen = evidence.data.get(gate.name, DataSeen())
+    due = seen.due or Sample()
+    if seen.problem or due.share is None or due.number < gate.min_samples:
+        short = f"{due.number} of {gate.min_samples} samples"
+        return _Answer("inconclusive", due.share, due.number, seen.problem or short)
+    reason = f"{due.good:,} of {due.number:,} in time"
+    if due.share >= threshold(gate):
+        return _Answer("pass", due.share, due.number, reason)
+    if wilson(due.share, due.number, SHARE_Z)[1] < threshold(gate):
+        return _Answer("fail", due.share, due.number, reason)
+    return _Answer("inconclusive", due.share, due.number, f"{reason}: may be chance")
+
+
 def wilson(share: float, number: float, z: float) -> tuple[float, float]:
     """Bounds for a share that was observed among `number` (Wilson's score interval)."""
     spread = z * z / number
@@ -272,4 +357,7 @@ _KINDS: dict[str, Callable[[GateConfig, Evidence], _Answer]] = {
     "consistency": _consistency,
     "sync_lag": _sync_lag,
     "strays": _strays,
+    "conversion": _fell,
+    "rate": _fell,
+    "duration": _duration,
 }

@@ -76,6 +76,13 @@ def need_shares(domain: str, problems: Iterable[Problem]) -> None:
         raise Refused(domain=domain, reason=told, next=following)
 
 
+def need_gates(domain: str, problems: Iterable[Problem]) -> None:
+    """Every gate that is asked of the data can tell something. Raises Refused."""
+    told = "; ".join(problem.told for problem in problems)
+    if told:
+        raise Refused(domain=domain, reason=told.rstrip("."), next="splitctl doctor")
+
+
 def need_verdict(config: Config, domain: str, row: Rollout | None, ledger: Ledger) -> None:
     """A verification that is equal and fresh. Raises Refused."""
     reason = verdict_lack(config, domain, row, ledger)

@@ -3,13 +3,14 @@
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from estate.config import Config, Problem
 from migrator.status import StreamStatus
 from rollout.flags import Flags
 from rollout.metrics import Metrics
+from rollout.subjects import InMemorySubjects, Subjects
 from rollout.world import World, Writers
 from rollout.written import Written
 
@@ -40,6 +41,7 @@ class Tools:
     sequences: Callable[[str], list[Problem]] = lambda _: []
     written: Written | None = None
     refusing: bool = False
+    subjects: Subjects = field(default_factory=InMemorySubjects)
     clock: Callable[[], float] = time.monotonic
     sleep: Callable[[float], None] = time.sleep
 
@@ -51,6 +53,7 @@ class Tools:
     def of(cls, config: Config) -> "Tools":
         """The real ones. Nothing is opened yet."""
         from rollout.gateways import flags_of, metrics_of, written_of
+        from rollout.subjects import DatabaseSubjects
         from rollout.world import DatabaseWorld, HttpWriters
 
         def ledger() -> "Ledger":
@@ -80,6 +83,7 @@ class Tools:
             sequences=shared,
             written=written,
             refusing=written is not None and config.gateway.owners_refuse,
+            subjects=DatabaseSubjects(config),
         )
 
 

@@ -155,7 +155,7 @@ def _require(ledger: Ledger, domain: str, soak: timedelta) -> None:
 
 def _look(config: Config, watched: list[_Domain], ledger: Ledger, tools: Tools) -> None:
     """One look at everything, for all domains at once."""
-    seen = evidence.look(tools)
+    seen = evidence.look(tools, config, ledger, [item.name for item in watched])
     for item in watched:
         try:
             _count(config, item, seen, ledger, tools.clock())

@@ -127,7 +127,15 @@ def _domain(config: Config, name: str) -> Examination:
     if not report.problems:
         found.healthy.append(f"domain {name}: its mappings fit both databases; {size}")
         _verifier(config, name, found)
+    _gates(config, name, found)
     return found
+
+
+def _gates(config: Config, domain: str, found: Examination) -> None:
+    """Whether the gates that are asked of the data could ever tell something."""
+    from rollout.subjects import DatabaseSubjects
+
+    found.problems.extend(DatabaseSubjects(config).problems(domain))
 
 
 def _verifier(config: Config, domain: str, found: Examination) -> None:

@@ -1,13 +1,25 @@
 """Gates: the questions put to evidence."""
 
+from datetime import timedelta
+from pathlib import Path
 from typing import Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, PrivateAttr, ValidationInfo, field_validator, model_validator
 
-from estate.config.model import Model
+from estate.config.model import Model, beside, sql_of
 from estate.config.values import Duration
 
-GateKind = Literal["error_rate", "latency_p95", "consistency", "sync_lag", "strays", "share"]
+GateKind = Literal[
+    "error_rate",
+    "latency_p95",
+    "consistency",
+    "sync_lag",
+    "strays",
+    "share",
+    "conversion",
+    "rate",
+    "duration",
+]
 GATE_LIMITS: dict[str, str] = {
     "error_rate": "max",
     "latency_p95": "max_ms",
@@ -15,11 +27,31 @@ GATE_LIMITS: dict[str, str] = {
     "sync_lag": "max_ms",
     "strays": "max",
     "share": "tolerance",
+    "conversion": "drop",
+    "rate": "drop",
+    "duration": "share",
 }
+# The kinds whose evidence is SQL: what each needs beside its limit, and what else it may say.
+SEQUENTIAL = ("alpha", "beta", "baseline")
+FROM_DATA: dict[str, tuple[frozenset[str], frozenset[str]]] = {
+    "conversion": (frozenset({"query", "side", "after"}), frozenset(SEQUENTIAL)),
+    "rate": (frozenset({"query", "side"}), frozenset({"after", *SEQUENTIAL})),
+    "duration": (frozenset({"query", "side", "within"}), frozenset()),
+}
+DATA_KEYS = frozenset({"query", "side", "after", "within", *SEQUENTIAL})
+# What a commit, and sync, need until a row is seen where it is asked for.
+SETTLING = timedelta(minutes=1)
 
 
 class GateConfig(Model):
-    """A question put to evidence before a step. Each kind has one limit of its own."""
+    """A question put to evidence before a step. Each kind has one limit of its own.
+
+    Kinds that are asked of the data have a `query` for one side's database. `after`: how long a
+    subject is given to succeed; `alpha`: how often, at most, a drop is told that is none; `beta`:
+    how often, at most, a drop as large as `drop` passes; `baseline`: how far back that lies what a
+    cohort is compared with where nobody stayed to compare it with; `within`: how long it may take
+    the `share` of all.
+    """
 
     name: str
     kind: GateKind
@@ -27,8 +59,50 @@ class GateConfig(Model):
     max_ms: float | None = Field(default=None, gt=0)
     max_age: Duration | None = None
     tolerance: float | None = Field(default=None, gt=0, lt=1)
+    drop: float | None = Field(default=None, gt=0, lt=1)
+    share: float | None = Field(default=None, gt=0, lt=1)
     min_samples: int = Field(default=200, ge=1)
     domains: list[str] | None = None
+    query: Path | None = None
+    side: Literal["old", "new"] | None = None
+    after: Duration = SETTLING
+    within: Duration | None = None
+    alpha: float = Field(default=0.05, gt=0, lt=0.5)
+    beta: float = Field(default=0.2, gt=0, lt=0.5)
+    baseline: Duration = timedelta(days=7)
+    _sql: str = PrivateAttr(default="")
+
+    @property
+    def sql(self) -> str:
+        """The query, as its file holds it, without a trailing semicolon; empty where none is."""
+        return self._sql
+
+    @property
+    def from_data(self) -> bool:
+        """Whether it is asked of the data, by SQL."""
+        return self.kind in FROM_DATA
+
+    @property
+    def settling(self) -> timedelta:
+        """What a row is given until it must be seen on the side that is asked."""
+        return min(self.after, SETTLING)
+
+    @property
+    def behind(self) -> timedelta:
+        """So long after its beginning a subject's outcome is known for good."""
+        return self.after + self.settling if self.kind == "conversion" else self.after
+
+    @field_validator("query")
+    @classmethod
+    def _relative_to_config(cls, value: Path | None, info: ValidationInfo) -> Path | None:
+        return None if value is None else beside(value, info)
+
+    @field_validator("after", "within", "baseline")
+    @classmethod
+    def _some_time(cls, value: timedelta | None) -> timedelta | None:
+        if value is not None and value <= timedelta():
+            raise ValueError("some time is needed here")
+        return value
 
     @model_validator(mode="after")
     def _limit_of_its_kind(self) -> Self:
@@ -38,4 +112,16 @@ class GateConfig(Model):
             raise ValueError(f"a gate of kind {self.kind} has exactly one limit: {wanted}")
         if self.kind == "error_rate" and (self.max or 0) >= 1:
             raise ValueError("max is a share below 1; a gate that can never fail is refused")
+        return self
+
+    @model_validator(mode="after")
+    def _evidence_of_its_kind(self) -> Self:
+        needed, allowed = FROM_DATA.get(self.kind, (frozenset[str](), frozenset[str]()))
+        told = self.model_fields_set & DATA_KEYS
+        if missing := sorted(needed - told):
+            raise ValueError(f"a gate of kind {self.kind} needs {', '.join(missing)}")
+        if surplus := sorted(told - needed - allowed):
+            raise ValueError(f"a gate of kind {self.kind} knows no {', '.join(surplus)}")
+        if self.query is not None:
+            self._sql = sql_of(self.query, "query")
         return self

@@ -1,6 +1,8 @@
 """The configuration tells every mistake at once, and never a secret."""
 
+import re
 import shutil
+import tomllib
 from datetime import timedelta
 from pathlib import Path
 
@@ -10,6 +12,7 @@ from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
 from estate.config import ConfigInvalid, ConfigNotFound, lines, load, parse_duration
+from estate.config.gates import GATE_LIMITS
 from estate.config.values import Name, StrayRule
 from estate.secrets import SecretMissing, SecretRef
 
@@ -78,12 +81,25 @@ def test_a_minimal_configuration_is_read_whole(written: Path) -> None:
 
 def test_the_example_is_a_right_configuration(tmp_path: Path) -> None:
     shutil.copy(ROOT / "config.example.toml", tmp_path / "config.toml")
-    for folder in ("mappings", "invariants"):
+    for folder in ("mappings", "invariants", "gates"):
         shutil.copytree(ROOT / folder, tmp_path / folder)
     config = load(tmp_path / "config.toml")
     mappings = [len(domain.forward) + len(domain.reverse) for domain in config.domains.values()]
     assert sum(mappings) == 15
     assert sum(len(domain.invariants) for domain in config.domains.values()) == 12
+
+
+def test_every_gate_of_the_page_about_gates_is_a_right_one(tmp_path: Path) -> None:
+    page = (ROOT / "docs" / "gates.md").read_text(encoding="utf-8")
+    examples = re.findall(r"```toml\n(.*?)```", page, re.DOTALL)
+    text = (ROOT / "config.example.toml").read_text(encoding="utf-8")
+    shown = len(tomllib.loads(text)["gates"])
+    (tmp_path / "config.toml").write_text("\n".join([text, *examples]), encoding="utf-8")
+    for folder in ("mappings", "invariants", "gates"):
+        shutil.copytree(ROOT / folder, tmp_path / folder)
+    gates = load(tmp_path / "config.toml").gates[shown:]
+    assert {gate.kind for gate in gates} == set(GATE_LIMITS)
+    assert all(f"\n## {kind}\n" in page for kind in GATE_LIMITS)
 
 
 def test_every_mistake_is_told_at_once(written: Path) -> None:
@@ -280,3 +296,57 @@ def test_tables_and_columns_may_have_any_name(name: str) -> None:
 def test_what_the_server_would_cut_or_refuse_is_no_name(name: str) -> None:
     with pytest.raises(ValidationError, match="63 bytes"):
         TypeAdapter(Name).validate_python(name)
+
+
+CONVERSION = """
+[[gates]]
+name = "g"
+kind = "conversion"
+query = "thing.sql"
+side = "old"
+after = "30m"
+drop = 0.1
+"""
+
+
+def test_a_gate_that_is_asked_of_the_data_is_read_with_its_query(written: Path) -> None:
+    written.write_text(written.read_text() + CONVERSION)
+    (gate,) = load(written).gates
+    assert gate.sql.startswith("SELECT id")
+    assert gate.from_data
+    assert gate.behind == timedelta(minutes=31)
+    assert (gate.alpha, gate.beta, gate.baseline) == (0.05, 0.2, timedelta(days=7))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "told"),
+    [
+        ("drop = 0.1", "drop = 1.0", "less than 1.0"),
+        ("drop = 0.1", "drop = 0", "more than 0.0"),
+        ("drop = 0.1", "drop = 0.1\nalpha = 0.5", "less than 0.5"),
+        ("drop = 0.1", "drop = 0.1\nbeta = 0", "more than 0.0"),
+        ("drop = 0.1", 'drop = 0.1\nbaseline = "0s"', "some time is needed"),
+        ("drop = 0.1", "max = 0.1", "exactly one limit: drop"),
+        ('side = "old"\n', "", "needs side"),
+        ('after = "30m"\n', "", "needs after"),
+        ('side = "old"', 'side = "left"', "'old' or 'new'"),
+        ("drop = 0.1", 'drop = 0.1\nwithin = "1h"', "knows no within"),
+        ('query = "thing.sql"', 'query = "none.sql"', "cannot be read"),
+        ('kind = "conversion"', 'kind = "error_rate"', "exactly one limit: max"),
+        (
+            'kind = "conversion"\nquery = "thing.sql"\nside = "old"\nafter = "30m"\ndrop = 0.1',
+            'kind = "error_rate"\nmax = 0.01\nside = "old"',
+            "knows no side",
+        ),
+        (
+            'kind = "conversion"\nquery = "thing.sql"\nside = "old"\nafter = "30m"\ndrop = 0.1',
+            'kind = "duration"\nquery = "thing.sql"\nside = "old"\nshare = 0.9',
+            "needs within",
+        ),
+    ],
+)
+def test_a_gate_that_could_never_tell_is_refused(
+    written: Path, old: str, new: str, told: str
+) -> None:
+    written.write_text(written.read_text() + CONVERSION)
+    assert told in " ".join(problems(written, old, new).values())

@@ -88,6 +88,7 @@ def test_init_writes_a_configuration_once(started: Path) -> None:
     assert len(list((started / "mappings").rglob("*.sql"))) == 15
     assert len(list((started / "invariants").rglob("*.sql"))) == 16
     assert len(list((started / "flows").glob("*.toml"))) == 3
+    assert len(list((started / "gates").rglob("*.sql"))) == 3
     for database in load(started / "config.toml").databases.values():
         folder = database.migrations
         assert folder is None or list((folder / "versions").glob("0001_*.py"))
