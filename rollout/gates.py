@@ -13,12 +13,14 @@ from estate.config import GateConfig
 from rollout.counters import Window
 
 Word = Literal["pass", "fail", "inconclusive"]
-# These look at traffic on the new side; at 0 % there is none to look at.
-TRAFFIC = ("error_rate", "latency_p95", "share")
+# These look at customers on the new side; at 0 % there are none to look at.
+TRAFFIC = ("error_rate", "latency_p95", "share", "question")
 # A lag fails when it was too high this many looks in a row: one stutter brings nobody back.
 LAG_LOOKS = 10
 # Standard errors around an observed share: by chance alone, one look in 370 is beyond them.
 SHARE_Z = 3.0
+# A question wants so many answers in each phase.
+ONE_ANSWER = 1.0
 
 
 @dataclass(frozen=True)
@@ -44,12 +46,21 @@ class StreamSeen:
 
 
 @dataclass(frozen=True)
+class AnswerSeen:
+    """What a person answered to a gate's question in this phase; `told`: who, when, and why."""
+
+    word: str
+    told: str
+
+
+@dataclass(frozen=True)
 class Evidence:
     """All that the gates of one domain may look at.
 
     blind: gateways whose counters could not be read, with the reason
     window: what gateways counted since the phase began
     lags: the slower direction's lag in ms at the latest looks, oldest first; None: not known
+    answers: of persons, in this phase, by the gate's name
     """
 
     domain: str
@@ -60,11 +71,15 @@ class Evidence:
     streams: tuple[StreamSeen, ...] = ()
     streams_problem: str | None = None
     lags: tuple[float | None, ...] = ()
+    answers: Mapping[str, AnswerSeen] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class GateResult:
-    """A gate's answer. `measured` and `threshold` are in the gate's own unit."""
+    """A gate's answer. `measured` and `threshold` are in the gate's own unit.
+
+    on_fail: what a fail brings: rollback, hold (no step up) or tell (in nobody's way)
+    """
 
     domain: str
     name: str
@@ -74,6 +89,7 @@ class GateResult:
     threshold: float
     samples: int
     reason: str
+    on_fail: str = "rollback"
 
     def __str__(self) -> str:
         value = "no value" if self.measured is None else f"{self.measured:.4g}"
@@ -113,11 +129,14 @@ def evaluate(gate: GateConfig, evidence: Evidence) -> GateResult:
         threshold=threshold(gate),
         samples=answer.samples,
         reason=answer.reason,
+        on_fail=gate.on_fail,
     )
 
 
 def threshold(gate: GateConfig) -> float:
     """The gate's limit as a number: a share, milliseconds, seconds or a count."""
+    if gate.question is not None:
+        return ONE_ANSWER
     if gate.max_age is not None:
         return gate.max_age.total_seconds()
     for value in (gate.max, gate.max_ms, gate.tolerance):
@@ -229,6 +248,14 @@ def _strays(gate: GateConfig, evidence: Evidence) -> _Answer:
     return _Answer(answer.verdict, answer.measured, answer.samples, reason)
 
 
+def _question(gate: GateConfig, evidence: Evidence) -> _Answer:
+    answer = evidence.answers.get(gate.name)
+    if answer is None:
+        return _Answer("inconclusive", None, 0, f"{gate.asked_of} is asked: {gate.question}")
+    good = answer.word == gate.good
+    return _Answer("pass" if good else "fail", None, 1, f"{gate.question} {answer.told}")
+
+
 def wilson(share: float, number: float, z: float) -> tuple[float, float]:
     """Bounds for a share that was observed among `number` (Wilson's score interval)."""
     spread = z * z / number
@@ -272,4 +299,5 @@ _KINDS: dict[str, Callable[[GateConfig, Evidence], _Answer]] = {
     "consistency": _consistency,
     "sync_lag": _sync_lag,
     "strays": _strays,
+    "question": _question,
 }

@@ -3,13 +3,14 @@
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from estate.config import Config, Problem
 from migrator.status import StreamStatus
 from rollout.flags import Flags
 from rollout.metrics import Metrics
+from rollout.provenance import Provenance, Unknown
 from rollout.world import World, Writers
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ class Tools:
     # The same databases for a rollback, which the tool's own connection budget must not refuse.
     rescue: Callable[[str], World] | None = None
     sequences: Callable[[str], list[Problem]] = lambda _: []
+    provenance: Provenance = field(default_factory=Unknown)
     clock: Callable[[], float] = time.monotonic
     sleep: Callable[[float], None] = time.sleep
 

@@ -15,12 +15,12 @@ from rollout.controller import Held, Started
 from rollout.counters import Snapshot
 from rollout.evidence import VERIFY
 from rollout.flags import DomainFlags
+from rollout.looks import NothingToWatch
 from rollout.preconditions import Refused
 from rollout.rollback import rollback
 from rollout.step_plan import BudgetExceeded, StepResult, StepUnfinished
 from rollout.survey import Drift
 from rollout.tools import Tools
-from rollout.watch import NothingToWatch
 from rollout.world import Ownership
 from tests.rollout.rig import DOMAIN, Killed, Rig
 
