@@ -18,6 +18,8 @@ from rollout.provenance import Provenance
 
 # A rollback waits for no lock and writes its books last: so long it looks like a drift.
 SETTLES_S = 5.0
+# Of a gateway that has its flags from its environment.
+NO_EPOCH = 0
 
 
 @dataclass(frozen=True)
@@ -118,9 +120,9 @@ def blind_to_share(results: Sequence[GateResult]) -> list[GateResult]:
 
 
 def _as_asked(flags: DomainFlags, rollout: Rollout) -> bool:
-    # At 0 % an epoch says nothing: a gateway that was restarted serves the same to everybody.
-    at_rest = rollout.percentage == 0 or flags.epoch == rollout.epoch
-    return flags.served == rollout.percentage and at_rest
+    # At 0 % an epoch says nothing: whatever was given out, everybody is on the old side.
+    told = rollout.percentage > 0 and flags.epoch != NO_EPOCH
+    return flags.served == rollout.percentage and not (told and flags.epoch != rollout.epoch)
 
 
 def _nobody(ledger: Ledger, before: Rollout) -> bool:

@@ -52,9 +52,9 @@ def drift(acts: Acts, rollout: "Rollout") -> "ActRecord | None":
     return _of_now(_standing(acts, rollout.domain, DRIFT, DRIFT_ENDED), rollout)
 
 
-def hold(acts: Acts, rollout: "Rollout") -> "ActRecord | None":
-    """Since when an unattended rollout makes no headway in this phase."""
-    return _of_now(_standing(acts, rollout.domain, HOLD, HOLD_ENDED), rollout)
+def hold(acts: Acts, domain: str) -> "ActRecord | None":
+    """Since when an unattended rollout makes no headway."""
+    return _standing(acts, domain, HOLD, HOLD_ENDED)
 
 
 def answers(config: Config, ledger: History, rollout: "Rollout") -> dict[str, AnswerSeen]:

@@ -294,8 +294,9 @@ class Runner:
         lasts = item.held_since is not None and clock - item.held_since >= looks.PATIENCE_S
         with self._ledger.changing(item.name) as change:
             row = change.rollout or Rollout(item.name)
-            act = marks.hold(change, row)
-            if item.held_since is None and act is not None:
+            act = marks.hold(change, item.name)
+            moved = act is not None and act.intent["epoch"] != row.epoch
+            if act is not None and (item.held_since is None or moved):
                 passed = {"lasted": marks.span(change.now - act.at)}
                 change.record(item.name, marks.HOLD_ENDED, {"epoch": row.epoch}, passed)
             elif lasts and act is None:

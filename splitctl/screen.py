@@ -4,8 +4,10 @@ It fits any window: first columns go, then what passes is told in a line, then e
 but one line for each domain.
 """
 
+import textwrap
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from datetime import timedelta
 from types import TracebackType
 from typing import Self
 
@@ -115,7 +117,7 @@ def _whole(board: Board, pen: Pen) -> Iterator[Text]:
         yield Text()
         yield from _head(item, pen)
         yield from _gates(item.gates, pen)
-        yield from _foot(item)
+        yield from _foot(item, pen)
     yield from _events(board.events)
     yield from _away(board)
 
@@ -126,9 +128,10 @@ def _without_passing(board: Board, pen: Pen) -> Iterator[Text]:
         yield from _head(item, pen)
         others = [line for line in item.gates if line.result.verdict != "pass"]
         yield from _gates(others, pen)
-        if passing := len(item.gates) - len(others):
-            yield Text(f"  {passing} gates pass", "green")
-        yield from _foot(item)
+        passing = [line.result.name for line in item.gates if line.result.verdict == "pass"]
+        if passing:
+            yield Text(f"  pass: {', '.join(passing)}", "green")
+        yield from _foot(item, pen)
     yield from _events(board.events[-2:])
     yield from _away(board)
 
@@ -141,7 +144,7 @@ def _without_events(board: Board, pen: Pen) -> Iterator[Text]:
             if line.result.verdict != "pass":
                 yield Text(f"  {line.result.name}: {line.result.verdict}", _style(line))
         yield from _warnings(item.status)
-        yield Text(f"  next  {item.status.next_command}", "cyan")
+        yield from _next(item.status, pen)
     yield from _away(board)
 
 
@@ -233,7 +236,7 @@ def _row(line: GateLine, pen: Pen) -> tuple[str, str, str, str, str, str]:
     )
 
 
-def _foot(item: DomainBoard) -> Iterator[Text]:
+def _foot(item: DomainBoard, pen: Pen) -> Iterator[Text]:
     found = item.status
     for stream in found.sync:
         lag = "unknown" if stream.lag_ms is None else f"{stream.lag_ms:.0f} ms"
@@ -242,7 +245,14 @@ def _foot(item: DomainBoard) -> Iterator[Text]:
         yield Text(f"  sync  {stream.stream.rpartition('.')[2]}: lag {lag}{strays}{alive}")
     yield Text(f"  verified  {found.verified or 'never'}")
     yield from _warnings(found)
-    yield Text(f"  next  {found.next_command}", "cyan")
+    yield from _next(found, pen)
+
+
+def _next(found: DomainStatus, pen: Pen) -> Iterator[Text]:
+    """The next command, whole: it is there to be typed."""
+    line = f"  next  {found.next_command}"
+    for part in textwrap.wrap(line, max(pen.width, 20), subsequent_indent=" " * 8):
+        yield Text(part, "cyan")
 
 
 def _warnings(found: DomainStatus) -> Iterator[Text]:
@@ -279,6 +289,4 @@ def _percent(asked: int | None) -> str:
 
 
 def _length(seconds: float) -> str:
-    from datetime import timedelta
-
     return span(timedelta(seconds=seconds))

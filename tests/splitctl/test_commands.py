@@ -66,7 +66,15 @@ def test_it_starts_without_what_only_commands_need(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments", [["nonsense"], ["rollout", "watch", "--soak", "soon"], ["history", "--limit", "0"]]
+    "arguments",
+    [
+        ["nonsense"],
+        ["rollout", "watch", "--soak", "soon"],
+        ["history", "--limit", "0"],
+        ["rollout", "history", "--since", "noon"],
+        ["rollout", "run", "--until", "0"],
+        ["rollout", "answer", "checkout", "--gate", "complaints"],
+    ],
 )
 def test_typed_wrong_it_says_what_is_right(arguments: list[str], tmp_path: Path) -> None:
     found = splitctl(*arguments, directory=tmp_path)
@@ -111,6 +119,11 @@ EVERY_COMMAND = [
     ["rollout", "start", "checkout"],
     ["rollout", "advance", "checkout"],
     ["rollout", "watch"],
+    ["rollout", "run"],
+    ["rollout", "pause", "checkout"],
+    ["rollout", "resume", "checkout"],
+    ["rollout", "answer", "checkout", "--gate", "complaints", "--no"],
+    ["rollout", "history"],
     ["rollout", "status"],
     ["decommission", "rampdown", "checkout"],
     ["decommission", "archive", "checkout", "--confirm", "checkout"],
@@ -138,6 +151,8 @@ ENDS_WITH = {
     ("rollout", "status"): ExitCode.INCONCLUSIVE,
     ("sync", "status"): ExitCode.INCONCLUSIVE,
     ("sync", "grants", "order"): ExitCode.DONE,
+    # The example asks no question.
+    ("rollout", "answer", "checkout", "--gate", "complaints", "--no"): ExitCode.USAGE,
 }
 
 
