@@ -1,14 +1,15 @@
 """Moves domains: start, advance, and the plan of the next move. Decisions are made in `phases`."""
 
 import socket
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 
 from estate.config import Config
 from estate.connections import operator
 from estate.errors import SplitctlError
-from estate.ledger import Ledger, Rollout
-from rollout import evidence, phases, power, recovery
+from estate.ledger import ActRecord, Ledger, Rollout
+from migrator.ownership import Ownership
+from rollout import asking, drift, evidence, marks, phases, power, recovery
 from rollout.books import ADOPT, REPAIR, adopt, arrived, finish
 from rollout.flags import DomainFlags
 from rollout.gates import GateResult
@@ -124,10 +125,28 @@ def _start_again(
             reason = f"{act.kind} was not finished"
             raise Refused(domain=domain, reason=reason, next="splitctl status")
         ledger.finish(act, {"how": "begun anew"}, state="abandoned")
-    changes = _bringin_line(domain, tools, world)
-    row = adopt(config, known, survey(domain, tools.flags, world), ledger)
+    drift.found(known, drift.served(known, tools.flags.served()), ledger, tools.provenance)
+    act = ledger.begin(domain, START, {"percentage": known.percentage, "epoch": known.epoch})
+    try:
+        changes = _bringin_line(domain, tools, world)
+    except SplitctlError as error:
+        ledger.finish(act, {"error": str(error)}, state="abandoned")
+        raise
+    seen = survey(domain, tools.flags, world)
+    row = _same_epoch(adopt(config, known, seen, ledger), seen)
+    ledger.finish(act, {"percentage": row.percentage, "changes": changes}, rollout=row)
+    served = drift.served(row, seen.gateways)
+    drift.ended(row, served, tools.metrics.scrape(), ledger, "`rollout start` was typed")
     following = f"splitctl rollout {'watch' if row.percentage else 'advance'} {domain}"
     return Started(domain, row.stage, row.percentage, tuple(changes), following)
+
+
+def _same_epoch(row: Rollout, seen: Survey) -> Rollout:
+    """The row at the epoch that all have now, where they are at its percentage."""
+    owned = seen.owned
+    if owned is None or seen.owned_percentage != row.percentage:
+        return row
+    return replace(row, epoch=max(row.epoch, owned.epoch))
 
 
 def _bringin_line(domain: str, tools: Tools, world: World) -> list[str]:
@@ -137,7 +156,7 @@ def _bringin_line(domain: str, tools: Tools, world: World) -> list[str]:
         told = "; ".join(f"{who}: {why}" for who, why in seen.problems.items())
         raise Drift(domain=domain, reason=told, next="splitctl status")
     changes: list[str] = []
-    newest = max(seen.owners.values(), key=lambda owner: owner.epoch)
+    newest = _newest(seen)
     for side, owner in seen.owners.items():
         if owner != newest:
             world.switch_owner(side, newest.new_below, newest.epoch, 5.0)
@@ -159,15 +178,29 @@ def _bringin_line(domain: str, tools: Tools, world: World) -> list[str]:
     return changes
 
 
+def _newest(seen: Survey) -> Ownership:
+    """The newer of the two owner rows, at the epoch of gateways that only renumbered it."""
+    newest = max(seen.owners.values(), key=lambda owner: owner.epoch)
+    percentage = newest.new_below // phases.PER_PERCENT
+    epochs = [flags.epoch for flags in seen.served.values() if flags.served == percentage]
+    return replace(newest, epoch=max([newest.epoch, *epochs]))
+
+
 # Advance
 
 
 def advance(
-    config: Config, domain: str, *, soak: timedelta | None = None, tools: Tools | None = None
+    config: Config,
+    domain: str,
+    *,
+    soak: timedelta | None = None,
+    until: int = phases.ALL,
+    tools: Tools | None = None,
 ) -> StepResult | Held:
     """Ask the present phase's gates, then make one fenced step to the next percentage.
 
     soak: how long the *new* phase has to soak, in place of the configuration's.
+    until: no step goes beyond this percentage.
     A step found unfinished is brought to its end first; if it could be finished, that is all.
     Raises LockHeld, Refused, Drift, and what a step raises.
     """
@@ -187,11 +220,11 @@ def advance(
             row = adopt(config, row, seen, ledger)
             in_line(domain, row, seen)
             looked = evidence.look(tools, config, ledger, [domain])
-            row, results = ask(config, row, ledger, looked)
-            position = evidence.position(config, row)
-            decision = phases.on_advance(position, results)
+            asked = ask(config, row, ledger, looked)
+            row = asked.row
+            decision = phases.on_advance(asked.position, asked.results, until)
             if decision.move is not Move.STEP or decision.phase is None:
-                return held(row, decision, results)
+                return held(row, decision, asked.results)
             need_sync(domain, looked.streams)
             need_shares(domain, tools.sequences(domain))
             # Whatever the gates ask: no step without a verification of what it moves.
@@ -246,6 +279,17 @@ def _plan(config: Config, row: Rollout, seen: Survey, phase: int, ledger: Ledger
     )
 
 
+def _intend(chosen: StepPlan, ledger: Ledger) -> ActRecord:
+    """Write the step down, unless somebody paused while the gates were asked. Raises Refused."""
+    with ledger.changing(chosen.domain) as change:
+        paused = marks.paused(change, chosen.domain)
+        if paused is not None:
+            following = f"splitctl rollout resume {chosen.domain}"
+            why = marks.why_paused(paused)
+            raise Refused(domain=chosen.domain, reason=why, next=following)
+        return change.begin(chosen.domain, STEP, chosen.intent())
+
+
 def _step(
     config: Config,
     chosen: StepPlan,
@@ -256,7 +300,7 @@ def _step(
 ) -> StepResult:
     """Intent, step, outcome."""
     with Interrupts() as interrupts:
-        act = ledger.begin(chosen.domain, STEP, chosen.intent())
+        act = _intend(chosen, ledger)
         try:
             result = _mover(config, chosen, tools, world, interrupts).perform()
         except StepUnfinished:
@@ -307,9 +351,8 @@ def plan(config: Config, domain: str, *, tools: Tools | None = None) -> Plan:
             seen = survey(domain, tools.flags, world)
             looked = evidence.look(tools, config, ledger, [domain])
             now = evidence.counted(row, looked, ledger.now())
-            verdict = evidence.trusted(ledger, domain)
-            results = evidence.ask(config, evidence.of(now, looked, verdict))
-            position = evidence.position(config, now)
+            asked = asking.ask(config, now, ledger, looked)
+            results, position = asked.results, asked.position
             following = position.following
             blockers = [
                 f"{act.kind} of {act.at:%Y-%m-%d %H:%M:%S} UTC was not finished"

@@ -38,10 +38,11 @@ def rampdown(config: Config, domain: str, *, tools: Tools | None = None) -> Ente
     with tools.ledger() as ledger, ledger.lock():
         row = _row(ledger, domain)
         if row.stage == Stage.LIVE and row.percentage == 100:
-            row, results = ask(config, row, ledger, evidence.look(tools, config, ledger, [domain]))
+            asked = ask(config, row, ledger, evidence.look(tools, config, ledger, [domain]))
+            row, results, position = asked.row, asked.results, asked.position
         else:
-            results = []
-        decision = phases.on_rampdown(evidence.position(config, row), results)
+            results, position = [], evidence.position(config, row)
+        decision = phases.on_rampdown(position, results)
         following = f"splitctl decommission archive {domain}"
         if decision.move is Move.NOTHING:
             return Entered(domain, row.stage, True, [], following)

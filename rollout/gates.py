@@ -14,14 +14,16 @@ from rollout.counters import Window
 from rollout.statistics import Sample, Trial
 
 Word = Literal["pass", "fail", "inconclusive"]
-# These look at traffic on the new side; at 0 % there is none to look at.
-TRAFFIC = ("error_rate", "latency_p95", "share", "conversion", "rate", "duration")
+# These look at customers on the new side; at 0 % there are none to look at.
+TRAFFIC = ("error_rate", "latency_p95", "share", "conversion", "rate", "duration", "question")
 # How many there are is told by comparison with those who stayed; at 100 % nobody has.
 AMONG_OTHERS = ("rate",)
 # A lag fails when it was too high this many looks in a row: one stutter brings nobody back.
 LAG_LOOKS = 10
 # Standard errors around an observed share: by chance alone, one look in 370 is beyond them.
 SHARE_Z = 3.0
+# A question wants so many answers in each phase.
+ONE_ANSWER = 1.0
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,14 @@ class DataSeen:
 
 
 @dataclass(frozen=True)
+class AnswerSeen:
+    """What a person answered to a gate's question in this phase; `told`: who, when, and why."""
+
+    word: str
+    told: str
+
+
+@dataclass(frozen=True)
 class Evidence:
     """All that the gates of one domain may look at.
 
@@ -68,6 +78,7 @@ class Evidence:
     window: what gateways counted since the phase began
     lags: the slower direction's lag in ms at the latest looks, oldest first; None: not known
     data: what was counted in the databases, by the gate's name
+    answers: of persons, in this phase, by the gate's name
     """
 
     domain: str
@@ -79,11 +90,15 @@ class Evidence:
     streams_problem: str | None = None
     lags: tuple[float | None, ...] = ()
     data: Mapping[str, DataSeen] = field(default_factory=dict)
+    answers: Mapping[str, AnswerSeen] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class GateResult:
-    """A gate's answer. `measured` and `threshold` are in the gate's own unit."""
+    """A gate's answer. `measured` and `threshold` are in the gate's own unit.
+
+    on_fail: what a fail brings: rollback, hold (no step up) or tell (in nobody's way)
+    """
 
     domain: str
     name: str
@@ -93,6 +108,7 @@ class GateResult:
     threshold: float
     samples: int
     reason: str
+    on_fail: str = "rollback"
 
     def __str__(self) -> str:
         value = "no value" if self.measured is None else f"{self.measured:.4g}"
@@ -133,11 +149,14 @@ def evaluate(gate: GateConfig, evidence: Evidence) -> GateResult:
         threshold=threshold(gate),
         samples=answer.samples,
         reason=answer.reason,
+        on_fail=gate.on_fail,
     )
 
 
 def threshold(gate: GateConfig) -> float:
     """The gate's limit as a number: a share, milliseconds, seconds or a count."""
+    if gate.question is not None:
+        return ONE_ANSWER
     if gate.max_age is not None:
         return gate.max_age.total_seconds()
     for value in (gate.max, gate.max_ms, gate.tolerance, gate.drop, gate.share):
@@ -314,6 +333,14 @@ def _duration(gate: GateConfig, evidence: Evidence) -> _Answer:
     return _Answer("inconclusive", due.share, due.number, f"{reason}: may be chance")
 
 
+def _question(gate: GateConfig, evidence: Evidence) -> _Answer:
+    answer = evidence.answers.get(gate.name)
+    if answer is None:
+        return _Answer("inconclusive", None, 0, f"{gate.asked_of} is asked: {gate.question}")
+    good = answer.word == gate.good
+    return _Answer("pass" if good else "fail", None, 1, f"{gate.question} {answer.told}")
+
+
 def wilson(share: float, number: float, z: float) -> tuple[float, float]:
     """Bounds for a share that was observed among `number` (Wilson's score interval)."""
     spread = z * z / number
@@ -360,4 +387,5 @@ _KINDS: dict[str, Callable[[GateConfig, Evidence], _Answer]] = {
     "conversion": _fell,
     "rate": _fell,
     "duration": _duration,
+    "question": _question,
 }

@@ -22,10 +22,13 @@ class Interrupted(SplitctlError):
 
 
 class Interrupts:
-    """While entered, signals wait. Outside the main thread there is nothing to catch."""
+    """While entered, signals wait. Outside the main thread there is nothing to catch.
+
+    `signal` is the one that came. An act within another passes it on, so that both end.
+    """
 
     def __init__(self) -> None:
-        self.pending = False
+        self.signal: int | None = None
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> Self:
@@ -40,8 +43,15 @@ class Interrupts:
         self._before.clear()
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        del number, frame
-        self.pending = True
+        self.signal = number
+        outer = getattr(self._before.get(number), "__self__", None)
+        if isinstance(outer, Interrupts):
+            outer._note(number, frame)
+
+    @property
+    def pending(self) -> bool:
+        """Whether a signal came."""
+        return self.signal is not None
 
     def check(self) -> None:
         """Raise Interrupted when a signal came."""

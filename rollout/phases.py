@@ -1,9 +1,10 @@
 """The phase machine. Pure: a position and verdicts in, one decision out.
 
 Invariants, held by tests:
-  - customers move up only after every gate passed and the soak is complete;
-  - a percentage never rises beyond the next phase's;
+  - customers move up only after every gate passed that is in the way, and the soak is complete;
+  - a percentage never rises beyond the next phase's, nor beyond the one that was asked for;
   - `inconclusive` neither moves up nor brings back;
+  - a pause and a drift keep customers where they are; neither is in the way of a rollback;
   - until a domain is complete, rollback is possible from every position;
   - a step found unfinished has exactly one way on, told by what gateways serve and owners say.
 """
@@ -17,6 +18,7 @@ from rollout.gates import GateResult, overall
 
 Side = Literal["old", "new"]
 PER_PERCENT = 100  # buckets in one percent
+ALL = 100
 
 
 class Stage(StrEnum):
@@ -37,6 +39,8 @@ class Move(StrEnum):
     SOAK = "soak"
     SOAKED = "soaked"
     HOLD = "hold"
+    PAUSED = "paused"
+    DRIFT = "drift"
     ROLL_BACK = "roll back"
     FAIL = "fail"
     REFUSE = "refuse"
@@ -54,7 +58,10 @@ class Phase:
 
 @dataclass(frozen=True)
 class Position:
-    """Where a domain's rollout is. `phase` is -1 at 0 %; `evidence_s` is the soak clock."""
+    """Where a domain's rollout is. `phase` is -1 at 0 %; `evidence_s` is the soak clock.
+
+    paused, drift: who paused it, and what is served in place of what was asked; empty when nothing
+    """
 
     stage: Stage
     percentage: int
@@ -62,6 +69,8 @@ class Position:
     phases: tuple[Phase, ...]
     evidence_s: float = 0.0
     required_s: float | None = None
+    paused: str = ""
+    drift: str = ""
 
     @property
     def soak_s(self) -> float:
@@ -78,8 +87,12 @@ class Position:
     @property
     def following(self) -> int | None:
         """The index of the phase after this one: the first that is higher; None at the end."""
+        return self.towards(ALL)
+
+    def towards(self, until: int) -> int | None:
+        """The phase after this one, unless it is beyond the percentage that is asked for."""
         for index, phase in enumerate(self.phases):
-            if phase.percentage > self.percentage:
+            if self.percentage < phase.percentage <= until:
                 return index
         return None
 
@@ -107,17 +120,18 @@ def on_start(position: Position) -> Decision:
             return Decision(Move.REFUSE, f"it is at {position.stage} already")
 
 
-def on_advance(position: Position, results: Iterable[GateResult]) -> Decision:
-    """May customers move up, and to which phase?"""
+def on_advance(position: Position, results: Iterable[GateResult], until: int = ALL) -> Decision:
+    """May customers move up, and to which phase? Never beyond `until` percent."""
     if position.stage is not Stage.LIVE:
         why = {
             Stage.RAMPDOWN: "it is in rampdown: no more steps",
             Stage.COMPLETE: "it is complete",
         }.get(position.stage, "its rollout was not started")
         return Decision(Move.REFUSE, why)
-    following = position.following
+    following = position.towards(until)
     if following is None:
-        return Decision(Move.NOTHING, f"{position.percentage} % is the last phase")
+        last = "the last phase" if position.following is None else f"the last up to {until} %"
+        return Decision(Move.NOTHING, f"{position.percentage} % is {last}")
     if held := _held(position, results):
         return held
     return Decision(Move.STEP, phase=following)
@@ -127,13 +141,21 @@ def on_watch(position: Position, results: Iterable[GateResult]) -> Decision:
     """What a look at the gates means while a phase soaks."""
     if position.stage not in (Stage.LIVE, Stage.RAMPDOWN) or position.percentage == 0:
         return Decision(Move.REFUSE, "nobody is on the new side")
-    results = list(results)
+    results = in_the_way(results)
+    fatal = [result for result in results if result.on_fail == "rollback"]
+    if overall(fatal) == "fail":
+        return Decision(Move.ROLL_BACK, _told(fatal, "fail"))
+    if position.drift:
+        return Decision(Move.DRIFT, position.drift)
+    if position.paused:
+        return Decision(Move.PAUSED, position.paused)
     word = overall(results)
-    if word == "fail":
-        return Decision(Move.ROLL_BACK, _told(results, "fail"))
     if not position.soaked:
         left = position.soak_s - position.evidence_s
-        return Decision(Move.SOAK, f"{left:.0f} s of {position.soak_s:.0f} s to soak")
+        told = [f"{left:.0f} s of {position.soak_s:.0f} s to soak", _told(results, "fail")]
+        return Decision(Move.SOAK, "; ".join(part for part in told if part))
+    if word == "fail":
+        return Decision(Move.FAIL, _told(results, "fail"))
     if word == "inconclusive":
         return Decision(Move.HOLD, _told(results, "inconclusive"))
     return Decision(Move.SOAKED, "soaked, and every gate passes")
@@ -166,6 +188,11 @@ def on_undo(position: Position) -> Decision:
     return Decision(Move.NOTHING, f"it is at {position.stage}: nothing is archived")
 
 
+def in_the_way(results: Iterable[GateResult]) -> list[GateResult]:
+    """The answers that decide: all but those that are only told."""
+    return [result for result in results if result.on_fail != "tell"]
+
+
 def may_roll_back(stage: Stage) -> bool:
     """The way back is open until `complete` (law L8)."""
     return stage is not Stage.COMPLETE
@@ -173,10 +200,14 @@ def may_roll_back(stage: Stage) -> bool:
 
 def _held(position: Position, results: Iterable[GateResult]) -> Decision | None:
     """What keeps customers where they are; None when nothing does."""
-    results = list(results)
+    results = in_the_way(results)
     word = overall(results)
     if word == "fail":
         return Decision(Move.FAIL, _told(results, "fail"))
+    if position.drift:
+        return Decision(Move.DRIFT, position.drift)
+    if position.paused:
+        return Decision(Move.PAUSED, position.paused)
     if not position.soaked:
         told = f"soaked {position.evidence_s:.0f} s of {position.soak_s:.0f} s"
         return Decision(Move.SOAK, told)

@@ -8,7 +8,8 @@ from estate.config import Config, Problem
 from estate.errors import ExitCode, SplitctlError
 from estate.ledger import Ledger, Rollout
 from migrator.status import StreamStatus
-from rollout import evidence, phases
+from rollout import asking, evidence, phases
+from rollout.asking import Asked
 from rollout.evidence import Look
 from rollout.gates import GateResult
 from rollout.phases import Move
@@ -27,7 +28,7 @@ class Refused(SplitctlError):
 
 @dataclass(frozen=True)
 class Held:
-    """No step was made, and why. `verdict` is fail, inconclusive or soaking."""
+    """No step was made, and why. `verdict` is fail, inconclusive, soaking or paused."""
 
     domain: str
     percentage: int
@@ -106,19 +107,18 @@ def verdict_lack(config: Config, domain: str, row: Rollout | None, ledger: Ledge
     return ""
 
 
-def ask(
-    config: Config, row: Rollout, ledger: Ledger, looked: Look
-) -> tuple[Rollout, list[GateResult]]:
-    """Count one look at everything and keep it; then the gates' answers."""
-    with ledger.changing(row.domain) as change:
-        known = change.rollout or row
-        row = evidence.counted(known, looked, change.now)
-        change.save(row)
-    seen = evidence.of(row, looked, evidence.trusted(ledger, row.domain))
-    results = evidence.ask(config, seen)
-    for result in results:
+def ask(config: Config, row: Rollout, ledger: Ledger, looked: Look) -> Asked:
+    """Count one look at everything and keep it; then the gates' answers, which are kept too."""
+    found = asking.count(config, row.domain, ledger, looked)
+    if found is None:
+        raise Refused(
+            domain=row.domain,
+            reason="its rollout was not started",
+            next=f"splitctl rollout start {row.domain}",
+        )
+    for result in found.results:
         ledger.add_verdict(row.domain, "gate", result.name, result.verdict, vars(result))
-    return row, results
+    return found
 
 
 def held(row: Rollout, decision: phases.Decision, results: list[GateResult]) -> Held:
@@ -138,17 +138,35 @@ def held(row: Rollout, decision: phases.Decision, results: list[GateResult]) -> 
                 ExitCode.IN_PROGRESS, watching,
             )  # fmt: skip
         case Move.HOLD:
-            unverified = any(r.kind == "consistency" and r.verdict != "pass" for r in results)
-            following = f"splitctl verify run --domain {domain}" if unverified else watching
             return Held(
                 domain, row.percentage, "inconclusive", decision.reason, results,
-                ExitCode.INCONCLUSIVE, following,
+                ExitCode.INCONCLUSIVE, evidence_from(domain, results) or watching,
             )  # fmt: skip
+        case Move.PAUSED:
+            return Held(
+                domain, row.percentage, "paused", decision.reason, results,
+                ExitCode.PRECONDITION, f"splitctl rollout resume {domain}",
+            )  # fmt: skip
+        case Move.DRIFT:
+            following = f"splitctl rollout start {domain}"
+            raise Drift(domain=domain, reason=decision.reason, next=following)
         case Move.NOTHING:
             following = f"splitctl decommission rampdown {domain}"
             raise Refused(domain=domain, reason=decision.reason, next=following)
         case _:
             raise Refused(domain=domain, reason=decision.reason, next="splitctl status")
+
+
+def evidence_from(domain: str, results: Iterable[GateResult]) -> str:
+    """The command that gives what a gate waits for; empty when only time and traffic do."""
+    unsure = [result for result in phases.in_the_way(results) if result.verdict == "inconclusive"]
+    for result in unsure:
+        if result.kind == "consistency":
+            return f"splitctl verify run --domain {domain}"
+    for result in unsure:
+        if result.kind == "question":
+            return f"splitctl rollout answer {domain} --gate '{result.name}' --yes|--no"
+    return ""
 
 
 def in_line(domain: str, row: Rollout, seen: Survey) -> None:

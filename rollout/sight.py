@@ -10,7 +10,7 @@ from estate.errors import in_one_line
 from migrator.mapping import Side
 from migrator.ownership import OwnerMissing, Ownership
 from migrator.status import StreamStatus
-from rollout import parallel
+from rollout import marks, parallel
 from rollout.counters import Snapshot
 from rollout.flags import Answer, Fence, GatewayFlags
 from rollout.parallel import Running
@@ -18,7 +18,7 @@ from rollout.tools import Tools
 from rollout.world import SIDES
 
 if TYPE_CHECKING:
-    from estate.ledger import ActRecord, LockRecord, Rollout, VerdictRecord
+    from estate.ledger import ActRecord, Ledger, LockRecord, Rollout, VerdictRecord
 
 ANSWER_S = 6.0
 
@@ -31,6 +31,9 @@ class Books:
     verdicts: "dict[str, VerdictRecord]" = field(default_factory=dict)
     unfinished: "list[ActRecord]" = field(default_factory=list)
     lock: "LockRecord | None" = None
+    paused: "dict[str, ActRecord]" = field(default_factory=dict)
+    drift: "dict[str, ActRecord]" = field(default_factory=dict)
+    unanswered: dict[str, list[str]] = field(default_factory=dict)
 
 
 @dataclass
@@ -58,7 +61,7 @@ def look(config: Config, tools: Tools) -> Seen:
         {name: partial(tools.flags.fences, name) for name in names}
     )
     parts: dict[str, Callable[[], Any]] = {
-        "ledger": partial(_read_books, names, tools),
+        "ledger": partial(_read_books, config, names, tools),
         "gateways": tools.flags.served,
         "sync": tools.sync,
         "metrics": tools.metrics.scrape,
@@ -87,7 +90,7 @@ def look(config: Config, tools: Tools) -> Seen:
     return seen
 
 
-def _read_books(names: list[str], tools: Tools) -> Books:
+def _read_books(config: Config, names: list[str], tools: Tools) -> Books:
     from rollout.evidence import trusted
 
     books = Books()
@@ -96,11 +99,23 @@ def _read_books(names: list[str], tools: Tools) -> Books:
             row, verdict = ledger.rollout(name), trusted(ledger, name)
             if row is not None:
                 books.rollouts[name] = row
+                _read_marks(config, row, ledger, books)
             if verdict is not None:
                 books.verdicts[name] = verdict
         books.unfinished = ledger.unfinished()
         books.lock = ledger.lock_holder()
     return books
+
+
+def _read_marks(config: Config, row: "Rollout", ledger: "Ledger", books: Books) -> None:
+    if (paused := marks.paused(ledger, row.domain)) is not None:
+        books.paused[row.domain] = paused
+    if (drift := marks.drift(ledger, row)) is not None:
+        books.drift[row.domain] = drift
+    answered = marks.answers(config, ledger, row)
+    books.unanswered[row.domain] = [
+        gate for gate in marks.questions(config, row) if gate not in answered
+    ]
 
 
 def _owner(name: str, side: Side, tools: Tools) -> Ownership | None:

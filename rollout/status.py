@@ -5,7 +5,7 @@ named, and what it would have told is left out, never guessed.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from estate.config import Config
@@ -13,6 +13,7 @@ from estate.errors import ExitCode
 from migrator.mapping import Side
 from migrator.ownership import Ownership
 from migrator.status import StreamStatus
+from rollout import marks
 from rollout.counters import Snapshot, Window
 from rollout.phases import PER_PERCENT, Stage
 from rollout.sight import Books, Seen, look
@@ -57,7 +58,10 @@ class Owned:
 
 @dataclass(frozen=True)
 class DomainStatus:
-    """One domain. Percentages 0..100; `measured` is the new side's share since the phase began."""
+    """One domain. Percentages 0..100; `measured` is the new side's share since the phase began.
+
+    wanted: gates that wait for a person's answer in this phase
+    """
 
     domain: str
     stage: str
@@ -73,6 +77,9 @@ class DomainStatus:
     unfinished: list[str]
     disagreements: list[str]
     next_command: str
+    paused: str | None = None
+    drift: str | None = None
+    wanted: list[str] = field(default_factory=list)
 
     def lines(self) -> list[str]:
         """For a person."""
@@ -94,6 +101,9 @@ class DomainStatus:
         lines += [f"  sync     {stream.stream}: {_carried(stream)}" for stream in self.sync]
         never = "unknown" if self.asked is None else "never"
         lines.append(f"  verified {self.verified or never}")
+        lines += [f"  ! {self.paused}"] if self.paused else []
+        lines += [f"  ! drift: {self.drift}"] if self.drift else []
+        lines += [f"  ! an answer is wanted: {gate}" for gate in self.wanted]
         lines += [f"  ! unfinished: {act}" for act in self.unfinished]
         lines += [f"  ! {item}" for item in self.disagreements]
         return [*lines, f"  next     {self.next_command}"]
@@ -131,7 +141,7 @@ def status(config: Config, *, tools: Tools | None = None) -> EstateStatus:
     operator = None
     if lock is not None:
         operator = f"{lock.operator} on {lock.host} since {lock.since:%H:%M:%S}: {lock.command}"
-    urgent = [item for item in domains if item.disagreements or item.unfinished]
+    urgent = [item for item in domains if item.disagreements or item.unfinished or item.drift]
     following = (urgent or domains)[0].next_command
     return EstateStatus(domains, operator, seen.away, following)
 
@@ -179,6 +189,9 @@ def _domain(config: Config, name: str, seen: Seen) -> DomainStatus:
         next_command=_next(
             config, name, stage, asked, row, survey, seen, unfinished, disagreements
         ),
+        paused=marks.why_paused(books.paused[name]) if name in books.paused else None,
+        drift=marks.why_drifted(books.drift[name]) if name in books.drift else None,
+        wanted=books.unanswered.get(name, []),
     )
 
 
@@ -278,6 +291,11 @@ def _next(
         return ENDING.get(kind, f"splitctl decommission {kind} {{}}").format(name)
     if disagreements:
         return _mending(name, survey)
+    books = seen.books or Books()
+    if name in books.drift:
+        return f"splitctl rollout start {name}"
+    if name in books.paused:
+        return f"splitctl rollout resume {name}"
     percentage = asked or 0
     if stage == Stage.OFF:
         return f"splitctl sync enable {name}"
@@ -289,6 +307,8 @@ def _next(
         return f"splitctl sync teardown {name}"
     if stage != Stage.LIVE:
         return "splitctl doctor"
+    for gate in books.unanswered.get(name, []):
+        return f"splitctl rollout answer {name} --gate '{gate}' --yes|--no"
     required = _required(config, row)
     if required is not None and row is not None and row.soak_evidence_s < required:
         return f"splitctl rollout watch {name}"

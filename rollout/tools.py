@@ -10,6 +10,7 @@ from estate.config import Config, Problem
 from migrator.status import StreamStatus
 from rollout.flags import Flags
 from rollout.metrics import Metrics
+from rollout.provenance import Provenance, Unknown
 from rollout.subjects import InMemorySubjects, Subjects
 from rollout.world import World, Writers
 from rollout.written import Written
@@ -42,6 +43,7 @@ class Tools:
     written: Written | None = None
     refusing: bool = False
     subjects: Subjects = field(default_factory=InMemorySubjects)
+    provenance: Provenance = field(default_factory=Unknown)
     clock: Callable[[], float] = time.monotonic
     sleep: Callable[[float], None] = time.sleep
 

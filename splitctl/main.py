@@ -12,7 +12,6 @@ from typing import Annotated, Any
 import typer
 
 from rehearsal.command import register as register_rehearse
-from splitctl.answers import Listing
 from splitctl.data_commands import backfill, schema, sync
 from splitctl.load_commands import load, smoke
 from splitctl.observe_commands import observe
@@ -22,12 +21,15 @@ from splitctl.session import (
     ConfigPath,
     DomainName,
     DryRun,
+    Limit,
     OptionalDomain,
     Output,
     OutputFormat,
+    Since,
     answer,
     answer_without_config,
     duration,
+    events,
 )
 from splitctl.verify_commands import verify
 
@@ -143,20 +145,17 @@ def plan(domain: DomainName, config: ConfigPath = None, output: OutputFormat = O
 @app.command()
 def history(
     domain: OptionalDomain = None,
-    limit: Annotated[int, typer.Option(min=1, max=10_000, help="How many acts, newest last.")] = 30,
+    limit: Limit = 30,
+    since: Since = None,
     config: ConfigPath = None,
     output: OutputFormat = Output.TEXT,
 ) -> None:
-    """What was done, by whom, when, and how it ended."""
+    """What was done, by whom, when, and how it ended; and each turn of a gate."""
 
     def work(c: Any) -> Any:
-        from estate.ledger import open_ledger
+        from rollout import history as room
 
-        with open_ledger(c) as ledger:
-            found = ledger.history(domain, limit)
-        if domain and not found:
-            c.domain(domain)  # a name that neither the books nor the configuration know
-        return Listing(found, "splitctl status")
+        return events(room.history(c, domain, limit=limit, since=since), output)
 
     answer(work, config, output)
 

@@ -10,17 +10,24 @@ from splitctl.session import (
     Confirm,
     DomainName,
     DryRun,
+    Limit,
+    OptionalDomain,
     Output,
     OutputFormat,
+    Since,
     answer,
     command_group,
     confirmed,
     duration,
+    events,
     progress,
 )
 
 rollout = command_group("Percentages in steps, with gates and soaks.")
 decommission = command_group("The end that is earned: rampdown, archive, and its undo.")
+Domains = Annotated[
+    list[str] | None, typer.Argument(help="Domains by name; all there are when none is given.")
+]
 
 
 @rollout.command("start")
@@ -56,9 +63,7 @@ def rollout_advance(
 
 @rollout.command("watch")
 def rollout_watch(
-    domains: Annotated[
-        list[str] | None, typer.Argument(help="Domains to watch; all that are live when none.")
-    ] = None,
+    domains: Domains = None,
     soak: Annotated[
         timedelta | None,
         typer.Option(
@@ -76,18 +81,120 @@ def rollout_watch(
     config: ConfigPath = None,
     output: OutputFormat = Output.TEXT,
 ) -> None:
-    """Soak and watch the gates. Rolls back by itself on `fail`; holds on `inconclusive`."""
+    """Soak and watch the gates. Rolls back by itself on `fail`; holds on `inconclusive`.
+
+    On a terminal it is one screen that may stay open for days; elsewhere a line for each look.
+    """
 
     def work(c: Any) -> Any:
         from rollout import controller
+        from splitctl import watching
 
-        return controller.watch(
-            c,
-            domains or None,
-            soak=soak,
-            timeout=timeout,
-            on_progress=lambda p: progress(str(p)),
-        )
+        with watching.shown(c, domains, lambda look: progress(str(look))) as on_progress:
+            return controller.watch(
+                c, domains or None, soak=soak, timeout=timeout, on_progress=on_progress
+            )
+
+    answer(work, config, output)
+
+
+@rollout.command("run")
+def rollout_run(
+    domains: Domains = None,
+    until: Annotated[
+        int, typer.Option(min=1, max=100, metavar="PERCENT", help="No step goes beyond this.")
+    ] = 100,
+    hold: Annotated[
+        timedelta,
+        typer.Option(
+            parser=duration,
+            metavar="DURATION",
+            help="End (exit code 4) when a domain makes no headway for this long.",
+        ),
+    ] = "24h",  # type: ignore[assignment]
+    config: ConfigPath = None,
+    output: OutputFormat = Output.TEXT,
+) -> None:
+    """Unattended: start, watch, step up when soaked and passed, roll back on `fail`.
+
+    May be killed at any moment and started again anywhere: everything is in the ledger. SIGTERM
+    ends it between two looks. It tells a line for each change of state.
+    """
+
+    def work(c: Any) -> Any:
+        from rollout import run as room
+
+        return room.run(c, domains or None, until=until, hold=hold, on_change=progress)
+
+    answer(work, config, output)
+
+
+@rollout.command("pause")
+def rollout_pause(
+    domain: DomainName,
+    reason: Annotated[
+        str, typer.Option(metavar="TEXT", help="Why, for whoever finds it paused.")
+    ] = "",
+    config: ConfigPath = None,
+    output: OutputFormat = Output.TEXT,
+) -> None:
+    """Keep customers where they are: no step, and the clock stands. A fail still rolls back."""
+
+    def work(c: Any) -> Any:
+        from rollout import pausing
+
+        return pausing.pause(c, domain, reason=reason)
+
+    answer(work, config, output)
+
+
+@rollout.command("resume")
+def rollout_resume(
+    domain: DomainName, config: ConfigPath = None, output: OutputFormat = Output.TEXT
+) -> None:
+    """End a pause; the soak clock goes on where it stood."""
+
+    def work(c: Any) -> Any:
+        from rollout import pausing
+
+        return pausing.resume(c, domain)
+
+    answer(work, config, output)
+
+
+@rollout.command("answer")
+def rollout_answer(
+    domain: DomainName,
+    gate: Annotated[str, typer.Option(metavar="NAME", help="The gate that asks.")],
+    word: Annotated[bool, typer.Option("--yes/--no", help="The answer.", show_default=False)],
+    note: Annotated[str, typer.Option(metavar="TEXT", help="What it rests on.")] = "",
+    config: ConfigPath = None,
+    output: OutputFormat = Output.TEXT,
+) -> None:
+    """Answer a gate's question, for this phase. A later answer takes its place."""
+
+    def work(c: Any) -> Any:
+        from rollout import pausing
+
+        return pausing.answer(c, domain, gate, "yes" if word else "no", note=note)
+
+    answer(work, config, output)
+
+
+@rollout.command("history")
+def rollout_history(
+    domain: OptionalDomain = None,
+    limit: Limit = 30,
+    since: Since = None,
+    config: ConfigPath = None,
+    output: OutputFormat = Output.TEXT,
+) -> None:
+    """Acts, pauses, answers and each turn of a gate, in order; the same as `splitctl history`."""
+
+    def work(c: Any) -> Any:
+        from rollout import history as room
+
+        return events(room.history(c, domain, limit=limit, since=since), output)
 
     answer(work, config, output)
 

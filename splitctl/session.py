@@ -18,9 +18,10 @@ from splitctl.answers import Listing
 from splitctl.page import Page
 
 if TYPE_CHECKING:
-    from datetime import timedelta
+    from datetime import datetime, timedelta
 
     from estate.config import Config
+    from rollout.history import History
 
 log = logging.getLogger("splitctl")
 
@@ -66,6 +67,29 @@ def duration(text: str) -> "timedelta":
         raise typer.BadParameter(str(error)) from None
 
 
+def since(text: str) -> "datetime":
+    """An option's value such as 2h or 3d (ago), or a time in ISO 8601; without a zone it is UTC."""
+    from datetime import UTC, datetime
+
+    try:
+        return datetime.now(UTC) - duration(text)
+    except typer.BadParameter:
+        pass
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        wanted = "how long ago (2h, 3d), or a time (2024-05-01T10:00)"
+        raise typer.BadParameter(f"expected is {wanted}") from None
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+
+
+Since = Annotated[
+    Any,
+    typer.Option(
+        "--since", parser=since, metavar="WHEN", help="Only what came after: 2h, 3d, or a time."
+    ),
+]
+Limit = Annotated[int, typer.Option(min=1, max=10_000, help="How many events, newest last.")]
 OptionalDomain = Annotated[
     str | None, typer.Argument(help="One domain; all of them when left out.")
 ]
@@ -215,6 +239,11 @@ def confirmed(domain: str, confirm: str | None, act: str) -> None:
         confirm = typer.prompt(f"{act} '{domain}'. Type its name to go on", err=True)
     if confirm != domain:
         raise NotConfirmed(act=act, domain=domain)
+
+
+def events(found: "History", output: Output) -> Any:
+    """A history as an answer: for a person as it tells itself, as data the list alone."""
+    return found if output is Output.TEXT else Listing(found.events, found.next_command)
 
 
 def progress(message: str) -> None:

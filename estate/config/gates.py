@@ -19,7 +19,10 @@ GateKind = Literal[
     "conversion",
     "rate",
     "duration",
+    "question",
 ]
+# What a `fail` brings: the customers back, no further step, or only a word to whoever watches.
+OnFail = Literal["rollback", "hold", "tell"]
 GATE_LIMITS: dict[str, str] = {
     "error_rate": "max",
     "latency_p95": "max_ms",
@@ -30,6 +33,7 @@ GATE_LIMITS: dict[str, str] = {
     "conversion": "drop",
     "rate": "drop",
     "duration": "share",
+    "question": "question",
 }
 # The kinds whose evidence is SQL: what each needs beside its limit, and what else it may say.
 SEQUENTIAL = ("alpha", "beta", "baseline")
@@ -51,6 +55,7 @@ class GateConfig(Model):
     how often, at most, a drop as large as `drop` passes; `baseline`: how far back that lies what a
     cohort is compared with where nobody stayed to compare it with; `within`: how long it may take
     the `share` of all.
+    A `question` is put to a person, `asked_of`, in every phase; `good` is the answer that passes.
     """
 
     name: str
@@ -61,6 +66,10 @@ class GateConfig(Model):
     tolerance: float | None = Field(default=None, gt=0, lt=1)
     drop: float | None = Field(default=None, gt=0, lt=1)
     share: float | None = Field(default=None, gt=0, lt=1)
+    question: str | None = Field(default=None, min_length=1)
+    good: Literal["yes", "no"] | None = None
+    asked_of: str | None = Field(default=None, min_length=1)
+    on_fail: OnFail = "rollback"
     min_samples: int = Field(default=200, ge=1)
     domains: list[str] | None = None
     query: Path | None = None
@@ -112,6 +121,11 @@ class GateConfig(Model):
             raise ValueError(f"a gate of kind {self.kind} has exactly one limit: {wanted}")
         if self.kind == "error_rate" and (self.max or 0) >= 1:
             raise ValueError("max is a share below 1; a gate that can never fail is refused")
+        person = (self.good, self.asked_of)
+        if self.kind == "question" and None in person:
+            raise ValueError("a question says which answer is good, and by name who is asked_of")
+        if self.kind != "question" and person != (None, None):
+            raise ValueError(f"good and asked_of belong to a question, not to {self.kind}")
         return self
 
     @model_validator(mode="after")

@@ -3,7 +3,7 @@
 import shlex
 import socket
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from types import TracebackType
@@ -27,7 +27,16 @@ from estate.ledger.records import (
     SampleRecord,
     VerdictRecord,
 )
-from estate.ledger.rows import Change, act_of, rollout_of, save
+from estate.ledger.rows import (
+    Author,
+    Change,
+    act_of,
+    latest,
+    rollout_of,
+    save,
+    verdict_of,
+    write,
+)
 
 LEDGER = "ledger"
 
@@ -86,6 +95,7 @@ class Ledger:
     def __init__(self, settings: DatabaseConfig, command: str) -> None:
         self._settings = settings
         self.operator, self.host, self.command = operator(), socket.gethostname(), command
+        self._author = Author(self.operator, self.host, self.command)
         self._engine = sqlalchemy.create_engine(
             "postgresql+psycopg://",
             creator=lambda: connect(settings, LEDGER, autocommit=False),
@@ -158,19 +168,7 @@ class Ledger:
     def begin(self, domain: str | None, kind: str, intent: Mapping[str, Any]) -> ActRecord:
         """Write an intent down; it is durable when this returns."""
         with self._session() as session:
-            row = ActRow(
-                operator=self.operator,
-                host=self.host,
-                command=self.command,
-                domain=domain,
-                kind=kind,
-                intent=dict(intent),
-                state="intended",
-            )
-            session.add(row)
-            session.flush()
-            session.refresh(row)
-            return act_of(row)
+            return write(session, self._author, domain, kind, intent)
 
     def finish(
         self,
@@ -198,11 +196,26 @@ class Ledger:
         with self._session() as session:
             return [act_of(row) for row in session.scalars(query)]
 
-    def history(self, domain: str | None = None, limit: int = 30) -> list[ActRecord]:
-        """The last acts, newest last."""
+    def latest(self, domain: str, kinds: Sequence[str]) -> ActRecord | None:
+        """The newest act of these kinds that was done."""
+        with self._session() as session:
+            return latest(session, domain, kinds)
+
+    def history(
+        self,
+        domain: str | None = None,
+        limit: int = 30,
+        since: datetime | None = None,
+        kinds: Sequence[str] | None = None,
+    ) -> list[ActRecord]:
+        """The last acts, of some kinds or all, newest last."""
         query = select(ActRow).order_by(ActRow.at.desc(), ActRow.id.desc()).limit(limit)
         if domain is not None:
             query = query.where(ActRow.domain == domain)
+        if since is not None:
+            query = query.where(ActRow.at >= since)
+        if kinds is not None:
+            query = query.where(ActRow.kind.in_(kinds))
         with self._session() as session:
             return [act_of(row) for row in session.scalars(query)][::-1]
 
@@ -234,7 +247,7 @@ class Ledger:
         with self._session() as session:
             row = session.get(RolloutRow, domain, with_for_update=True)
             moment: datetime = session.execute(select(func.clock_timestamp())).scalar_one()
-            yield Change(session, rollout_of(row) if row else None, moment)
+            yield Change(session, rollout_of(row) if row else None, moment, self._author)
 
     # Samples and verdicts
 
@@ -293,19 +306,30 @@ class Ledger:
             .limit(limit)
         )
         with self._session() as session:
-            return [
-                VerdictRecord(
-                    at=row.at,
-                    started_at=row.started_at,
-                    domain=row.domain,
-                    kind=row.kind,
-                    name=row.name,
-                    verdict=row.verdict,
-                    data=row.data,
-                    age_s=float(seconds),
-                )
-                for row, seconds in session.execute(query)
-            ]
+            return [verdict_of(row, seconds) for row, seconds in session.execute(query)]
+
+    def turns(
+        self, domain: str | None = None, limit: int = 30, since: datetime | None = None
+    ) -> list[VerdictRecord]:
+        """The last answers that were not the same as the one before them, newest last."""
+        before = func.lag(VerdictRow.verdict).over(
+            partition_by=(VerdictRow.domain, VerdictRow.name), order_by=VerdictRow.id
+        )
+        told = select(VerdictRow.id, before.label("before")).subquery()
+        age = func.extract("epoch", func.clock_timestamp() - VerdictRow.at)
+        query = (
+            select(VerdictRow, age)
+            .join(told, told.c.id == VerdictRow.id)
+            .where(VerdictRow.verdict.is_distinct_from(told.c.before))
+            .order_by(VerdictRow.id.desc())
+            .limit(limit)
+        )
+        if domain is not None:
+            query = query.where(VerdictRow.domain == domain)
+        if since is not None:
+            query = query.where(VerdictRow.at >= since)
+        with self._session() as session:
+            return [verdict_of(row, seconds) for row, seconds in session.execute(query)][::-1]
 
     # The journal
 

@@ -8,10 +8,12 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from estate.config import GateConfig
 from rollout.counters import Count, Window
 from rollout.gates import (
+    AnswerSeen,
     Evidence,
     StreamSeen,
     VerdictSeen,
@@ -280,3 +282,41 @@ def test_the_bounds_hold_the_share(share: float, number: int) -> None:
     low, high = wilson(share, number, 3.0)
     assert low - 1e-9 <= share <= high + 1e-9
     assert -1e-9 <= low <= high <= 1 + 1e-9
+
+
+ASKED = GateConfig(
+    name="complaints",
+    kind="question",
+    question="More complaints?",
+    good="no",
+    asked_of="carla",
+    on_fail="hold",
+)
+
+
+@pytest.mark.parametrize(
+    ("word", "verdict"), [(None, "inconclusive"), ("no", "pass"), ("yes", "fail")]
+)
+def test_a_question_is_answered_by_a_person_or_not_at_all(word: str | None, verdict: str) -> None:
+    told = {"complaints": AnswerSeen(word, f"{word}, said ann")} if word else {}
+    result = evaluate(ASKED, evidence(answers=told))
+    assert (result.verdict, result.on_fail) == (verdict, "hold")
+    assert ("carla is asked: More complaints?" in result.reason) == (word is None)
+    assert ("said ann" in result.reason) == (word is not None)
+    assert asked([ASKED], "d", 0) == [], "nobody is on the new side: there is nothing to ask"
+
+
+@pytest.mark.parametrize(
+    ("given", "reason"),
+    [
+        ({"good": None}, "which answer is good"),
+        ({"asked_of": None}, "asked_of"),
+        ({"question": None}, "exactly one limit: question"),
+        ({"max": 1.0}, "exactly one limit: question"),
+        ({"kind": "strays", "question": None, "max": 1.0}, "belong to a question"),
+        ({"on_fail": "panic"}, "rollback"),
+    ],
+)
+def test_a_question_that_nobody_could_answer_is_refused(given: dict[str, Any], reason: str) -> None:
+    with pytest.raises(ValidationError, match=reason):
+        GateConfig.model_validate({**ASKED.model_dump(), **given})

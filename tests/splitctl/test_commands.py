@@ -74,6 +74,9 @@ def test_it_starts_without_what_only_commands_need(tmp_path: Path) -> None:
         ["load", "--rate", "many"],
         ["load", "--rate", "9/s", "--think", "1s"],
         ["smoke", "--side", "left"],
+        ["rollout", "history", "--since", "noon"],
+        ["rollout", "run", "--until", "0"],
+        ["rollout", "answer", "checkout", "--gate", "complaints"],
     ],
 )
 def test_typed_wrong_it_says_what_is_right(arguments: list[str], tmp_path: Path) -> None:
@@ -121,6 +124,11 @@ EVERY_COMMAND = [
     ["rollout", "start", "checkout"],
     ["rollout", "advance", "checkout"],
     ["rollout", "watch"],
+    ["rollout", "run"],
+    ["rollout", "pause", "checkout"],
+    ["rollout", "resume", "checkout"],
+    ["rollout", "answer", "checkout", "--gate", "complaints", "--no"],
+    ["rollout", "history"],
     ["rollout", "status"],
     ["smoke"],
     ["load", "--customers", "3", "--for", "1s"],
@@ -152,6 +160,8 @@ ENDS_WITH = {
     ("smoke",): ExitCode.INCONCLUSIVE,
     ("load", "--customers", "3", "--for", "1s"): ExitCode.INCONCLUSIVE,
     ("sync", "grants", "order"): ExitCode.DONE,
+    # The example asks no question.
+    ("rollout", "answer", "checkout", "--gate", "complaints", "--no"): ExitCode.USAGE,
 }
 
 
