@@ -122,7 +122,8 @@ def blind_to_share(results: Sequence[GateResult]) -> list[GateResult]:
 def _as_asked(flags: DomainFlags, rollout: Rollout) -> bool:
     # At 0 % an epoch says nothing: whatever was given out, everybody is on the old side.
     told = rollout.percentage > 0 and flags.epoch != NO_EPOCH
-    return flags.served == rollout.percentage and not (told and flags.epoch != rollout.epoch)
+    # A newer one with the same percentage is that of a step which was taken back.
+    return flags.served == rollout.percentage and not (told and flags.epoch < rollout.epoch)
 
 
 def _nobody(ledger: Ledger, before: Rollout) -> bool:

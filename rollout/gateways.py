@@ -6,6 +6,7 @@ from estate.config import Config
 from rollout import metrics
 from rollout.flags import Flags, GatewayAdmin
 from rollout.metrics import Metrics
+from rollout.provenance import Provenance, Unknown
 from rollout.written import Unfenced, Written
 
 
@@ -33,6 +34,16 @@ def flags_of(config: Config, written: Written | None) -> Flags:
         return GatewayAdmin.of(config)
     settle_s = config.gateway.settle.total_seconds()
     return Unfenced(written, settle_s, time.monotonic, time.sleep)
+
+
+def provenance_of(config: Config) -> Provenance:
+    """Who changed flags behind our back, where that can be known."""
+    if config.gateway.driver == "admin":
+        return Unknown()
+    from estate.cluster import connect
+    from rollout.field_managers import FieldManagers
+
+    return FieldManagers(connect(config), config)
 
 
 def metrics_of(config: Config) -> Metrics:

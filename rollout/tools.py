@@ -54,7 +54,7 @@ class Tools:
     @classmethod
     def of(cls, config: Config) -> "Tools":
         """The real ones. Nothing is opened yet."""
-        from rollout.gateways import flags_of, metrics_of, written_of
+        from rollout.gateways import flags_of, metrics_of, provenance_of, written_of
         from rollout.subjects import DatabaseSubjects
         from rollout.world import DatabaseWorld, HttpWriters
 
@@ -84,6 +84,7 @@ class Tools:
             rescue=lambda domain: DatabaseWorld(without_budget(config), domain, "rollback"),
             sequences=shared,
             written=written,
+            provenance=provenance_of(config),
             refusing=written is not None and config.gateway.owners_refuse,
             subjects=DatabaseSubjects(config),
         )
