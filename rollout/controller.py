@@ -2,16 +2,18 @@
 
 import socket
 from dataclasses import dataclass, replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from estate.config import Config
 from estate.connections import operator
 from estate.errors import SplitctlError
 from estate.ledger import ActRecord, Ledger, Rollout
 from migrator.ownership import Ownership
-from rollout import asking, drift, evidence, marks, phases, power, recovery
+from rollout import asking, drift, evidence, foresight, marks, phases, power, recovery
 from rollout.books import ADOPT, REPAIR, adopt, arrived, finish
+from rollout.counters import Window
 from rollout.flags import DomainFlags
+from rollout.foresight import Way
 from rollout.gates import GateResult
 from rollout.interrupts import Interrupts
 from rollout.owner_step import OwnerLimits, OwnerStep
@@ -58,7 +60,8 @@ class Started:
 class Plan:
     """The next move: its acts in order, what stands in its way, and how the gates answer now.
 
-    `power` says how long the next phase needs until gates that compare cohorts can tell.
+    `customers` says what it means for them, `power` how long the next phase needs until gates that
+    compare cohorts can tell.
     """
 
     domain: str
@@ -67,6 +70,7 @@ class Plan:
     steps: list[str]
     blockers: list[str]
     gates: list[GateResult]
+    customers: list[str]
     power: list[str]
     next_command: str
 
@@ -301,6 +305,7 @@ def _step(
     """Intent, step, outcome."""
     with Interrupts() as interrupts:
         act = _intend(chosen, ledger)
+        before = _strays(chosen.domain, tools)
         try:
             result = _mover(config, chosen, tools, world, interrupts).perform()
         except StepUnfinished:
@@ -308,11 +313,32 @@ def _step(
         except SplitctlError as error:
             finish(config, ledger, act, {"error": str(error)}, state="abandoned")
             raise
+        _count_strays(result, before, tools)
         row = arrived(config, result, tools, ledger, soak)
         kept = finish(config, ledger, act, result.to_json(), row=row)
         if not kept:
             result.warnings.append("the ledger is away: the outcome is in the local journal")
     return result
+
+
+def _strays(domain: str, tools: Tools) -> int | None:
+    """How many there are; None where it is not known."""
+    try:
+        found = [item for item in tools.sync() if evidence.of_domain(item, domain)]
+    except SplitctlError:
+        return None
+    known = [item.strays for item in found if item.strays is not None]
+    return sum(known) if known and len(known) == len(found) else None
+
+
+def _count_strays(result: StepResult, before: int | None, tools: Tools) -> None:
+    after = _strays(result.domain, tools)
+    if before is None or after is None:
+        result.warnings.append("how many strays it brought is not known: splitctl sync strays")
+        return
+    result.strays = max(after - before, 0)
+    if result.strays:
+        result.warnings.append(f"{result.strays} strays: splitctl sync strays {result.domain}")
 
 
 def _mover(
@@ -378,6 +404,24 @@ def plan(config: Config, domain: str, *, tools: Tools | None = None) -> Plan:
         blockers.append(str(error))
     to = config.domain(domain).phases[following].percentage if following is not None else None
     told = power.sentences(config, domain, to, tools.subjects, at) if to is not None else []
-    steps = chosen.acts() if chosen is not None else []
+    steps: list[str] = []
+    customers: list[str] = []
+    if chosen is not None:
+        way = _way(config, tools)
+        steps = chosen.acts() if way.takes_s is None else chosen.acts_without_fence()
+        customers = foresight.sentences(chosen, way, _movers(chosen, now, at))
     next_command = f"splitctl rollout advance {domain}" if not blockers else "splitctl status"
-    return Plan(domain, row.percentage, to, steps, blockers, results, told, next_command)
+    return Plan(domain, row.percentage, to, steps, blockers, results, customers, told, next_command)
+
+
+def _way(config: Config, tools: Tools) -> Way:
+    takes_s = None if tools.written is None else tools.written.takes_s()
+    return Way(config.gateway.driver, takes_s, tools.refusing, config.fence.budget_ms)
+
+
+def _movers(chosen: StepPlan, row: Rollout, at: datetime) -> float | None:
+    """Requests a second of those who move, by the window of the present phase."""
+    window = Window.from_json(row.evidence.get("window", {}))
+    requests = window.side("new").requests + window.side("old").requests
+    seconds = (at - row.phase_started_at).total_seconds() if row.phase_started_at else 0.0
+    return foresight.movers_per_s(chosen, requests, seconds)

@@ -131,6 +131,22 @@ class StepPlan:
             "write the outcome to the ledger",
         ]
 
+    def acts_without_fence(self) -> list[str]:
+        """The same where gateways have none."""
+        return [
+            f"write the intent to the ledger: {self.from_percentage} % to {self.to_percentage} %"
+            f" under epoch {self.epoch}",
+            f"wait for the {self.direction} barrier",
+            f"write the flags, and wait until every gateway serves {self.to_percentage} %",
+            "pause the declared writers that want to be paused",
+            f"move the owner in the {self.losing} side's database",
+            f"let transactions that write to the {self.losing} side's tables end",
+            f"wait for the {self.direction} barrier",
+            f"move the owner in the {self.winning} side's database",
+            "read back what every gateway serves",
+            "write the outcome to the ledger",
+        ]
+
 
 @dataclass(frozen=True)
 class StepLimits:
@@ -145,7 +161,7 @@ class StepResult:
     """A step that is done. Whole milliseconds.
 
     Without a fence: `flags_ms` until every gateway served it, `moving_ms` in which neither side
-    took the customers who moved.
+    took the customers who moved, `strays` that it brought.
     """
 
     domain: str
@@ -160,6 +176,7 @@ class StepResult:
     quiesce_ms: int = 0
     flags_ms: int = 0
     moving_ms: int = 0
+    strays: int = 0
     resumed: bool = False
     warnings: list[str] = field(default_factory=list)
 
