@@ -116,8 +116,16 @@ def _environment(directory: Path) -> dict[str, str]:
 class Run:
     """One rehearsal: the estate is there, nothing runs yet."""
 
-    def __init__(self, options: Options, estate: Estate, scene: Scene, view: View) -> None:
+    def __init__(
+        self,
+        options: Options,
+        estate: Estate,
+        scene: Scene,
+        view: View,
+        story: type[Story] = Story,
+    ) -> None:
         self.options, self.estate, self.scene, self.view = options, estate, scene, view
+        self._story_told = story
         self.directory = estate.directory
         self.evidence = Evidence(seed=options.seed)
         self.marks: list[Mark] = []
@@ -166,7 +174,7 @@ class Run:
             self.commands.run("decommission", "undo", domain, expect=(0, 5))
 
     def _story(self) -> None:
-        story = Story(
+        story = self._story_told(
             typist=self.commands,
             ground=_Ground(self.estate),
             scene=self.scene,

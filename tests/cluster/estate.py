@@ -6,18 +6,16 @@ from estate.cluster import Cluster, Object
 from rehearsal.children import wait_until
 from rehearsal.estate import FLAGS, Estate
 from tests.cluster.kubelet import Kubelet
-from tests.cluster.manifests import PORT, config_map, field, variable
+from tests.cluster.manifests import PORT, field, variable
 
 DEPLOYED_S = 60.0
-DRAIN_S = "2"
-FLAGS_MAP = "gateway-flags"
-FLAGS_DIR = "/etc/gateway"
+DRAIN_S = "1"
 OWNED = {"order": "old", "checkout": "new", "return": "new"}
 IMAGES = {"return": "returns"}
 
 
 class ClusterEstate(Estate):
-    """`driver` says where the flags stand. Services refuse whom they do not own."""
+    """Flags are variables of the gateways' Deployment. Services refuse whom they do not own."""
 
     def __init__(
         self,
@@ -25,12 +23,10 @@ class ClusterEstate(Estate):
         cluster: Cluster,
         kubelet: Kubelet,
         kubeconfig: Path,
-        driver: str,
         *,
         soak_s: float,
     ) -> None:
-        self.cluster, self.kubelet = cluster, kubelet
-        self.kubeconfig, self.driver = kubeconfig, driver
+        self.cluster, self.kubelet, self.kubeconfig = cluster, kubelet, kubeconfig
         state = {"SPLITCTL_STATE_DIR": str(directory / "state")}
         super().__init__(directory, soak_s=soak_s, environment=state)
 
@@ -61,11 +57,7 @@ class ClusterEstate(Estate):
             "OWNERS_REFUSE": "true",
             "DRAIN_S": DRAIN_S,
         }
-        if self.driver == "config-map":
-            self.cluster.apply(config_map(FLAGS_MAP, **FLAGS), manager="release")
-            self._deploy("gateway", {**values, "FLAGS_DIR": FLAGS_DIR}, replicas=3)
-        else:
-            self._deploy("gateway", {**values, **FLAGS}, replicas=3)
+        self._deploy("gateway", {**values, **FLAGS}, replicas=3)
         self.await_deployed("partners", "order", "gateway")
         self.programs.start(self._jobs("jobs-order", "order", "old"))
 
@@ -108,9 +100,6 @@ class ClusterEstate(Estate):
             },
         }
         spec: Object = {"terminationGracePeriodSeconds": 20, "containers": [container]}
-        if "FLAGS_DIR" in values:
-            container["volumeMounts"] = [{"name": "flags", "mountPath": FLAGS_DIR}]
-            spec["volumes"] = [{"name": "flags", "configMap": {"name": FLAGS_MAP}}]
         labels = {"app": name}
         rolling = {"maxUnavailable": 0, "maxSurge": 1}
         manifest: Object = {
@@ -139,10 +128,8 @@ class ClusterEstate(Estate):
     def _write_config(self) -> None:
         super()._write_config()
         text = self.config.read_text(encoding="utf-8")
-        places = [f'driver = "{self.driver}"', 'deployment = "gateway"', "owners_refuse = true"]
+        places = ['driver = "environment"', 'deployment = "gateway"', "owners_refuse = true"]
         places += [f"port = {PORT}", 'settle = "2m"']
-        if self.driver == "config-map":
-            places.append(f'config_map = "{FLAGS_MAP}"')
         text = text.replace('driver = "admin"', "\n".join(places), 1)
         text = text.replace(f'urls = ["{self.gateways[0]}/metrics"]', "urls = []", 1)
         text += f'\n[cluster]\nkubeconfig = "{self.kubeconfig}"\n'
