@@ -14,6 +14,7 @@ import typer
 from rehearsal.command import register as register_rehearse
 from splitctl.answers import Listing
 from splitctl.data_commands import backfill, schema, sync
+from splitctl.deploy_commands import deploy
 from splitctl.rollout_commands import decommission, rollout
 from splitctl.session import (
     ConfigPath,
@@ -56,6 +57,7 @@ for name, group in (
     ("backfill", backfill),
     ("verify", verify),
     ("rollout", rollout),
+    ("deploy", deploy),
     ("decommission", decommission),
 ):
     app.add_typer(group, name=name)

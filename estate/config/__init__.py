@@ -4,6 +4,7 @@ Every mistake is reported at once, each with its key, the reason and what would 
 """
 
 from estate.config.cluster import ClusterConfig
+from estate.config.deploy import DeployConfig
 from estate.config.gates import GateConfig
 from estate.config.mappings import InvariantConfig, MappingConfig
 from estate.config.metrics import MetricsConfig
@@ -35,6 +36,7 @@ __all__ = [
     "ConfigInvalid",
     "ConfigNotFound",
     "DatabaseConfig",
+    "DeployConfig",
     "DomainConfig",
     "FenceConfig",
     "GateConfig",
