@@ -59,10 +59,12 @@ class Examination:
 
 
 def examine(config: Config) -> Examination:
-    """Look at databases, gateways and ledger at once, then at the domains that can be looked at."""
+    """Look at databases, gateways, ledger and cluster at once, then at the domains."""
     found = Examination()
     databases = {f"databases.{name}": partial(_database, config, name) for name in config.databases}
     others = {"gateway": partial(_gateways, config), "ledger": partial(_ledger, config)}
+    if config.deploy is not None:
+        others["cluster"] = partial(_cluster, config)
     silent, lacking = _ask({**databases, **others}, found)
     domains = {
         f"domains.{name}": partial(_servers if lacking & keys else _domain, config, name)
@@ -185,6 +187,25 @@ def _ledger(config: Config) -> Examination:
 
     with open_ledger(config):
         return Examination(["ledger"])
+
+
+def _cluster(config: Config) -> Examination:
+    """Whether the manifests can be used, and the cluster lets us do what they need."""
+    from estate.cluster import connect as reach
+    from rollout import deploy, permissions
+
+    found = Examination()
+    cluster = reach(config)
+    rendered = deploy.rendered(config, cluster.namespace)
+    for lacking in permissions.missing(cluster):
+        reason = f"in namespace {cluster.namespace} this rule is missing: {lacking}"
+        remedy = "An administrator adds it; deploy/base/rbac.yaml has all of them."
+        found.problems.append(Problem("cluster", reason, remedy))
+    if not found.problems:
+        found.healthy.append(
+            f"cluster: {len(rendered)} manifests for namespace {cluster.namespace}, and all rights"
+        )
+    return found
 
 
 def _server(facts: "ServerFacts") -> str:

@@ -16,6 +16,7 @@ from splitctl.data_commands import backfill, schema, sync
 from splitctl.load_commands import load, smoke
 from splitctl.observe_commands import observe
 from splitctl.replay_commands import register as register_replay
+from splitctl.deploy_commands import deploy
 from splitctl.rollout_commands import decommission, rollout
 from splitctl.session import (
     ConfigPath,
@@ -61,6 +62,7 @@ for name, group in (
     ("backfill", backfill),
     ("verify", verify),
     ("rollout", rollout),
+    ("deploy", deploy),
     ("decommission", decommission),
     ("observe", observe),
 ):

@@ -33,6 +33,8 @@ SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 CANNOT = re.compile(
     r'cannot (?P<verb>\w+) resource "(?P<resource>[^"]+)" in API group "(?P<group>[^"]*)"'
 )
+# What older servers say of an apply that would make its object, without the right to create it.
+NOT_MADE = re.compile(r'^(?P<resource>\w+)(\.(?P<group>\S+))? "[^"]*" is forbidden:$')
 OWNER = re.compile(r'conflict with "(?P<manager>[^"]+)"')
 # What the server says when it is busy, shutting down, or not yet ready.
 AWAY = (429, 500, 502, 503, 504)
@@ -162,6 +164,9 @@ class Api:
         missing = CANNOT.search(message)
         if status == 403 and missing:
             return ClusterForbidden(namespace=self.namespace, **missing.groupdict())
+        if status == 403 and (made := NOT_MADE.match(message)):
+            told = {"group": made["group"] or "", "resource": made["resource"], "verb": "create"}
+            return ClusterForbidden(namespace=self.namespace, **told)
         if status == 409:
             return _conflict(kind, name, details.get("causes", []))
         if status in AWAY and UNTYPED not in message:

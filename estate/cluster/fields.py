@@ -68,8 +68,10 @@ def _named(tree: FieldTree) -> Iterator[str]:
 def _env(tree: FieldTree) -> Iterator[tuple[str, str]]:
     template = tree.get("f:spec", {}).get("f:template", {}).get("f:spec", {})
     for container, inside in _keyed(template.get("f:containers", {})):
-        for variable, _ in _keyed(inside.get("f:env", {})):
-            yield container, variable
+        for variable, owned_of_it in _keyed(inside.get("f:env", {})):
+            # Who lost the value to another manager still holds the name.
+            if {"f:value", "f:valueFrom"} & owned_of_it.keys():
+                yield container, variable
 
 
 def _keyed(tree: FieldTree) -> Iterator[tuple[str, FieldTree]]:

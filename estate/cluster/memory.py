@@ -149,7 +149,7 @@ def _applied(live: Object, manifest: Object, manager: str, *, force: bool) -> Ob
     for path in set(_leaves(owned(live, manager))) - wanted.keys() - set().union(*others.values()):
         _drop(after, path)
     for path, value in wanted.items():
-        if value != {} or _at(after, path) is None:
+        if value not in ({}, []) or _at(after, path) is None:
             _put(after, path, value)
     entries = [
         {**entry, "fieldsV1": _without(entry["fieldsV1"], held)}

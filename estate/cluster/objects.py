@@ -35,7 +35,10 @@ EVENT = Kind("v1", "Event")
 
 @dataclass(frozen=True)
 class Container:
-    """A container's state in a pod. `waiting`: the reason, such as `CrashLoopBackOff`."""
+    """A container's state in a pod. `waiting`: the reason, such as `CrashLoopBackOff`.
+
+    exit_code, last_words: of its last end, where it has ended
+    """
 
     name: str
     image: str
@@ -45,6 +48,7 @@ class Container:
     waiting: str | None
     message: str
     exit_code: int | None
+    last_words: str
 
 
 @dataclass(frozen=True)
@@ -99,8 +103,9 @@ def _container(status: Mapping[str, Any]) -> Container:
         running="running" in state,
         restarts=status.get("restartCount", 0),
         waiting=waiting.get("reason"),
-        message=waiting.get("message") or ended.get("message") or "",
+        message=waiting.get("message", ""),
         exit_code=ended.get("exitCode"),
+        last_words=ended.get("message", ""),
     )
 
 

@@ -7,6 +7,7 @@ from pydantic import Field, ValidationInfo, field_validator
 
 from estate.config.cluster import ClusterConfig
 from estate.config.flows import FlowsConfig
+from estate.config.deploy import DeployConfig
 from estate.config.gates import GateConfig
 from estate.config.mappings import InvariantConfig, MappingConfig
 from estate.config.metrics import MetricsConfig
@@ -166,6 +167,7 @@ class Config(Model):
     databases: dict[Identifier, DatabaseConfig] = Field(min_length=2)
     gateway: GatewayConfig
     cluster: ClusterConfig = Field(default_factory=ClusterConfig)
+    deploy: DeployConfig | None = None
     metrics: MetricsConfig = Field(default_factory=MetricsConfig)
     sync: SyncConfig = Field(default_factory=SyncConfig)
     backfill: BackfillConfig = Field(default_factory=BackfillConfig)

@@ -6,24 +6,29 @@
     `.cluster_as(account)`, `.kubeconfig_of(account)`. It is deleted after the test.
 `kubelet`: runs the pods of that namespace, see `tests.cluster.kubelet`; `new_kubelet(...)` makes
     one with other settings.
+`deployment_config`: a function that writes a configuration of that namespace, with an empty ledger.
 """
 
 import secrets
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 
 from estate.cluster import KubernetesCluster, Object
 from estate.cluster.api import Api
-from estate.config import ClusterConfig
+from estate.config import ClusterConfig, Config, load
 from rehearsal.children import wait_until
+from rehearsal.postgres import Server as PostgresServer
 from tests.cluster import binaries
 from tests.cluster.kubelet import Kubelet
 from tests.cluster.server import Server, account_kubeconfig, open_api
+from tests.conftest import ConfigWriter, drop_database
+from tests.rollout.conftest import DOMAIN, NOWHERE
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
@@ -126,3 +131,55 @@ def new_kubelet(namespace: Namespace, tmp_path: Path) -> Iterator[Callable[..., 
 def kubelet(new_kubelet: Callable[..., Kubelet]) -> Kubelet:
     """Runs the pods of the test's namespace."""
     return new_kubelet()
+
+
+@pytest.fixture(scope="session")
+def ledger_database(pg_servers: dict[str, PostgresServer]) -> Iterator[str]:
+    """One database for the ledgers of all tests here."""
+    server, name = pg_servers["order"], f"t_{secrets.token_hex(4)}_ledgers"
+    with psycopg.connect(server.dsn(), autocommit=True) as connection:
+        connection.execute(f'CREATE DATABASE "{name}"'.encode())
+    yield server.dsn(name)
+    drop_database(server, name)
+
+
+@pytest.fixture
+def deployment_config(
+    namespace: Namespace, ledger_database: str, write_config: ConfigWriter, tmp_path: Path
+) -> Callable[..., Config]:
+    """A function that writes a configuration of this namespace, with an empty ledger.
+
+    deployment_config(kubeconfig=PATH, manifests=PATH, overlay="staging", limit="60s", health=[URL])
+    """
+    with psycopg.connect(ledger_database, autocommit=True) as connection:
+        connection.execute("DROP SCHEMA IF EXISTS splitctl CASCADE")
+
+    def write(
+        *,
+        kubeconfig: Path | None = None,
+        manifests: Path | None = None,
+        overlay: str = "test",
+        limit: str = "60s",
+        health: Sequence[str] = (),
+    ) -> Config:
+        extra = f"""
+[cluster]
+kubeconfig = "{kubeconfig or namespace.kubeconfig}"
+namespace = "{namespace.name}"
+[deploy]
+manifests = "{manifests or tmp_path / "deploy"}"
+overlay = "{overlay}"
+limit = "{limit}"
+health = {list(health)!r}
+"""
+        return load(
+            write_config(
+                databases={"a": f"{NOWHERE} application_name=a", "b": NOWHERE},
+                domains=DOMAIN,
+                mappings={"q.sql": "SELECT id, id::text AS splitctl_route FROM t"},
+                ledger=ledger_database,
+                extra=extra,
+            )
+        )
+
+    return write

@@ -6,8 +6,8 @@ server may forget it. What is different:
 
 - A pod has one container. Its program is its own `command`, else the one that `images` names for
   its image (without the tag). An image whose name contains `missing` cannot be pulled.
-- A pod's address is one of 127.77.0.0/16, so that many pods can listen on the same port. A program
-  listens there only when it is told: `HOST` from `status.podIP`.
+- A pod has an address of its own in 127.0.0.0/8, so that many pods can listen on the same port. A
+  program listens there only when it is told: `HOST` from `status.podIP`.
 - There are no mounts: volumes are directories, and their paths are replaced in arguments and
   variables. Files follow their ConfigMap after `sync_s`.
 - There is no name service: `//NAME` in a variable or an argument becomes the address of the
@@ -15,7 +15,6 @@ server may forget it. What is different:
 """
 
 import contextlib
-import itertools
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
@@ -25,6 +24,7 @@ from estate.cluster import ClusterChanged, ClusterUnreachable, Object, Pod
 from estate.cluster.api import MERGE, Api
 from estate.errors import SplitctlError
 from rehearsal.children import Children
+from tests.cluster.addresses import Subnet
 from tests.cluster.podspec import Unresolved
 from tests.cluster.running import Ended, Node, PodRun
 from tests.cluster.services import Services
@@ -32,8 +32,6 @@ from tests.cluster.services import Services
 WATCH_S = 30.0
 AGAIN_S = 0.3
 KINDS = {"ConfigMap": "configmaps", "Secret": "secrets"}
-# Two test processes at once have nodes, and so addresses, of their own.
-_numbers = itertools.count(1)
 
 
 class Kubelet:
@@ -56,12 +54,10 @@ class Kubelet:
         self._api, self._sync_s = api, sync_s
         self._children = Children(directory)
         self._runs: dict[str, PodRun] = {}
-        self._addresses = (
-            f"127.77.{high}.{low}" for high in range(next(_numbers), 256) for low in range(2, 254)
-        )
+        self._subnet = Subnet()
         self._held: Callable[[str], bool] = lambda _: False
         self._stop = threading.Event()
-        self._services = Services(api, self._endpoints)
+        self._services = Services(api, self._subnet, self._endpoints)
         self.node = Node(
             name=f"node-{api.namespace}",
             api=api,
@@ -122,6 +118,7 @@ class Kubelet:
             run.join(timeout=10.0)
         self._children.stop_all()
         self._services.stop()
+        self._subnet.close()
         with contextlib.suppress(SplitctlError):
             for name in list(self._runs):
                 path = f"{self._pods}/{name}"
@@ -182,7 +179,7 @@ class Kubelet:
             if "nodeName" not in pod["spec"] and not self._bind(pod):
                 return
             self._services.refresh()  # a pod knows the services that were there before it
-            run = self._runs[name] = PodRun(pod, next(self._addresses), self.node)
+            run = self._runs[name] = PodRun(pod, self._subnet.take(), self.node)
             run.start()
         if run is not None and "deletionTimestamp" in pod["metadata"]:
             run.told_to_end(float(pod["metadata"].get("deletionGracePeriodSeconds") or 0))

@@ -67,6 +67,7 @@ class Probe:
         self._ports = {p.get("name"): p["containerPort"] for p in container.get("ports", [])}
         self._next, self._good, self._bad = 0.0, 0, 0
         self.passing: bool | None = None if wanted else True
+        self.problem = ""
 
     def begin(self) -> None:
         """The container has started."""
@@ -91,8 +92,11 @@ class Probe:
         with contextlib.closing(http.client.HTTPConnection(self._ip, port, timeout=limit)) as wire:
             try:
                 wire.request("GET", get.get("path", "/"))
-                return 200 <= wire.getresponse().status < 400
-            except (OSError, http.client.HTTPException):
+                status = wire.getresponse().status
+                self.problem = f"HTTP probe failed with statuscode: {status}"
+                return 200 <= status < 400
+            except (OSError, http.client.HTTPException) as error:
+                self.problem = str(error) or type(error).__name__
                 return False
 
 
@@ -216,10 +220,13 @@ class PodRun(threading.Thread):
         self._phase, self._state = "Running", {"running": {"startedAt": _now()}}
         readiness.begin()
         liveness.begin()
-        began = time.monotonic()
+        began, said = time.monotonic(), ""
         while child.ended() is None and not self._told.is_set():
             readiness.look()
             liveness.look()
+            if readiness.passing is False and readiness.problem != said:
+                said = readiness.problem
+                self._say("Unhealthy", f"Readiness probe failed: {said}")
             self.ready = bool(readiness.passing)
             self._report()
             if liveness.passing is False:
@@ -277,6 +284,25 @@ class PodRun(threading.Thread):
             self._report()
             if self._told.wait(TICK_S):
                 return
+
+    def _say(self, reason: str, message: str) -> None:
+        """A warning, as `kubectl describe` shows it."""
+        metadata = self.pod["metadata"]
+        about = {"kind": "Pod", "name": self.name_of_pod, "namespace": metadata["namespace"]}
+        event = {
+            "apiVersion": "v1",
+            "kind": "Event",
+            "metadata": {"generateName": f"{self.name_of_pod}."},
+            "involvedObject": {**about, "uid": metadata["uid"]},
+            "type": "Warning",
+            "reason": reason,
+            "message": message,
+            "firstTimestamp": _now(),
+            "lastTimestamp": _now(),
+        }
+        with contextlib.suppress(ClusterUnreachable):
+            path = f"/api/v1/namespaces/{metadata['namespace']}/events"
+            self._node.api.call("POST", path, body=event)
 
     def _report(self) -> None:
         """Tell the API server, if there is news; again later while it is away."""

@@ -1,7 +1,6 @@
 """Services without a kube-proxy: an address for each, which passes connections on to ready pods."""
 
 import asyncio
-import itertools
 import random
 import threading
 from collections.abc import Callable, Coroutine, Mapping
@@ -9,18 +8,18 @@ from typing import Any
 
 from estate.cluster import Object
 from estate.cluster.api import Api
+from tests.cluster.addresses import Subnet
 
 CHUNK = 65536
-_numbers = itertools.count(1)
 
 
 class Services:
     """The services of one namespace. `endpoints`: the addresses of the ready pods of a selector."""
 
-    def __init__(self, api: Api, endpoints: Callable[[Mapping[str, str]], list[str]]) -> None:
-        self._api, self._endpoints = api, endpoints
-        number = next(_numbers)
-        self._free = (f"127.78.{number % 256}.{low}" for low in range(2, 254))
+    def __init__(
+        self, api: Api, subnet: Subnet, endpoints: Callable[[Mapping[str, str]], list[str]]
+    ) -> None:
+        self._api, self._subnet, self._endpoints = api, subnet, endpoints
         self._known: dict[str, str] = {}
         self._open: set[tuple[str, int]] = set()
         self._lock = threading.Lock()
@@ -57,7 +56,7 @@ class Services:
             for service in answer.get("items", []):
                 name = service["metadata"]["name"]
                 if name not in self._known:
-                    self._known[name] = next(self._free)
+                    self._known[name] = self._subnet.take()
                 for port in service["spec"]["ports"]:
                     self._listen(self._known[name], service, port)
 

@@ -53,7 +53,16 @@ def test_alone_it_shows_help_with_examples(tmp_path: Path) -> None:
     found = splitctl(directory=tmp_path)
     assert found.returncode == 0
     assert "splitctl rollback" in found.stdout
-    for group in ("schema", "sync", "backfill", "verify", "rollout", "decommission", "rehearse"):
+    for group in (
+        "schema",
+        "sync",
+        "backfill",
+        "verify",
+        "rollout",
+        "deploy",
+        "decommission",
+        "rehearse",
+    ):
         assert group in found.stdout
 
 

@@ -1,0 +1,139 @@
+"""Manifests are rendered as kustomize renders them, or refused."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from estate.cluster import Object
+from rollout.manifests import ManifestsInvalid, merge, render
+
+ROOT = Path(__file__).parents[2]
+DEPLOYMENT = """
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: web}
+spec:
+  replicas: 1
+  template:
+    spec:
+      containers:
+        - name: web
+          image: shop/web:1
+          env: [{name: A, value: "1"}, {name: B, value: "2"}]
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """An overlay `here` over a base with one Deployment."""
+    write(tmp_path / "base", "web.yaml", DEPLOYMENT)
+    write(tmp_path / "base", "kustomization.yaml", "resources: [web.yaml]")
+    return tmp_path / "here"
+
+
+def write(folder: Path, name: str, text: str) -> None:
+    folder.mkdir(exist_ok=True)
+    (folder / name).write_text(text, encoding="utf-8")
+
+
+def container(found: list[Object]) -> Object:
+    (deployment,) = found
+    wanted: Object = deployment["spec"]["template"]["spec"]["containers"][0]
+    return wanted
+
+
+def test_an_overlay_changes_replicas_images_and_what_its_patches_name(folder: Path) -> None:
+    patch = yaml.safe_load(DEPLOYMENT)
+    named = [{"name": "B", "value": "9"}, {"name": "C", "value": "3"}]
+    patch["spec"] = {"template": {"spec": {"containers": [{"name": "web", "env": named}]}}}
+    write(folder, "patch.yaml", yaml.safe_dump(patch))
+    write(
+        folder,
+        "kustomization.yaml",
+        "resources: [../base]\nnamespace: shop\nreplicas: [{name: web, count: 4}]\n"
+        "images: [{name: shop/web, newName: mirror/web, newTag: '7'}]\n"
+        "patches: [{path: patch.yaml}]\n",
+    )
+    found = render(folder, "shop")
+    assert found[0]["spec"]["replicas"] == 4
+    assert found[0]["metadata"]["namespace"] == "shop"
+    assert container(found)["image"] == "mirror/web:7"
+    values = {entry["name"]: entry["value"] for entry in container(found)["env"]}
+    assert values == {"A": "1", "B": "9", "C": "3"}
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("resources: [../base]\nnamePrefix: x-", "namePrefix is not understood"),
+        ("resources: [nowhere.yaml]", "cannot be read"),
+        ("resources: [../base, ../base/web.yaml]", "Deployment web is there twice"),
+        ("resources: [../base]\nnamespace: other", "is for namespace other"),
+        ("resources: [../base]\nreplicas: [{name: wbe, count: 2}]", "there is no Deployment wbe"),
+        ("resources: [secret.yaml]", "what is secret stands in no manifest"),
+        ("resources: [odd.yaml]", "lacks apiVersion"),
+        ("resources: [", "not valid YAML"),
+    ],
+)
+def test_what_cannot_be_rendered_rightly_is_refused(folder: Path, text: str, reason: str) -> None:
+    write(folder, "secret.yaml", "{apiVersion: v1, kind: Secret, metadata: {name: s}}")
+    write(folder, "odd.yaml", "{kind: Deployment}")
+    write(folder, "kustomization.yaml", text)
+    with pytest.raises(ManifestsInvalid, match=reason):
+        render(folder, "shop")
+
+
+def test_services_are_applied_before_the_deployments_that_ask_for_them() -> None:
+    kinds = [m["kind"] for m in render(ROOT / "deploy/overlays/staging", "shop-staging")]
+    assert kinds == sorted(kinds, key=["Service", "Deployment"].index)
+
+
+@pytest.mark.parametrize(
+    ("overlay", "namespace"), [("staging", "shop-staging"), ("production", "shop")]
+)
+def test_every_shipped_program_is_probed_drained_and_limited(overlay: str, namespace: str) -> None:
+    found = render(ROOT / "deploy/overlays" / overlay, namespace)
+    deployments = [m for m in found if m["kind"] == "Deployment"]
+    services = {m["metadata"]["name"] for m in found if m["kind"] == "Service"}
+    assert {"gateway", "order", "checkout", "returns"} <= services
+    for deployment in deployments:
+        (program,) = deployment["spec"]["template"]["spec"]["containers"]
+        assert program["readinessProbe"]["httpGet"]
+        assert program["resources"]["limits"]["memory"]
+        assert not program["image"].endswith(":latest")
+        assert deployment["spec"]["strategy"]["rollingUpdate"]["maxUnavailable"] == 0
+        if deployment["metadata"]["name"] in services:
+            assert program["lifecycle"]["preStop"]
+    gateway = next(m for m in deployments if m["metadata"]["name"] == "gateway")
+    assert gateway["spec"]["replicas"] == 3
+
+
+values = st.recursive(
+    st.integers() | st.text(max_size=3),
+    lambda inner: st.dictionaries(st.sampled_from("abc"), inner, max_size=3),
+    max_leaves=6,
+)
+objects = st.dictionaries(st.sampled_from(["env", "a", "b"]), values, max_size=3).filter(
+    lambda o: "env" not in o
+)
+items = st.lists(
+    st.fixed_dictionaries({"name": st.sampled_from("xyz"), "value": st.integers()}),
+    unique_by=lambda item: item["name"],
+    max_size=3,
+)
+
+
+@given(objects, items, objects, items)
+def test_a_patch_holds_afterwards_and_twice_is_once(
+    base: Object, env: list[Object], change: Object, wanted: list[Object]
+) -> None:
+    once = merge({**base, "env": env}, {**change, "env": wanted})
+    again = merge(once, {**change, "env": wanted})
+    assert again == once
+    values = {item["name"]: item["value"] for item in once["env"]}
+    before = {item["name"]: item["value"] for item in env}
+    assert values == {**before, **{item["name"]: item["value"] for item in wanted}}
+    assert merge({**base, "env": env}, {}) == {**base, "env": env}
