@@ -13,10 +13,10 @@ import typer
 
 from rehearsal.command import register as register_rehearse
 from splitctl.data_commands import backfill, schema, sync
+from splitctl.deploy_commands import deploy
 from splitctl.load_commands import load, smoke
 from splitctl.observe_commands import observe
 from splitctl.replay_commands import register as register_replay
-from splitctl.deploy_commands import deploy
 from splitctl.rollout_commands import decommission, rollout
 from splitctl.session import (
     ConfigPath,

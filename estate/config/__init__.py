@@ -4,8 +4,8 @@ Every mistake is reported at once, each with its key, the reason and what would 
 """
 
 from estate.config.cluster import ClusterConfig
-from estate.config.flows import FlowsConfig, SideUrls
 from estate.config.deploy import DeployConfig
+from estate.config.flows import FlowsConfig, SideUrls
 from estate.config.gates import GateConfig
 from estate.config.mappings import InvariantConfig, MappingConfig
 from estate.config.metrics import MetricsConfig

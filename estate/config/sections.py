@@ -6,8 +6,8 @@ from pathlib import Path
 from pydantic import Field, ValidationInfo, field_validator
 
 from estate.config.cluster import ClusterConfig
-from estate.config.flows import FlowsConfig
 from estate.config.deploy import DeployConfig
+from estate.config.flows import FlowsConfig
 from estate.config.gates import GateConfig
 from estate.config.mappings import InvariantConfig, MappingConfig
 from estate.config.metrics import MetricsConfig
