@@ -14,7 +14,7 @@ help:
 	@echo "make test          lint, types, layers and all tests; lists what did not run and why"
 	@echo "make faults        kill commands, workers, servers and rehearsals at every point; by hand"
 	@echo "make bench         the data path against its rivals; by hand"
-	@echo "make system        what needs root: Debian packages, and more PostgreSQL versions"
+	@echo "make system        what needs root: Debian packages; more PostgreSQL versions; a Kubernetes API server"
 	@echo "make lock          renew the locked dependencies"
 
 setup: $(STAMP)

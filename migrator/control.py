@@ -18,7 +18,7 @@ HEARTBEAT = "splitctl.heartbeat"
 # Two commands that install at the same moment must not meet inside CREATE ... IF NOT EXISTS.
 LOCK: LiteralString = "SELECT pg_advisory_xact_lock(hashtextextended('splitctl control schema', 0))"
 EXISTS: LiteralString = "SELECT to_regnamespace('splitctl_sync') IS NOT NULL"
-NEWEST: LiteralString = "SELECT to_regclass('splitctl_sync.set_aside') IS NOT NULL"
+NEWEST: LiteralString = "SELECT to_regprocedure('splitctl_sync.serves(text,text,text)') IS NOT NULL"
 TABLE_EXISTS: LiteralString = "SELECT to_regclass('splitctl_sync.owner') IS NOT NULL"
 DROP: LiteralString = "DROP SCHEMA IF EXISTS splitctl_sync CASCADE"
 MARK: LiteralString = "SELECT pg_logical_emit_message(true, 'splitctl.applied', %s)"

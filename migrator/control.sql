@@ -249,6 +249,19 @@ BEGIN
     RETURN (splitctl_sync.bucket(coalesce(route, '')) < threshold) = (side = 'new');
 END
 $$;
+
+-- The same, for who only reads: it waits for nobody, and the answer holds for this moment alone.
+CREATE OR REPLACE FUNCTION splitctl_sync.serves(domain text, route text, side text) RETURNS boolean
+    LANGUAGE sql STABLE SECURITY DEFINER
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT coalesce(
+        (SELECT (splitctl_sync.bucket(coalesce(route, '')) < o.new_below) = (side = 'new')
+           FROM splitctl_sync.owner AS o WHERE o.domain = serves.domain),
+        side = 'old')
+$$;
 REVOKE ALL ON FUNCTION splitctl_sync.owns(text, text, text) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION splitctl_sync.owns(text, text, text) TO PUBLIC;
+REVOKE ALL ON FUNCTION splitctl_sync.serves(text, text, text) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION splitctl_sync.serves(text, text, text) TO PUBLIC;
 GRANT EXECUTE ON FUNCTION splitctl_sync.bucket(text) TO PUBLIC;

@@ -89,7 +89,7 @@ def _samples(verdicts: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _step(step: Mapping[str, Any]) -> dict[str, Any]:
-    names = ("fence_ms", "held_requests", "held_ms_max", "barrier_ms")
+    names = ("fence_ms", "held_requests", "held_ms_max", "barrier_ms", "flags_ms", "moving_ms")
     figures = {name: round(float(step.get(name) or 0)) for name in names}
     return {"domain": step["domain"], "from": step["from"], "to": step["to"], **figures}
 
@@ -112,7 +112,9 @@ def _reasons(certificate: Mapping[str, Any], evidence: Evidence) -> list[str]:
         reasons.append("no row was compared: nothing is proven")
     not_equal = [v.get("verdict") for v in evidence.verdicts if v.get("verdict") != "equal"]
     reasons += [f"a verification ended {verdict}" for verdict in not_equal]
-    held = {step["domain"] for step in certificate["steps"] if step["held_requests"]}
+    # Gateways without a fence hold nobody: there the services refuse while the owner moves.
+    tried = ("held_requests", "flags_ms")
+    held = {step["domain"] for step in certificate["steps"] if any(step[name] for name in tried)}
     unheld = sorted({step["domain"] for step in certificate["steps"]} - held)
     reasons += [f"no step of {domain} held a request: its fence was not tried" for domain in unheld]
     at_risk = sum(len(item.get("at_risk") or []) for item in certificate["rollbacks"])

@@ -244,6 +244,8 @@ class Estate:
             values[f"databases.{name}", "dsn"] = toml(references[name])
         for name, domain in parsed["domains"].items():
             values[f"domains.{name}", "phases"] = configuration.phases(domain, self._soak_s)
+            for side in ("old", "new"):
+                values[f"flows.urls.{name}", side] = toml(self.ports.url(domain[side]))
         self.config.write_text(configuration.rewrite(text, values), encoding="utf-8")
         shipped.copy_named(self.directory)
 

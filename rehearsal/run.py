@@ -96,7 +96,7 @@ def run(options: Options) -> Rehearsed:
         clear(directory)
         estate = Estate(directory, soak_s=options.soak_s, environment=_environment(directory))
         try:
-            running = _Run(options, estate, scene, view)
+            running = Run(options, estate, scene, view)
             found = running.whole()
             if options.keep:
                 running.reopen()
@@ -111,7 +111,7 @@ def _environment(directory: Path) -> dict[str, str]:
     return {"SPLITCTL_STATE_DIR": str(directory / "state")}
 
 
-class _Run:
+class Run:
     """One rehearsal: the estate is there, nothing runs yet."""
 
     def __init__(self, options: Options, estate: Estate, scene: Scene, view: View) -> None:

@@ -23,7 +23,7 @@ def named() -> dict[str, Path]:
     """The folders that the configuration names, by the place it expects them at."""
     databases = tomllib.loads(configuration())["databases"].values()
     migrations = [database["migrations"] for database in databases if "migrations" in database]
-    queries = {place: _folder() / place for place in ("mappings", "invariants")}
+    queries = {place: _folder() / place for place in ("mappings", "invariants", "flows")}
     return {**queries, **{place: ROOT / place for place in migrations}}
 
 

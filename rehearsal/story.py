@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from rehearsal.certificate import LEAST_WRITES_PER_STAGE, STAGES_WORTH, Evidence
 from rehearsal.children import write_whole
@@ -15,6 +15,9 @@ from rehearsal.tally import Tally, sides_in_use
 
 EVIDENCE_LIMIT_S = 240.0
 FIRST_ASCENT, SECOND_ASCENT = (10, 50), (10, 50, 100)
+INCONCLUSIVE = 4
+# So often a step that lacks evidence is tried again, each time after a watch.
+PATIENCE = 4
 # Nobody may meet a fence that is up for twenty milliseconds, and then it was not tried.
 RUSH = 5
 
@@ -106,12 +109,23 @@ class Story:
             self.on_step(f"{percentage} %")
             for domain in self.domains:
                 with self._rush():
-                    answer = self.typist.run("rollout", "advance", domain)
-                self.evidence.steps.append(answer.data)
+                    self.evidence.steps.append(self._advance(domain))
                 self._enter("live", percentage, domain)
             self.verify(f"{percentage} %: verify", f"{percentage} %: soak")
             self._watch()
             self._gather("live", percentage)
+
+    def _advance(self, domain: str) -> dict[str, Any]:
+        """One step. Gateways that started anew for another domain have to see customers first."""
+        for _ in range(PATIENCE):
+            answer = self.typist.run("rollout", "advance", domain, expect=(0, INCONCLUSIVE))
+            if answer.record.exit_code == 0:
+                break
+            self._watch()
+        else:
+            raise EvidenceMissing(f"{domain}: the gates stay inconclusive")
+        data: dict[str, Any] = answer.data
+        return data
 
     def fall_back(self) -> None:
         """Everyone back to the old side, as on-call would."""

@@ -13,6 +13,7 @@ from rollout.books import ADOPT, REPAIR, adopt, arrived, finish
 from rollout.flags import DomainFlags
 from rollout.gates import GateResult
 from rollout.interrupts import Interrupts
+from rollout.owner_step import OwnerLimits, OwnerStep
 from rollout.phases import Move, Stage
 from rollout.preconditions import (
     Held,
@@ -248,14 +249,10 @@ def _step(
     soak: timedelta | None,
 ) -> StepResult:
     """Intent, step, outcome."""
-    limits = StepLimits(config.fence.budget_ms, config.fence.lease_ms)
     with Interrupts() as interrupts:
         act = ledger.begin(chosen.domain, STEP, chosen.intent())
-        step = Step(
-            chosen, world, tools.flags, tools.writers, limits, interrupts, tools.clock, tools.sleep
-        )
         try:
-            result = step.perform()
+            result = _mover(config, chosen, tools, world, interrupts).perform()
         except StepUnfinished:
             raise
         except SplitctlError as error:
@@ -266,6 +263,28 @@ def _step(
         if not kept:
             result.warnings.append("the ledger is away: the outcome is in the local journal")
     return result
+
+
+def _mover(
+    config: Config, chosen: StepPlan, tools: Tools, world: World, interrupts: Interrupts
+) -> Step | OwnerStep:
+    """How this estate's gateways are moved: with a fence where they have one."""
+    if tools.written is None:
+        limits = StepLimits(config.fence.budget_ms, config.fence.lease_ms)
+        return Step(
+            chosen, world, tools.flags, tools.writers, limits, interrupts, tools.clock, tools.sleep
+        )
+    settle_s = config.gateway.settle.total_seconds()
+    return OwnerStep(
+        chosen,
+        world,
+        tools.written,
+        tools.writers,
+        OwnerLimits(settle_s, config.fence.budget_ms / 1000),
+        interrupts,
+        tools.clock,
+        tools.sleep,
+    )
 
 
 # Plan

@@ -156,7 +156,9 @@ class GatewayAdmin:
     def of(cls, config: Config) -> "GatewayAdmin":
         """The gateways of a configuration. Raises SecretMissing."""
         answer_s = min(ANSWER_S, SHARE_OF_BUDGET * config.fence.budget_ms / 1000)
-        return cls(config.gateway.urls, config.gateway.token.token(), answer_s)
+        token = config.gateway.token
+        assert token is not None  # the configuration has seen to it
+        return cls(config.gateway.urls, token.token(), answer_s)
 
     @property
     def urls(self) -> Sequence[str]:

@@ -7,26 +7,23 @@ target: 0 %. Typed twice, it looks again and changes nothing.
 import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from estate import journal
 from estate.config import Config
-from estate.errors import SplitctlError, in_one_line
-from migrator.barrier import Marker
+from estate.errors import in_one_line
 from migrator.mapping import Side
-from migrator.ownership import EpochConflict
 from rollout import parallel
-from rollout.flags import DomainFlags, Fence
+from rollout.crossing_back import ATTEMPTS, at_risk, let_cross, move_owner, move_owners
+from rollout.flags import DomainFlags
 from rollout.glance import Glance, glance_at
 from rollout.interrupts import Interrupts
 from rollout.parallel import Running
-from rollout.phases import PER_PERCENT
 from rollout.rolled_back import (
     ROLLBACK,
+    STILL_WRITING,
     TARGET,
     RollbackPlan,
     RollbackResult,
@@ -34,28 +31,14 @@ from rollout.rolled_back import (
     WayClosed,
 )
 from rollout.tools import Tools
-from rollout.world import SIDES, Crossing, World
 
 if TYPE_CHECKING:
     from estate.ledger import Ledger, Rollout
 
-# Of the hold, what is kept for moving the owner before gateways let go by themselves.
-FOR_OWNERS = 0.25
-# Beyond its own deadline, for a database that does not even say that it is away.
-SLACK_S = 0.25
-OWNER_S = 2.0
-SHORTEST_OWNER_S = 0.1
-LATE_KEYS_S = 5.0
 BOOKS_S = 10.0
 RETRY_FOR_S = 10.0
 RETRY_EVERY_S = 0.25
 LONGEST_S = 60.0
-LOOK_EVERY_S = 0.01
-ATTEMPTS = 5
-STILL_WRITING = (
-    "requests or transactions were still under way on the new side when customers were let go; "
-    "what they commit now is kept as a stray"
-)
 
 
 def rollback(
@@ -76,7 +59,7 @@ def rollback(
         if closed and domains:
             raise WayClosed(domain=closed[0])
         tasks: dict[str, Callable[[], RolledBack]] = {
-            name: partial(_one, name, glances[name], config, tools, started)
+            name: _way_back(name, glances[name], config, tools, started)
             for name in names
             if name not in closed
         }
@@ -120,6 +103,16 @@ def plan(
 # One domain
 
 
+def _way_back(
+    name: str, glance: Glance, config: Config, tools: Tools, started: float
+) -> Callable[[], RolledBack]:
+    if tools.written is not None:
+        from rollout.unfenced_rollback import roll_back
+
+        return partial(roll_back, name, glance, config, tools, tools.written, started)
+    return partial(_one, name, glance, config, tools, started)
+
+
 def _one(name: str, glance: Glance, config: Config, tools: Tools, started: float) -> RolledBack:
     result = RolledBack(name, glance.percentage, glance.highest)
     if glance.at_target:
@@ -128,17 +121,17 @@ def _one(name: str, glance: Glance, config: Config, tools: Tools, started: float
         return result
     # At the same time, and waited for by nobody: from then on the new side takes in what customers
     # write on the old one, also if a gateway hangs now or this command dies before the owners.
-    Running({name: partial(_move_owner, name, "new", glance.highest + 1, tools)})
+    Running({name: partial(move_owner, name, "new", glance.highest + 1, tools)})
     # The holds begin while the flags are being set: their end is counted from before it.
     set_at = tools.clock()
     result.epoch = _flags_first(name, glance, config, tools, result)
     if not result.unreachable:
         result.seconds = round(tools.clock() - started, 3)
-    crossing, moved = _let_cross(name, config, tools, set_at, result.epoch)
+    crossing, moved = let_cross(name, config, tools, set_at, result.epoch)
     result.barrier_passed = crossing is not None and crossing.passed
     # A new side that does not answer must not delay the old one.
     sides: tuple[Side, Side] = ("new", "old") if crossing is not None else ("old", "new")
-    owners_epoch = _move_owners(name, [side for side in sides if side not in moved], tools, result)
+    owners_epoch = move_owners(name, [side for side in sides if side not in moved], tools, result)
     for answer in tools.flags.release(name, result.epoch):
         if answer.value is not None:
             result.held_requests += answer.value.held_requests
@@ -149,7 +142,7 @@ def _one(name: str, glance: Glance, config: Config, tools: Tools, started: float
     _bring_the_rest(name, tools, result, started)
     if not result.barrier_passed:
         marker = crossing.marker if crossing is not None else None
-        result.at_risk = _at_risk(name, tools, marker, result.epoch)
+        result.at_risk = at_risk(name, tools, marker, result.epoch)
         if crossing is not None and not crossing.ended:
             result.at_risk.append({"mapping": "every mapping", "key": None, "why": STILL_WRITING})
     return result
@@ -184,111 +177,6 @@ def _serves_it(name: str, tools: Tools, result: RolledBack, started: float) -> N
         result.seconds = round(tools.clock() - started, 3)
 
 
-def _let_cross(
-    name: str, config: Config, tools: Tools, set_at: float, epoch: int
-) -> tuple[Crossing | None, set[Side]]:
-    """While the gateways hold: requests end, the new side is quiet, everything crosses.
-
-    The owner moves on the new side before the mark: an owner-aware writer holds the owner's row
-    while it writes, so what it wrote is before the mark and nothing comes after. It moves on the
-    old side the moment that the wait is over, whether everything has crossed or not: a customer
-    who is let go must find it moved, or what he writes could be written over. The wait is never
-    longer than the hold, less what moving the owner takes.
-    Returns the crossing, None when a database is away, and the sides whose owner has moved.
-    """
-    moved: set[Side] = set()
-    deadline = set_at + config.rollback.hold_ms / 1000 * (1 - FOR_OWNERS)
-
-    def left() -> float:
-        return max(deadline - tools.clock(), 0.0)
-
-    if left() <= 0:
-        return None, moved  # a gateway answered too late: only the owners can still be moved
-
-    def move(side: Side, world: World, timeout_s: float) -> None:
-        # Outbid, or waited for, by `_move_owners`: what follows must not wait for one that hangs.
-        with suppress(SplitctlError):
-            world.switch_owner(side, TARGET * PER_PERCENT, epoch, timeout_s)
-            moved.add(side)
-
-    def work() -> Crossing:
-        world = tools.way_back(name)
-        try:
-            # Opened while requests end: a dead database must be known early.
-            world.owner("new")
-            ended = _nobody_is_under_way(name, tools, left)
-            ended = world.quiesce("new", left()).quiet and ended
-            move("new", world, max(left(), SHORTEST_OWNER_S))
-            crossing = world.cross("reverse", left())
-            move("old", world, SHORTEST_OWNER_S)
-            # Who still writes on the new side writes behind the mark.
-            return replace(crossing, passed=crossing.passed and ended, ended=ended)
-        finally:
-            world.close()
-
-    outcome = parallel.gather({name: work}, left() + SLACK_S)[name]
-    return outcome.value, set(moved)
-
-
-def _nobody_is_under_way(name: str, tools: Tools, left: Callable[[], float]) -> bool:
-    """Wait for the requests at every gateway that answers; False when one is not known to be done.
-
-    A gateway that is silent is not waited for: it may never answer, and its requests may go on.
-    """
-    while True:
-        answers = tools.flags.fences(name)
-        standing: list[Fence] = [a.value for a in answers if a.value is not None]
-        if not any(fence.in_flight for fence in standing):
-            return len(standing) == len(answers)
-        if left() <= 0:
-            return False
-        tools.sleep(LOOK_EVERY_S)
-
-
-def _move_owners(name: str, sides: Sequence[Side], tools: Tools, result: RolledBack) -> int:
-    """The owner rows of these sides to the target, in this order. Returns the epoch they have now.
-
-    A side that does not answer in time is reported, and no reason to wait. The new side may be
-    dead: what it holds is kept by the owner's row on the old side, which decides there.
-    """
-    epoch = result.epoch
-    for _ in range(ATTEMPTS):
-        try:
-            for side in sides:
-                problem = _move_owner(name, side, epoch, tools)
-                if problem:
-                    (result.notes if side == "new" else result.problems).append(problem)
-            return epoch
-        except EpochConflict as error:
-            # A step that was still under way had moved it to this epoch or beyond.
-            # Both again: also a side that was moved already has to be at the new epoch.
-            epoch = max(epoch, int(error.facts["current"])) + 1
-            sides = SIDES
-            result.problems.clear()
-            result.notes.clear()
-    result.problems.append("the owners are being moved by somebody else")
-    return epoch
-
-
-def _move_owner(name: str, side: Side, epoch: int, tools: Tools) -> str | None:
-    def work() -> None:
-        world = tools.way_back(name)
-        try:
-            world.switch_owner(side, TARGET * PER_PERCENT, epoch, OWNER_S)
-        finally:
-            world.close()
-
-    error = parallel.gather({side: work}, OWNER_S + 0.5)[side].error
-    if isinstance(error, EpochConflict):
-        raise error
-    if error is not None:
-        return (
-            f"the {side} side's database does not know of it yet ({error}); "
-            f"type `splitctl rollback {name}` again when it answers"
-        )
-    return None
-
-
 def _bring_the_rest(name: str, tools: Tools, result: RolledBack, started: float) -> None:
     """Gateways that did not answer are tried again, for a while."""
     deadline = tools.clock() + RETRY_FOR_S
@@ -303,17 +191,6 @@ def _bring_the_rest(name: str, tools: Tools, result: RolledBack, started: float)
             f"{url} does not serve {TARGET} %: restart it with its percentage at {TARGET}"
             for url in result.unreachable
         ]
-
-
-def _at_risk(name: str, tools: Tools, marker: Marker | None, epoch: int) -> list[Any]:
-    world = tools.way_back(name)
-    try:
-        return world.left_behind(marker, epoch, LATE_KEYS_S if marker else 0.0)
-    except SplitctlError as error:
-        why = f"what had not crossed cannot be known: {error}"
-        return [{"mapping": "every mapping", "key": None, "why": why}]
-    finally:
-        world.close()
 
 
 # Bookkeeping

@@ -7,6 +7,10 @@ from estate.errors import ExitCode, SplitctlError
 
 ROLLBACK = "rollback"
 TARGET = 0
+STILL_WRITING = (
+    "requests or transactions were still under way on the new side when customers were let go; "
+    "what they commit now is kept as a stray"
+)
 
 
 class WayClosed(SplitctlError):
@@ -21,6 +25,7 @@ class WayClosed(SplitctlError):
 class RolledBack:
     """One domain. `seconds_until_every_gateway_serves_it` is None while one does not.
 
+    served_s: seconds until the old side served everybody, where that came before the gateways
     at_risk: keys that had not crossed to the old side, by name where it could be known
     """
 
@@ -29,6 +34,7 @@ class RolledBack:
     epoch: int
     already: bool = False
     seconds: float | None = None
+    served_s: float | None = None
     at_risk: list[Any] = field(default_factory=list)
     barrier_passed: bool = False
     held_requests: int = 0
@@ -51,6 +57,7 @@ class RolledBack:
             "epoch": self.epoch,
             "already": self.already,
             "seconds_until_every_gateway_serves_it": self.seconds,
+            "seconds_until_the_old_side_serves_everybody": self.served_s or self.seconds,
             "at_risk": self.at_risk,
             "barrier_passed": self.barrier_passed,
             "held_requests": self.held_requests,
@@ -72,9 +79,13 @@ class RolledBack:
         else:
             first = f"{self.domain}: {TARGET} % is NOT served by every gateway yet"
         lines = [first]
+        if self.served_s is not None:
+            lines.append(f"  everybody was served by the old side after {self.served_s:.2f} s")
         lines += [f"  {item['mapping']} {item['key'] or ''} {item['why']}" for item in self.at_risk]
         if self.at_risk:
-            lines.insert(1, f"  {len(self.at_risk)} at risk; each is kept, on the new side:")
+            lines.insert(
+                -len(self.at_risk), f"  {len(self.at_risk)} at risk; each is kept, on the new side:"
+            )
         elif self.barrier_passed:
             lines.append("  every change made on the new side has crossed to the old one")
         return [*lines, *(f"  {line}" for line in [*self.problems, *self.notes])]

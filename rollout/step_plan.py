@@ -142,7 +142,11 @@ class StepLimits:
 
 @dataclass
 class StepResult:
-    """A step that is done. Whole milliseconds."""
+    """A step that is done. Whole milliseconds.
+
+    Without a fence: `flags_ms` until every gateway served it, `moving_ms` in which neither side
+    took the customers who moved.
+    """
 
     domain: str
     from_percentage: int
@@ -154,6 +158,8 @@ class StepResult:
     barrier_ms: int = 0
     in_flight_ms: int = 0
     quiesce_ms: int = 0
+    flags_ms: int = 0
+    moving_ms: int = 0
     resumed: bool = False
     warnings: list[str] = field(default_factory=list)
 
@@ -179,6 +185,9 @@ class StepResult:
             f"{self.domain}: {self.from_percentage} % -> {self.to_percentage} %{how}, "
             f"served by every gateway under epoch {self.epoch}",
             f"held {self.held_requests:,} requests, the longest {self.held_ms_max:,} ms; "
-            f"fence {self.fence_ms:,} ms, barrier {self.barrier_ms:,} ms",
+            f"fence {self.fence_ms:,} ms, barrier {self.barrier_ms:,} ms"
+            if not self.flags_ms
+            else f"every gateway served it after {self.flags_ms / 1000:,.1f} s; then the owners "
+            f"moved in {self.moving_ms:,} ms, barrier {self.barrier_ms:,} ms",
         ]
         return "\n".join([*lines, *self.warnings])

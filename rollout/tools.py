@@ -11,6 +11,7 @@ from migrator.status import StreamStatus
 from rollout.flags import Flags
 from rollout.metrics import Metrics
 from rollout.world import World, Writers
+from rollout.written import Written
 
 if TYPE_CHECKING:
     # Loaded only by commands that use it: rollback sets the flags before it looks for a ledger.
@@ -22,7 +23,11 @@ UNLIMITED = 1_000_000
 
 @dataclass
 class Tools:
-    """Gateways, counters, databases and ledger of one estate. `clock` and `sleep` in seconds."""
+    """Gateways, counters, databases and ledger of one estate. `clock` and `sleep` in seconds.
+
+    written: where the flags of gateways without a fence stand; None: gateways have a fence
+    refusing: services refuse whom they do not own, so customers follow the owners at once
+    """
 
     ledger: "Callable[[], AbstractContextManager[Ledger]]"
     flags: Flags
@@ -33,6 +38,8 @@ class Tools:
     # The same databases for a rollback, which the tool's own connection budget must not refuse.
     rescue: Callable[[str], World] | None = None
     sequences: Callable[[str], list[Problem]] = lambda _: []
+    written: Written | None = None
+    refusing: bool = False
     clock: Callable[[], float] = time.monotonic
     sleep: Callable[[float], None] = time.sleep
 
@@ -43,8 +50,7 @@ class Tools:
     @classmethod
     def of(cls, config: Config) -> "Tools":
         """The real ones. Nothing is opened yet."""
-        from rollout import metrics
-        from rollout.flags import GatewayAdmin
+        from rollout.gateways import flags_of, metrics_of, written_of
         from rollout.world import DatabaseWorld, HttpWriters
 
         def ledger() -> "Ledger":
@@ -62,15 +68,18 @@ class Tools:
 
             return check(config, domain)
 
+        written = written_of(config)
         return cls(
             ledger=ledger,
-            flags=GatewayAdmin.of(config),
-            metrics=metrics.of(config),
+            flags=flags_of(config, written),
+            metrics=metrics_of(config),
             world=lambda domain: DatabaseWorld(config, domain),
             writers=HttpWriters(config.writers),
             sync=sync,
             rescue=lambda domain: DatabaseWorld(without_budget(config), domain, "rollback"),
             sequences=shared,
+            written=written,
+            refusing=written is not None and config.gateway.owners_refuse,
         )
 
 

@@ -32,8 +32,11 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from services import owner
 from services.body import Body
+from services.owner import Customer, Owners
 from services.problems import BadRequest, Problem, Unavailable
+from services.rules import Identity
 
 log = logging.getLogger("services")
 
@@ -59,7 +62,10 @@ LATENCY_BUCKETS = (0.002, 0.005, 0.01, 0.02, 0.035, 0.05, 0.075, 0.1, 0.15, 0.25
 
 @dataclass(frozen=True)
 class Settings:
-    """One service's environment. `fault_rate` is the share (0..1) of writes answered with 500."""
+    """One service's environment. `fault_rate` is the share (0..1) of writes answered with 500.
+
+    `side`: whose customers are served here, the others are refused (421); None: everybody.
+    """
 
     service: str
     host: str = "127.0.0.1"
@@ -69,10 +75,12 @@ class Settings:
     order_url: str = "http://127.0.0.1:8091"
     fault_rate: float = 0.0
     fault_admin: bool = False
+    side: owner.Side | None = None
 
     @classmethod
     def from_environment(cls, service: str) -> "Settings":
-        """Read HOST, PORT, DATABASE_URL, PARTNERS_URL, ORDER_URL, SERVICE_FAULT_RATE, FAULT_ADMIN.
+        """Read HOST, PORT, DATABASE_URL, PARTNERS_URL, ORDER_URL, SERVICE_FAULT_RATE, FAULT_ADMIN
+        and OWNER_SIDE.
 
         Raises SystemExit with a message that names the variable.
         """
@@ -93,7 +101,17 @@ class Settings:
             order_url=(os.environ.get("ORDER_URL") or usual.order_url).rstrip("/"),
             fault_rate=_share(os.environ.get("SERVICE_FAULT_RATE", "0")),
             fault_admin=os.environ.get("FAULT_ADMIN") == "1",
+            side=_side(os.environ.get("OWNER_SIDE", "")),
         )
+
+
+def _side(text: str) -> owner.Side | None:
+    if not text:
+        return None
+    for side in owner.SIDES:
+        if text == side:
+            return side
+    raise SystemExit(f"OWNER_SIDE is {text}: say old or new, or leave it out")
 
 
 def _share(text: str) -> float:
@@ -117,6 +135,17 @@ class Call:
     def header(self, name: str) -> str | None:
         """A header's value, None where it is absent or empty."""
         return self._request.headers.get(name) or None
+
+    def customer(self) -> Customer | None:
+        """Whose request it is, where it belongs to a domain that moves.
+
+        The close and the merge of a guest's cart are two requests; each has an owner of its own.
+        """
+        domain = owner.DOMAINS.get(self._request.url.path.split("/", 2)[1])
+        who = Identity(self.header("x-customer-id"), self.header("x-guest-token"))
+        if domain is None or not who.routes or self.header(owner.CROSSING) is not None:
+            return None
+        return Customer(domain, who.route)
 
     def path(self, name: str) -> str:
         """A part of the path."""
@@ -156,7 +185,8 @@ class Resource(Protocol):
 class Database:
     """A small pool of connections to the service's own database."""
 
-    def __init__(self, url: str, application_name: str) -> None:
+    def __init__(self, url: str, application_name: str, owners: Owners | None = None) -> None:
+        self._owners = owners
         self._pool = psycopg_pool.AsyncConnectionPool(
             url,
             kwargs={"autocommit": True, "application_name": application_name, "options": SESSION},
@@ -180,7 +210,16 @@ class Database:
     async def reading(self) -> AsyncIterator[Connection]:
         """A connection without a transaction: each statement sees its own snapshot."""
         async with self._pool.connection() as connection:
+            if self._owners is not None:
+                await self._may_be_read(connection, self._owners)
             yield connection
+
+    async def _may_be_read(self, connection: Connection, owners: Owners) -> None:
+        try:
+            await owners.before_reading(connection)
+        except psycopg.Error as error:
+            if not owners.forget(error):
+                raise
 
     async def transact(self, work: Callable[[Connection], Awaitable[Result]]) -> Result:
         """Run `work` in one transaction and commit it. Runs again after a deadlock.
@@ -190,11 +229,32 @@ class Database:
         for attempt in range(1, ATTEMPTS + 1):
             try:
                 async with self._pool.connection() as connection:
-                    return await _in_transaction(connection, work)
+                    return await self._in_transaction(connection, work)
             except (errors.DeadlockDetected, errors.SerializationFailure):
                 if attempt == ATTEMPTS:
                     raise
+            except psycopg.Error as error:
+                if attempt == ATTEMPTS or self._owners is None or not self._owners.forget(error):
+                    raise
         raise AssertionError("unreachable")
+
+    async def _in_transaction(
+        self, connection: Connection, work: Callable[[Connection], Awaitable[Result]]
+    ) -> Result:
+        try:
+            async with connection.pipeline():
+                await connection.execute("BEGIN")
+                if self._owners is not None:
+                    await self._owners.before_writing(connection)
+                result = await work(connection)
+                await connection.execute("COMMIT")
+        except BaseException:
+            # The end of the pipeline has settled all statements; the transaction may be still open.
+            status = connection.info.transaction_status
+            if not connection.closed and status != TransactionStatus.IDLE:
+                await connection.rollback()
+            raise
+        return result
 
     async def reachable(self) -> bool:
         """Whether a statement is answered within two seconds."""
@@ -206,28 +266,13 @@ class Database:
         return True
 
 
-async def _in_transaction(
-    connection: Connection, work: Callable[[Connection], Awaitable[Result]]
-) -> Result:
-    try:
-        async with connection.pipeline():
-            await connection.execute("BEGIN")
-            result = await work(connection)
-            await connection.execute("COMMIT")
-    except BaseException:
-        # The end of the pipeline has settled all statements; the transaction may be still open.
-        if not connection.closed and connection.info.transaction_status != TransactionStatus.IDLE:
-            await connection.rollback()
-        raise
-    return result
-
-
 class Service:
     """A named HTTP service over one database."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self.database = Database(settings.database_url, f"{settings.service}-service")
+        owners = None if settings.side is None else Owners(settings.side)
+        self.database = Database(settings.database_url, f"{settings.service}-service", owners)
         self.fault_rate = settings.fault_rate
         self._resources: list[Resource] = [self.database]
         self.registry = CollectorRegistry()
@@ -295,7 +340,8 @@ class Service:
         if method != "GET" and self.fault_rate and random.random() < self.fault_rate:
             return 500, {"error": "fault", "detail": "a fault that was asked for"}
         try:
-            return await handler(call)
+            with owner.serving(call.customer()):
+                return await handler(call)
         except Problem as problem:
             return problem.status, problem.json()
         except (psycopg.OperationalError, psycopg_pool.PoolTimeout) as error:

@@ -14,6 +14,7 @@ import typer
 from rehearsal.command import register as register_rehearse
 from splitctl.answers import Listing
 from splitctl.data_commands import backfill, schema, sync
+from splitctl.load_commands import load, smoke
 from splitctl.observe_commands import observe
 from splitctl.replay_commands import register as register_replay
 from splitctl.rollout_commands import decommission, rollout
@@ -63,6 +64,8 @@ for name, group in (
 ):
     app.add_typer(group, name=name)
 register_replay(rollout)
+app.command()(smoke)
+app.command()(load)
 register_rehearse(app, lambda work, form: answer_without_config(work, Output(form)), duration)
 
 

@@ -30,6 +30,7 @@ from psycopg import sql
 
 from rehearsal.children import Children
 from rehearsal.postgres import Server
+from tests.cluster import binaries
 from tests.versions import NEWEST, Pair, Pool, parametrized, summary
 
 MEMORY, PREFIX, ROOM_BYTES = Path("/dev/shm"), "splitctl-tests-", 6 << 30
@@ -62,9 +63,10 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Which PostgreSQL versions could be tested here, and which not."""
+    """Which PostgreSQL versions could be tested here, and which not; and the cluster likewise."""
     for line in summary():
         terminalreporter.write_line(f"PostgreSQL {line}")
+    terminalreporter.write_line(f"Kubernetes {binaries.summary()}")
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,8 @@
 Every mistake is reported at once, each with its key, the reason and what would be right.
 """
 
+from estate.config.cluster import ClusterConfig
+from estate.config.flows import FlowsConfig, SideUrls
 from estate.config.gates import GateConfig
 from estate.config.mappings import InvariantConfig, MappingConfig
 from estate.config.metrics import MetricsConfig
@@ -31,6 +33,7 @@ from estate.config.values import BUCKETS, StrayRule, parse_duration
 __all__ = [
     "BUCKETS",
     "BackfillConfig",
+    "ClusterConfig",
     "Config",
     "ConfigInvalid",
     "ConfigNotFound",
@@ -38,6 +41,7 @@ __all__ = [
     "DomainConfig",
     "Event",
     "FenceConfig",
+    "FlowsConfig",
     "GateConfig",
     "GatewayConfig",
     "InvariantConfig",
@@ -52,6 +56,7 @@ __all__ = [
     "ReceiverConfig",
     "RollbackConfig",
     "ServiceConfig",
+    "SideUrls",
     "StrayRule",
     "SyncConfig",
     "UnknownName",

@@ -5,6 +5,8 @@ from pathlib import Path
 
 from pydantic import Field, ValidationInfo, field_validator
 
+from estate.config.cluster import ClusterConfig
+from estate.config.flows import FlowsConfig
 from estate.config.gates import GateConfig
 from estate.config.mappings import InvariantConfig, MappingConfig
 from estate.config.metrics import MetricsConfig
@@ -102,19 +104,29 @@ class VerifyConfig(Model):
 
 
 class DomainConfig(Model):
-    """A slice that moves together: two sides, flags, phases and mappings both ways."""
+    """A slice that moves together: two sides, flags, phases and mappings both ways.
+
+    `flag`, `percentage` and `epoch` are what the gateways call them. Without a name of its own the
+    epoch stands beside the percentage: a gateway need not know it.
+    """
 
     name: str = ""
     old: str
     new: str
     flag: str
     percentage: str
+    epoch: str = ""
     phases: list[PhaseConfig] = Field(min_length=1)
     forward: list[MappingConfig] = Field(min_length=1)
     reverse: list[MappingConfig] = Field(min_length=1)
     invariants: list[InvariantConfig] = Field(default_factory=list)
     unmapped_old: list[Name] = Field(default_factory=list)
     unmapped_new: list[Name] = Field(default_factory=list)
+
+    @property
+    def epoch_name(self) -> str:
+        """The variable that holds the flags' epoch."""
+        return self.epoch or f"{self.percentage}_EPOCH"
 
     @field_validator("phases")
     @classmethod
@@ -153,6 +165,7 @@ class Config(Model):
     ledger: LedgerConfig
     databases: dict[Identifier, DatabaseConfig] = Field(min_length=2)
     gateway: GatewayConfig
+    cluster: ClusterConfig = Field(default_factory=ClusterConfig)
     metrics: MetricsConfig = Field(default_factory=MetricsConfig)
     sync: SyncConfig = Field(default_factory=SyncConfig)
     backfill: BackfillConfig = Field(default_factory=BackfillConfig)
@@ -163,6 +176,7 @@ class Config(Model):
     gates: list[GateConfig] = Field(default_factory=list)
     notify: list[NotifyConfig] = Field(default_factory=list)
     observe: ObserveConfig = Field(default_factory=ObserveConfig)
+    flows: FlowsConfig = Field(default_factory=FlowsConfig)
     domains: dict[str, DomainConfig] = Field(min_length=1)
 
     @property

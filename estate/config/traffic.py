@@ -1,5 +1,6 @@
 """Gateways, fences, writers and phases: how customers are moved."""
 
+from datetime import timedelta
 from typing import Literal, Self
 
 from pydantic import Field, model_validator
@@ -8,13 +9,40 @@ from estate.config.model import Model
 from estate.config.values import Duration, HttpUrl
 from estate.secrets import SecretRef
 
+# What each driver needs to be told.
+DRIVERS: dict[str, tuple[str, ...]] = {
+    "admin": ("urls", "token"),
+    "environment": ("deployment",),
+    "config-map": ("deployment", "config_map"),
+}
+
 
 class GatewayConfig(Model):
-    """The gateways that send customers to a side, reached at their admin endpoints."""
+    """The gateways that send customers to a side, and how their flags are changed.
 
-    driver: Literal["admin"] = "admin"
-    urls: list[HttpUrl] = Field(min_length=1)
-    token: SecretRef
+    `admin`: each by its endpoint, with a fence. `environment`: variables of a Deployment, whose
+    pods start anew. `config-map`: files that the pods read again. The last two have no fence; with
+    `owners_refuse` the services answer 421 to whom they do not own and the gateways ask the other
+    side, so none is needed. `settle`: how long every pod may take to serve a change. `port` of the
+    pods' pages.
+    """
+
+    driver: Literal["admin", "environment", "config-map"] = "admin"
+    urls: list[HttpUrl] = Field(default_factory=list)
+    token: SecretRef | None = None
+    deployment: str | None = None
+    container: str = "gateway"
+    config_map: str | None = None
+    port: int = Field(default=8080, ge=1, le=65535)
+    owners_refuse: bool = False
+    settle: Duration = timedelta(minutes=10)
+
+    @model_validator(mode="after")
+    def _what_the_driver_needs(self) -> Self:
+        missing = [name for name in DRIVERS[self.driver] if not getattr(self, name)]
+        if missing:
+            raise ValueError(f"driver {self.driver} needs {', '.join(missing)}")
+        return self
 
 
 class FenceConfig(Model):

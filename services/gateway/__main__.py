@@ -2,18 +2,23 @@
 
 PORT, INSTANCE, ORDER_URL, CHECKOUT_URL, RETURN_URL, GATEWAY_ADMIN_TOKEN, and the flags:
 USE_CHECKOUT_SERVICE, CHECKOUT_TRAFFIC_PERCENTAGE, USE_RETURN_SERVICE, RETURN_TRAFFIC_PERCENTAGE.
-HOST (default 127.0.0.1) is the address to listen on. SIGTERM ends it gracefully.
+CHECKOUT_TRAFFIC_EPOCH, RETURN_TRAFFIC_EPOCH (default 0) order the changes of a flag.
+FLAGS_DIR: a directory with files of these names, which change the flags while it runs.
+OWNERS_REFUSE=true: all services run with OWNER_SIDE, so a 421 sends a request to the other side.
+HOST (default 127.0.0.1) is the address to listen on. SIGTERM ends it gracefully: for DRAIN_S
+seconds (default 0) it is not ready, answers all the same, and closes each connection after it.
 """
 
 import os
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 from types import FrameType
 
 import uvicorn
 
 from services.gateway.app import Gateway, Settings
-from services.gateway.flags import FlagsInvalid, from_environment
+from services.gateway.flags import FlagsInvalid, from_environment, truth
 
 NEEDED = ("PORT", "ORDER_URL", "CHECKOUT_URL", "RETURN_URL", "GATEWAY_ADMIN_TOKEN")
 # Longer than any client's pool keeps an idle connection, so that the client is the one to close.
@@ -23,14 +28,19 @@ IDLE_SECONDS = 75
 class Server(uvicorn.Server):
     """Releases the held requests before it waits for the requests under way."""
 
-    def __init__(self, config: uvicorn.Config, gateway: Gateway) -> None:
+    def __init__(self, config: uvicorn.Config, gateway: Gateway, drain_s: float) -> None:
         super().__init__(config)
-        self._gateway = gateway
+        self._gateway, self._drain_s = gateway, drain_s
+        self._told = False
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """First signal: end gracefully, exit code 0. Second: at once."""
-        self._gateway.interrupt()
-        self.force_exit = self.should_exit
+        self.force_exit, self._told = self._told, True
+        if self.force_exit:
+            self.should_exit = True
+        self._gateway.interrupt(self._drain_s, self._end)
+
+    def _end(self) -> None:
         self.should_exit = True
 
 
@@ -45,6 +55,8 @@ def settings(environment: Mapping[str, str]) -> Settings:
         order_url=environment["ORDER_URL"],
         new_urls={"checkout": environment["CHECKOUT_URL"], "return": environment["RETURN_URL"]},
         flags=from_environment(environment),
+        owners_refuse=truth(environment, "OWNERS_REFUSE"),
+        flags_folder=Path(folder) if (folder := environment.get("FLAGS_DIR")) else None,
     )
 
 
@@ -53,6 +65,7 @@ def main() -> int:
     try:
         gateway = Gateway(settings(os.environ))
         port = int(os.environ["PORT"])
+        drain_s = float(os.environ.get("DRAIN_S") or 0)
     except (ValueError, FlagsInvalid) as error:
         print(f"gateway: {error}", file=sys.stderr)  # noqa: T201
         return 2
@@ -72,7 +85,7 @@ def main() -> int:
         timeout_keep_alive=IDLE_SECONDS,
         timeout_graceful_shutdown=30,
     )
-    Server(config, gateway).run()
+    Server(config, gateway, drain_s).run()
     return 0
 
 

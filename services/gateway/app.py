@@ -7,9 +7,10 @@ framework would cost more than the work. The admin endpoint is an ordinary Starl
 import asyncio
 import json
 import time
-from collections.abc import Coroutine, Mapping, MutableMapping
+from collections.abc import Callable, Coroutine, MutableMapping
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -19,15 +20,17 @@ from services.gateway import merge, proxy
 from services.gateway.admin import Admin
 from services.gateway.buckets import IdentityMissing, bucket, merge_routes, route_of
 from services.gateway.fence import Door, Visit
+from services.gateway.flag_files import FlagFiles
 from services.gateway.flags import DomainFlags, Side
 from services.gateway.leases import Cancellable, Clock, Timer
 from services.gateway.metrics import Metrics
 from services.gateway.peers import Peers
 from services.gateway.proxy import Answer, Header, Upstream, UpstreamDown, UpstreamSlow
+from services.gateway.sides import NobodyOwns, Sides
+from services.owner import CROSSING, DOMAINS
 
 LARGEST_BODY = 1024 * 1024
 IDENTITIES = (b"x-customer-id", b"x-guest-token")
-DOMAINS = {"carts": "checkout", "checkouts": "checkout", "returns": "return"}
 JSON_TYPE = (b"content-type", b"application/json")
 PLAIN_TYPE = (b"content-type", b"text/plain; version=0.0.4; charset=utf-8")
 DRAIN_SECONDS = 10.0
@@ -43,7 +46,11 @@ class Refused(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What a gateway needs to know. `new_urls`: the new side's service of each domain."""
+    """What a gateway needs to know. `new_urls`: the new side's service of each domain.
+
+    `owners_refuse`: all services answer 421 to customers whom their database does not own.
+    `flags_folder`: files that change the flags while it runs, a mounted ConfigMap.
+    """
 
     instance: str
     token: str = field(repr=False)
@@ -51,6 +58,8 @@ class Settings:
     new_urls: dict[str, str]
     flags: dict[str, DomainFlags]
     upstream_seconds: float = 10.0
+    owners_refuse: bool = False
+    flags_folder: Path | None = None
 
 
 def loop_timer(delay: float, callback: Any) -> Cancellable:
@@ -74,25 +83,43 @@ class Gateway:
         self._admin = Admin(settings.instance, settings.token, self.doors).app()
         self._patience = proxy.Patience(settings.upstream_seconds)
         self._session: aiohttp.ClientSession | None = None
-        self._upstreams: dict[str, dict[Side, Upstream]] = {}
+        self._sides: dict[str, Sides] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stopping = False
+        self._following: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        """Open the pools."""
+        """Open the pools, and look at the files."""
+        if self.settings.flags_folder is not None:
+            files = FlagFiles(self.settings.flags_folder, self.doors)
+            files.look()
+            self._following = asyncio.create_task(files.follow())
         self._loop = asyncio.get_running_loop()
         self._session = proxy.open_session()
-        old = Upstream(self._session, self.settings.order_url)
-        self._upstreams = {
-            domain: {"old": old, "new": Upstream(self._session, self.settings.new_urls[domain])}
+        old = Upstream(self._session, self.settings.order_url, "old")
+        self._sides = {
+            domain: Sides(
+                {"old": old, "new": Upstream(self._session, self.settings.new_urls[domain], "new")},
+                refusing=self.settings.owners_refuse,
+            )
             for domain in self.doors
         }
-        self._upstreams["order"] = {"old": old, "new": old}
+        self._sides["order"] = Sides({"old": old, "new": old}, refusing=False)
 
-    def interrupt(self) -> None:
-        """Begin to stop, from a signal handler: nobody may be held by a gateway that goes."""
-        if self._loop is not None:
-            self._loop.call_soon_threadsafe(self._release)
+    def interrupt(self, drain_s: float, end: Callable[[], None]) -> None:
+        """Begin to stop, from a signal handler: nobody may be held by a gateway that goes.
+
+        `end` is called after so many seconds, in which customers find other gateways.
+        """
+        if self._loop is None:
+            end()
+            return
+
+        def begin() -> None:
+            self._release()
+            loop_timer(drain_s, end)
+
+        self._loop.call_soon_threadsafe(begin)
 
     def _release(self) -> None:
         self._stopping = True
@@ -102,6 +129,8 @@ class Gateway:
     async def stop(self) -> None:
         """Let upstream calls end that nobody waits for, then close the pools."""
         self._release()
+        if self._following is not None:
+            self._following.cancel()
         await self._peers.close()
         await self._patience.drain(DRAIN_SECONDS)
         if self._session is not None:
@@ -153,39 +182,46 @@ class Gateway:
             return  # the customer left before the request was whole
         self.metrics.answered(domain, side, answer.status, time.perf_counter() - began)
         answer.headers.append((b"x-served-by", f"{domain}/{side}/{served}".encode()))
+        if self._stopping:
+            answer.headers.append((b"connection", b"close"))
         await _send(send, answer)
 
     async def _answer(self, request: "_Request") -> tuple[Answer, Side, int]:
         """The answer, the side that gave it, and the percentage served when it was sent there."""
-        upstreams = self._upstreams[request.domain]
+        sides = self._sides[request.domain]
         door = self.doors.get(request.domain)
         visit: Visit | None = None
         buckets: tuple[int, ...] = ()
         try:
             if door is None:
-                work = self._plain(request, upstreams["old"])
+                work = _plain(request, sides, "old")
             else:
                 buckets = request.buckets()
                 visit = await door.enter(*buckets)
                 if len(buckets) == 1:
-                    work = self._plain(request, upstreams[visit.sides[0]])
+                    work = _plain(request, sides, visit.sides[0])
                 else:
-                    work = _merged(request, buckets, visit, upstreams)
+                    work = _merged(request, buckets, visit, sides)
                 work = _leaving(visit, work)
             answer = await self._patience.wait(work)
         except UpstreamDown as error:
             answer = _json(502, {"error": f"{request.domain} {_side(visit)}: {error}"})
+        except NobodyOwns as error:
+            answer = _json(503, {"error": f"{request.domain}: {error}"})
         except (UpstreamSlow, merge.NotCrossed) as error:
             answer = _json(504, {"error": f"{request.domain} {_side(visit)}: {error}"})
         except merge.MergeInvalid as error:
             raise Refused(400, str(error)) from None
         if visit is None:
             return answer, "old", 0
-        self.metrics.visited(request.domain, visit, buckets)
-        return answer, _side(visit), visit.flags.served
+        # Where the services know better than the flags, they have the last word.
+        side = answer.side or _side(visit)
+        self.metrics.visited(request.domain, visit.flags, buckets, (*visit.sides[:-1], side))
+        return answer, side, visit.flags.served
 
-    async def _plain(self, request: "_Request", upstream: Upstream) -> Answer:
-        return await upstream.call(request.method, request.target, request.headers, request.body)
+
+async def _plain(request: "_Request", sides: Sides, side: Side) -> Answer:
+    return await sides.ask(side, request.method, request.target, request.headers, request.body)
 
 
 def _side(visit: Visit | None) -> Side:
@@ -203,7 +239,7 @@ async def _merged(
     request: "_Request",
     buckets: tuple[int, ...],
     visit: Visit,
-    upstreams: Mapping[Side, Upstream],
+    sides: Sides,
 ) -> Answer:
     """A merge; anew from the door whenever its customer was moved before the merge itself."""
     while True:
@@ -217,7 +253,7 @@ async def _merged(
             partial(visit.moved, buckets[-1], customer),
         )
         try:
-            return await merge.run(asked, upstreams)
+            return await merge.run(asked, sides)
         except merge.CustomerMoved:
             await visit.enter_anew(*buckets)
 
@@ -249,6 +285,8 @@ class _Request:
         identities: dict[bytes, bytes] = {}
         has_body = False
         for name, value in scope["headers"]:
+            if name == CROSSING.encode():
+                raise Refused(400, f"{CROSSING} is the gateway's own")
             if name in IDENTITIES:
                 if name in identities:
                     raise Refused(400, f"{name.decode()} stands twice")

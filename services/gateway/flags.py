@@ -8,11 +8,12 @@ from services.gateway.buckets import PER_PERCENT
 
 Side = Literal["old", "new"]
 
-# domain -> (switch, percentage): the names in the gateway's environment
+# domain -> (switch, percentage, epoch): the names in the gateway's environment
 VARIABLES = {
-    "checkout": ("USE_CHECKOUT_SERVICE", "CHECKOUT_TRAFFIC_PERCENTAGE"),
-    "return": ("USE_RETURN_SERVICE", "RETURN_TRAFFIC_PERCENTAGE"),
+    "checkout": ("USE_CHECKOUT_SERVICE", "CHECKOUT_TRAFFIC_PERCENTAGE", "CHECKOUT_TRAFFIC_EPOCH"),
+    "return": ("USE_RETURN_SERVICE", "RETURN_TRAFFIC_PERCENTAGE", "RETURN_TRAFFIC_EPOCH"),
 }
+LONGEST_NUMBER = 18
 WORDS = {
     "true": True, "1": True, "yes": True, "on": True,
     "false": False, "0": False, "no": False, "off": False, "": False,
@@ -51,19 +52,33 @@ class DomainFlags:
         return "new" if bucket < self.new_below else "old"
 
 
+def truth(environment: Mapping[str, str], name: str) -> bool:
+    """A switch in the environment, off where it is not set. Raises FlagsInvalid."""
+    word = environment.get(name, "").strip().lower()
+    if word not in WORDS:
+        raise FlagsInvalid(f"{name}={word!r}: say true or false")
+    return WORDS[word]
+
+
 def from_environment(environment: Mapping[str, str]) -> dict[str, DomainFlags]:
-    """The flags of each domain at start, epoch 0. Raises FlagsInvalid with all that is wrong."""
+    """The flags of each domain; the epoch is 0 where nobody says it.
+
+    Raises FlagsInvalid with all that is wrong.
+    """
     flags: dict[str, DomainFlags] = {}
     wrong: list[str] = []
-    for domain, (switch, share) in VARIABLES.items():
+    for domain, (switch, share, since) in VARIABLES.items():
         word = environment.get(switch, "").strip().lower()
         if word not in WORDS:
             wrong.append(f"{switch}={word!r}: say true or false")
         number = environment.get(share, "0").strip() or "0"
         if not (number.isascii() and number.isdigit() and int(number) <= 100):
             wrong.append(f"{share}={number!r}: say a whole number from 0 to 100")
+        epoch = environment.get(since, "0").strip() or "0"
+        if not (epoch.isascii() and epoch.isdigit() and len(epoch) <= LONGEST_NUMBER):
+            wrong.append(f"{since}={epoch!r}: say a whole number")
         if not wrong:
-            flags[domain] = DomainFlags(WORDS[word], int(number), 0)
+            flags[domain] = DomainFlags(WORDS[word], int(number), int(epoch))
     if wrong:
         raise FlagsInvalid("; ".join(wrong))
     return flags

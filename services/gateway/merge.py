@@ -9,16 +9,19 @@ import asyncio
 import json
 import re
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from services.gateway.flags import Side
 from services.gateway.proxy import Answer, Header, Upstream, UpstreamDown
+from services.gateway.sides import MISDIRECTED, Moving, Sides, opposite
+from services.owner import CROSSING
 
 CROSSING_SECONDS = 2.0
 FIRST_PAUSE = 0.005
 LONGEST_PAUSE = 0.05
 
+NOT_THE_CUSTOMERS = (b"x-guest-token", b"content-type", b"idempotency-key")
 MERGE_PATH = re.compile(r"/carts/[^/]+/merge/?")
 
 
@@ -67,11 +70,12 @@ def guest_cart(body: bytes) -> str:
         raise MergeInvalid("a merge needs a JSON body with guest_cart_id, a uuid") from error
 
 
-async def run(merge: Merge, upstreams: Mapping[Side, Upstream]) -> Answer:
+async def run(merge: Merge, sides: Sides) -> Answer:
     """Close, wait for the crossing, merge.
 
     A side that refuses the close has the last word: its answer goes to the customer.
-    Raises MergeInvalid, NotCrossed, UpstreamDown, and CustomerMoved: then enter and run it anew.
+    Raises MergeInvalid, NotCrossed, UpstreamDown, NobodyOwns, and CustomerMoved: then enter and run
+    it anew.
     """
     cart = guest_cart(merge.body)
     as_guest = [
@@ -79,16 +83,31 @@ async def run(merge: Merge, upstreams: Mapping[Side, Upstream]) -> Answer:
         for header in merge.headers
         if header[0] not in (b"x-customer-id", b"content-type", b"idempotency-key")
     ]
-    guests, customers = upstreams[merge.guest_side], upstreams[merge.customer_side]
-    closed = await guests.call("POST", f"/carts/{cart}/close", as_guest, b"")
+    closed = await sides.ask(merge.guest_side, "POST", f"/carts/{cart}/close", as_guest, b"")
     if closed.status >= 300:
         return closed
-    if guests is not customers:
-        await _crossed(cart, _state(closed), merge.moved, as_guest, customers)
-    # From this look on the request counts as under way on the customer's side until it ends.
-    if merge.moved():
-        raise CustomerMoved
-    return await customers.call("POST", merge.target, merge.headers, merge.body)
+    moving = Moving()
+    side = await _customers_side(merge, sides)
+    while True:
+        if closed.side != side:
+            await _crossed(cart, _state(closed), merge.moved, as_guest, sides[side])
+        # From this look on the request counts as under way on the customer's side until it ends.
+        if merge.moved():
+            raise CustomerMoved
+        answer = await sides[side].call("POST", merge.target, merge.headers, merge.body)
+        if not sides.refusing or answer.status != MISDIRECTED:
+            return answer
+        await moving.refused()
+        side = opposite(side)
+
+
+async def _customers_side(merge: Merge, sides: Sides) -> Side:
+    """Who owns the customer: the guest's cart has to cross to that side, not to the other."""
+    if not sides.refusing:
+        return merge.customer_side
+    cart = merge.target.split("?", 1)[0].rstrip("/").removesuffix("/merge")
+    asked = [header for header in merge.headers if header[0] not in NOT_THE_CUSTOMERS]
+    return (await sides.ask(merge.customer_side, "GET", cart, asked, b"")).side or "old"
 
 
 async def _crossed(
@@ -99,6 +118,8 @@ async def _crossed(
     customers: Upstream,
 ) -> None:
     pause = FIRST_PAUSE
+    # The guest need not be theirs: what is asked is whether the cart is there.
+    headers = [*headers, (CROSSING.encode(), b"1")]
     try:
         async with asyncio.timeout(CROSSING_SECONDS):
             while not moved():

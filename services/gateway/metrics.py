@@ -6,8 +6,7 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, generate_la
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from services.gateway.buckets import BUCKETS
-from services.gateway.fence import Door, Visit
+from services.gateway.fence import Door
 from services.gateway.flags import DomainFlags, Side
 
 # Seconds. Fine around 50 and 100 ms, where the gates ask.
@@ -19,11 +18,14 @@ SIDES: tuple[Side, ...] = ("old", "new")
 
 
 class Customers:
-    """Which of a domain's buckets were served since its flags last changed, and on which side."""
+    """Which of a domain's buckets were served since its flags last changed, and by which side.
+
+    The side that served a bucket last counts: an owner may move without the flags.
+    """
 
     def __init__(self) -> None:
         self._flags: DomainFlags | None = None
-        self._seen = bytearray(BUCKETS)
+        self._served: dict[int, Side] = {}
         self._counts: dict[Side, int] = {}
 
     def add(self, flags: DomainFlags, buckets: Sequence[int], sides: Sequence[Side]) -> None:
@@ -31,11 +33,14 @@ class Customers:
         if self._flags is not None and flags.epoch < self._flags.epoch:
             return
         if flags != self._flags:
-            self._flags, self._seen, self._counts = flags, bytearray(BUCKETS), {}
+            self._flags, self._served, self._counts = flags, {}, {}
         for bucket, side in zip(buckets, sides, strict=True):
-            if not self._seen[bucket]:
-                self._seen[bucket] = 1
+            before = self._served.get(bucket)
+            if before != side:
+                self._served[bucket] = side
                 self._counts[side] = self._counts.get(side, 0) + 1
+                if before is not None:
+                    self._counts[before] -= 1
 
     def count(self, flags: DomainFlags, side: Side) -> int:
         """How many under these flags."""
@@ -119,9 +124,11 @@ class Metrics:
         counter.inc()
         histogram.observe(seconds)
 
-    def visited(self, domain: str, visit: Visit, buckets: Sequence[int]) -> None:
-        """Count the buckets of a request, each once, on the sides that it was sent to."""
-        self._customers[domain].add(visit.flags, buckets, visit.sides)
+    def visited(
+        self, domain: str, flags: DomainFlags, buckets: Sequence[int], sides: Sequence[Side]
+    ) -> None:
+        """Count the buckets of a request, each once, on the sides that served them."""
+        self._customers[domain].add(flags, buckets, sides)
 
     def text(self) -> bytes:
         """The Prometheus text format."""

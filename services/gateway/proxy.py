@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import aiohttp
-from aiohttp.client_exceptions import ClientError
+from aiohttp.client_exceptions import ClientConnectorError, ClientError
 from multidict import CIMultiDict
 from yarl import URL
+
+from services.gateway.flags import Side
 
 Header = tuple[bytes, bytes]
 
@@ -32,15 +34,20 @@ CONNECTIONS = 512
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A whole answer. Header names are lower case."""
+    """A whole answer. Header names are lower case. `side` gave it; None: the gateway itself."""
 
     status: int
     headers: list[Header]
     body: bytes
+    side: Side | None = None
 
 
 class UpstreamDown(Exception):
     """The upstream could not be reached, or hung up without an answer."""
+
+
+class UpstreamUnreached(UpstreamDown):
+    """There was not even a connection: nothing was sent, and nothing was done."""
 
 
 class UpstreamSlow(Exception):
@@ -79,9 +86,10 @@ def open_session() -> aiohttp.ClientSession:
 
 
 class Upstream:
-    """One service behind the gateway."""
+    """One service behind the gateway, on one side of a domain."""
 
-    def __init__(self, session: aiohttp.ClientSession, base: str) -> None:
+    def __init__(self, session: aiohttp.ClientSession, base: str, side: Side) -> None:
+        self.side = side
         self._session = session
         self._base = base.rstrip("/")
 
@@ -103,6 +111,8 @@ class Upstream:
                 allow_redirects=False,
             ) as response:
                 content = await response.read()
+        except ClientConnectorError as error:
+            raise UpstreamUnreached(f"{type(error).__name__}: {error}") from error
         except (ClientError, OSError, ValueError) as error:
             raise UpstreamDown(f"{type(error).__name__}: {error}") from error
         kept = [
@@ -115,7 +125,7 @@ class Upstream:
             304,
         ):
             kept.append((b"content-length", str(len(content)).encode()))
-        return Answer(response.status, kept, content)
+        return Answer(response.status, kept, content, self.side)
 
 
 class Patience:

@@ -59,7 +59,7 @@ class Counter:
         finally:
             visit.leave()
         self.metrics.answered(DOMAIN, side, status, time.perf_counter() - began)
-        self.metrics.visited(DOMAIN, visit, [mine])
+        self.metrics.visited(DOMAIN, visit.flags, [mine], visit.sides)
         served = {"side": side, "percentage": visit.flags.served, "problem": problem}
         return JSONResponse(served, status_code=status)
 

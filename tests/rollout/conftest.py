@@ -97,7 +97,7 @@ def _config(
     monkeypatch.setenv("SPLITCTL_STATE_DIR", str(tmp_path / "state"))
     monkeypatch.setenv("SPLITCTL_OPERATOR", "ann")
     # Time is in memory here; how long this machine needs for a thread is not what is tested.
-    monkeypatch.setattr("rollout.rollback.SLACK_S", 20.0)
+    monkeypatch.setattr("rollout.crossing_back.SLACK_S", 20.0)
     monkeypatch.setattr("rollout.glance.GLANCE_S", 20.0)
     return load(
         write_config(

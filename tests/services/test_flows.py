@@ -330,6 +330,7 @@ def test_an_old_cart_with_oddities_goes_on_on_the_new_side(both_sides: dict[str,
         assert new.ok("POST", path, who, body) == old.ok("POST", path, who, body)
     assert new.ok("GET", f"/carts/{cart_id}", who) == old.ok("GET", f"/carts/{cart_id}", who)
     query = (ROOT / "mappings/checkout/reverse/cart_sessions.sql").read_text(encoding="utf-8")
+    query = query.replace("%", "%%")
     back = new.shop.sql("checkout", f"SELECT metadata FROM ({query}) q WHERE id = %s", [cart_id])
     kept = old.shop.sql("order", "SELECT metadata FROM cart_sessions WHERE id = %s", [cart_id])
     assert back == kept
@@ -376,6 +377,7 @@ def carry(here: Side, domain: str, table: str, key: str, value: str) -> None:
     direction = "forward" if here.name == "old" else "reverse"
     source, target = ("order", domain) if here.name == "old" else (domain, "order")
     query = (ROOT / "mappings" / domain / direction / f"{table}.sql").read_text(encoding="utf-8")
+    query = query.replace("%", "%%")
     found = here.shop.sql(
         source,
         "SELECT (to_jsonb(q) - 'splitctl_route')::text,"

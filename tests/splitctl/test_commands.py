@@ -66,7 +66,15 @@ def test_it_starts_without_what_only_commands_need(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments", [["nonsense"], ["rollout", "watch", "--soak", "soon"], ["history", "--limit", "0"]]
+    "arguments",
+    [
+        ["nonsense"],
+        ["rollout", "watch", "--soak", "soon"],
+        ["history", "--limit", "0"],
+        ["load", "--rate", "many"],
+        ["load", "--rate", "9/s", "--think", "1s"],
+        ["smoke", "--side", "left"],
+    ],
 )
 def test_typed_wrong_it_says_what_is_right(arguments: list[str], tmp_path: Path) -> None:
     found = splitctl(*arguments, directory=tmp_path)
@@ -79,6 +87,7 @@ def test_init_writes_a_configuration_once(started: Path) -> None:
     assert (started / "config.toml").is_file()
     assert len(list((started / "mappings").rglob("*.sql"))) == 15
     assert len(list((started / "invariants").rglob("*.sql"))) == 16
+    assert len(list((started / "flows").glob("*.toml"))) == 3
     for database in load(started / "config.toml").databases.values():
         folder = database.migrations
         assert folder is None or list((folder / "versions").glob("0001_*.py"))
@@ -112,6 +121,8 @@ EVERY_COMMAND = [
     ["rollout", "advance", "checkout"],
     ["rollout", "watch"],
     ["rollout", "status"],
+    ["smoke"],
+    ["load", "--customers", "3", "--for", "1s"],
     ["decommission", "rampdown", "checkout"],
     ["decommission", "archive", "checkout", "--confirm", "checkout"],
     ["decommission", "undo", "checkout"],
@@ -137,6 +148,8 @@ ENDS_WITH = {
     ("status",): ExitCode.INCONCLUSIVE,
     ("rollout", "status"): ExitCode.INCONCLUSIVE,
     ("sync", "status"): ExitCode.INCONCLUSIVE,
+    ("smoke",): ExitCode.INCONCLUSIVE,
+    ("load", "--customers", "3", "--for", "1s"): ExitCode.INCONCLUSIVE,
     ("sync", "grants", "order"): ExitCode.DONE,
 }
 

@@ -1,0 +1,173 @@
+"""What the tool asks of a cluster: a few plain acts, and what is made from them."""
+
+import random
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Protocol
+
+from estate.cluster.errors import ClusterChanged, ClusterConflict, ClusterLacks
+from estate.cluster.fields import FieldOwner, Object, owners
+from estate.cluster.objects import (
+    CONFIG_MAP,
+    DEPLOYMENT,
+    POD,
+    Change,
+    ConfigMap,
+    Deployment,
+    Event,
+    Kind,
+    Pod,
+)
+
+# The field managers of the tool: manifests under one, flags under another, so that neither takes
+# away what the other has set.
+MANAGER = "splitctl"
+FLAGS_MANAGER = "splitctl-flags"
+OURS = frozenset((MANAGER, FLAGS_MANAGER))
+ATTEMPTS = 8
+PAUSE_S = 0.05
+
+
+class Cluster(Protocol):
+    """One namespace of a cluster. Every act has a limit in time.
+
+    Each raises ClusterUnreachable, ClusterForbidden and ClusterRefused.
+    """
+
+    namespace: str
+
+    def get(self, kind: Kind, name: str) -> Object | None:
+        """An object, None where there is none."""
+
+    def listed(self, kind: Kind, selector: str = "") -> list[Object]:
+        """The objects with these labels."""
+
+    def apply(
+        self,
+        manifest: Object,
+        *,
+        manager: str = MANAGER,
+        force: bool = False,
+        dry_run: bool = False,
+    ) -> Object:
+        """Server-side apply; returns the object as it is then. Raises ClusterConflict.
+
+        With a resourceVersion in the manifest it raises ClusterChanged when the object has another.
+        force: take fields from other managers; dry_run: only say what would become of it.
+        """
+
+    def patch(self, kind: Kind, name: str, change: Object) -> Object:
+        """JSON merge patch. Raises ClusterLacks."""
+
+    def delete(self, kind: Kind, name: str) -> None:
+        """Delete an object; nothing happens when it is gone."""
+
+    def events(self, kind: Kind, name: str) -> list[Event]:
+        """What the cluster says about an object, the newest last."""
+
+    def watch(self, kind: Kind, selector: str = "", *, limit_s: float) -> Iterator[Change]:
+        """What is there, as ADDED, and then each change, until the limit or the server ends it."""
+
+    def allowed(self, verb: str, group: str, resource: str) -> bool:
+        """Whether we may do this here, as the cluster itself answers."""
+
+    def deployment(self, name: str) -> Deployment:
+        """A Deployment with the state of its rollout. Raises ClusterLacks."""
+        return Deployment.of(needed(self, DEPLOYMENT, name))
+
+    def pods(self, selector: str) -> list[Pod]:
+        """The pods with these labels, by name."""
+        return sorted(map(Pod.of, self.listed(POD, selector)), key=lambda pod: pod.name)
+
+    def config_map(self, name: str) -> ConfigMap:
+        """A ConfigMap. Raises ClusterLacks."""
+        return ConfigMap.of(needed(self, CONFIG_MAP, name))
+
+    def managed_fields(self, kind: Kind, name: str) -> list[FieldOwner]:
+        """Who owns what of an object. Raises ClusterLacks."""
+        return owners(needed(self, kind, name))
+
+    def patch_env(
+        self, deployment: str, container: str, values: Mapping[str, str], *, force: bool = False
+    ) -> Deployment:
+        """Set variables of a Deployment's container, as our flags. Others that we set stay.
+
+        Raises ClusterLacks; ClusterConflict when one belongs to somebody else and not forced.
+        """
+
+        def changed(found: Object) -> Object:
+            live = Deployment.of(found).env(container)
+            ours = {
+                name
+                for owner in owners(found)
+                if owner.manager == FLAGS_MANAGER
+                for where, name in owner.env
+                if where == container
+            }
+            kept = {name: live[name] for name in sorted(ours) if name in live}
+            env = [{"name": name, "value": text} for name, text in {**kept, **values}.items()]
+            spec = {"containers": [{"name": container, "env": env}]}
+            return {"spec": {"template": {"spec": spec}}}
+
+        found = needed(self, DEPLOYMENT, deployment)
+        return Deployment.of(_flagged(self, DEPLOYMENT, found, changed, force))
+
+    def patch_config_map(
+        self, name: str, data: Mapping[str, str], *, force: bool = False
+    ) -> ConfigMap:
+        """Set keys of a ConfigMap, as our flags. Others that we set stay. Made if need be.
+
+        Raises ClusterConflict when a key belongs to somebody else and not forced.
+        """
+
+        def changed(found: Object) -> Object:
+            live = found.get("data", {})
+            mine = [owner for owner in owners(found) if owner.manager == FLAGS_MANAGER]
+            kept = {key: live[key] for owner in mine for key in sorted(owner.data) if key in live}
+            return {"data": {**kept, **data}}
+
+        found = self.get(CONFIG_MAP, name) or {"metadata": {"name": name}}
+        return ConfigMap.of(_flagged(self, CONFIG_MAP, found, changed, force))
+
+
+def needed(cluster: Cluster, kind: Kind, name: str) -> Object:
+    """An object that has to be there. Raises ClusterLacks."""
+    found = cluster.get(kind, name)
+    if found is None:
+        raise ClusterLacks(kind=kind.name, name=name, namespace=cluster.namespace)
+    return found
+
+
+def _flagged(
+    cluster: Cluster, kind: Kind, found: Object, changed: Callable[[Object], Object], force: bool
+) -> Object:
+    """Apply our flags to exactly what was read; read again when it has changed meanwhile."""
+    name = found["metadata"]["name"]
+    for attempt in range(ATTEMPTS):
+        metadata = {"name": name}
+        if version := found["metadata"].get("resourceVersion"):
+            metadata["resourceVersion"] = version
+        manifest = {
+            "apiVersion": kind.api_version,
+            "kind": kind.name,
+            "metadata": metadata,
+            **changed(found),
+        }
+        try:
+            return _over_our_own(cluster, manifest, force)
+        except ClusterChanged:
+            if attempt == ATTEMPTS - 1:
+                raise
+            time.sleep(PAUSE_S * (attempt + random.random()))
+            found = cluster.get(kind, name) or {"metadata": {"name": name}}
+    raise AssertionError("unreachable")
+
+
+def _over_our_own(cluster: Cluster, manifest: Object, force: bool) -> Object:
+    """Flags go over the first values that our own manifests gave them, over nobody else's."""
+    try:
+        return cluster.apply(manifest, manager=FLAGS_MANAGER, force=force)
+    except ClusterConflict as conflict:
+        if not OURS.issuperset(conflict.facts["managers"].split(", ")):
+            raise
+        return cluster.apply(manifest, manager=FLAGS_MANAGER, force=True)

@@ -1,0 +1,48 @@
+"""The gateways of an estate, by the driver that its configuration names."""
+
+import time
+
+from estate.config import Config
+from rollout.flags import Flags, GatewayAdmin
+from rollout.metrics import Metrics, ScrapeMetrics
+from rollout.written import Unfenced, Written
+
+
+def written_of(config: Config) -> Written | None:
+    """Where the flags stand in the cluster; None for gateways with an endpoint of their own.
+
+    Raises ClusterConfigInvalid.
+    """
+    gateway = config.gateway
+    if gateway.driver == "admin":
+        return None
+    from estate.cluster import connect
+    from rollout.pods import ConfigMapFlags, EnvironmentFlags, GatewayPods
+
+    pods = GatewayPods(connect(config), config)
+    if gateway.driver == "config-map":
+        assert gateway.config_map is not None  # the configuration has seen to it
+        return ConfigMapFlags(pods, gateway.config_map)
+    return EnvironmentFlags(pods)
+
+
+def flags_of(config: Config, written: Written | None) -> Flags:
+    """What each gateway serves, and how that is changed."""
+    if written is None:
+        return GatewayAdmin.of(config)
+    settle_s = config.gateway.settle.total_seconds()
+    return Unfenced(written, settle_s, time.monotonic, time.sleep)
+
+
+def metrics_of(config: Config) -> Metrics:
+    """Where the counters come from."""
+    if config.metrics.driver == "prometheus":
+        from rollout.prometheus import PrometheusMetrics
+
+        return PrometheusMetrics.of(config)
+    if config.gateway.driver == "admin" or config.metrics.urls:
+        return ScrapeMetrics.of(config)
+    from estate.cluster import connect
+    from rollout.pods import GatewayPods, PodMetrics
+
+    return PodMetrics(GatewayPods(connect(config), config))

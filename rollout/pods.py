@@ -1,0 +1,223 @@
+"""Gateways as pods of a Deployment, and the two places in a cluster where their flags can stand.
+
+A variable never changes in a process that runs, so what a pod was started with is what it serves:
+the API server knows it exactly. A mounted file does change, so there each pod is asked.
+"""
+
+from collections.abc import Mapping
+from functools import partial
+
+import httpx
+
+from estate.cluster import Cluster, Pod
+from estate.config import Config, DomainConfig
+from estate.errors import SplitctlError, in_one_line
+from rollout import parallel
+from rollout.counters import Snapshot
+from rollout.flags import DomainFlags, GatewayFlags
+from rollout.metrics import ScrapeMetrics
+
+TIMEOUT_S = 2.0
+# A pod of a rolling restart: to start, to be found ready, and to let the old one end.
+ESTIMATED_POD_S = 15.0
+# The kubelet looks at a mounted ConfigMap about once a minute.
+ESTIMATED_FILE_S = 90.0
+PERCENTAGE, EPOCH = "gateway_flag_percentage", "gateway_flag_epoch"
+WORDS = frozenset(("true", "1", "yes", "on"))
+
+
+class GatewayPods:
+    """The pods of the gateways' Deployment."""
+
+    def __init__(self, cluster: Cluster, config: Config) -> None:
+        gateway = config.gateway
+        assert gateway.deployment is not None  # the configuration has seen to it
+        self.cluster, self.deployment = cluster, gateway.deployment
+        self.container, self.port = gateway.container, gateway.port
+        self.domains: Mapping[str, DomainConfig] = config.domains
+
+    def all(self) -> list[Pod]:
+        """Those that are there, ending ones too. Raises what a cluster raises."""
+        return self.cluster.pods(self.cluster.deployment(self.deployment).selector)
+
+    def page(self, pod: Pod, path: str) -> str:
+        """The address of one of its pages."""
+        return f"http://{pod.ip}:{self.port}{path}"
+
+    def incomplete(self) -> list[str]:
+        """What the Deployment still lacks: pods that are not ready, too few, or too many."""
+        deployment = self.cluster.deployment(self.deployment)
+        pods = self.cluster.pods(deployment.selector)
+        told = [_told(pod) for pod in pods if pod.ending or not pod.ready]
+        if not told and not deployment.complete:
+            told = [
+                f"deployment {self.deployment}: {deployment.updated} of {deployment.wanted} pods "
+                f"are of the newest template, {deployment.available} are available"
+            ]
+        return told
+
+
+def _told(pod: Pod) -> str:
+    if pod.ending:
+        return f"pod {pod.name} is ending"
+    reasons = [f"{c.waiting}: {c.message}".strip(": ") for c in pod.containers if c.waiting]
+    return f"pod {pod.name} is not ready ({'; '.join(reasons) or pod.phase or 'pending'})"
+
+
+def of_environment(domain: DomainConfig, values: Mapping[str, str]) -> DomainFlags:
+    """The flags that stand in variables; what is not set, or is no number, is 0."""
+    return DomainFlags(
+        enabled=values.get(domain.flag, "").strip().lower() in WORDS,
+        percentage=_number(values.get(domain.percentage, "")),
+        epoch=_number(values.get(domain.epoch_name, "")),
+    )
+
+
+def to_environment(domain: DomainConfig, flags: DomainFlags) -> dict[str, str]:
+    """The variables that say these flags."""
+    return {
+        domain.flag: "true" if flags.enabled else "false",
+        domain.percentage: str(flags.percentage),
+        domain.epoch_name: str(flags.epoch),
+    }
+
+
+def _number(text: str) -> int:
+    text = text.strip()
+    return int(text) if text.isascii() and text.isdigit() else 0
+
+
+def _differing(gateways: list[GatewayFlags], domain: str, flags: DomainFlags) -> list[str]:
+    told = []
+    for gateway in gateways:
+        found = gateway.domains.get(domain)
+        if found is None:
+            told.append(f"{gateway.url}: {gateway.problem or 'it does not tell'}")
+        elif (found.served, found.epoch) != (flags.served, flags.epoch):
+            told.append(f"{gateway.url} serves {found.served} % under epoch {found.epoch}")
+    return told
+
+
+class EnvironmentFlags:
+    """Variables of the Deployment, like `kubectl set env`. A change is a rolling restart."""
+
+    name = "environment"
+
+    def __init__(self, pods: GatewayPods) -> None:
+        self._pods = pods
+
+    def write(self, domain: str, flags: DomainFlags) -> None:
+        """Server-side apply under a field manager of our own. Raises what a cluster raises."""
+        values = to_environment(self._pods.domains[domain], flags)
+        self._pods.cluster.patch_env(self._pods.deployment, self._pods.container, values)
+
+    def served(self) -> list[GatewayFlags]:
+        """What each pod was started with."""
+        try:
+            pods = self._pods.all()
+        except SplitctlError as error:
+            return [GatewayFlags("cluster", reachable=False, problem=str(error))]
+        return [self._of(pod) for pod in pods]
+
+    def _of(self, pod: Pod) -> GatewayFlags:
+        values = pod.env(self._pods.container)
+        found = {
+            name: of_environment(domain, values) for name, domain in self._pods.domains.items()
+        }
+        return GatewayFlags(f"pod {pod.name}", pod.name, True, found)
+
+    def unsettled(self, domain: str, flags: DomainFlags) -> list[str]:
+        """Pods of an older template, those that end or are not ready, and what the API hides."""
+        try:
+            return _differing(self.served(), domain, flags) + self._pods.incomplete()
+        except SplitctlError as error:
+            return [str(error)]
+
+    def takes_s(self) -> float:
+        """A while for each pod."""
+        return ESTIMATED_POD_S * _wanted(self._pods)
+
+
+class ConfigMapFlags:
+    """Keys of a ConfigMap that the pods have mounted. Each pod reads the change in its own time."""
+
+    name = "config-map"
+
+    def __init__(self, pods: GatewayPods, config_map: str) -> None:
+        self._pods, self._config_map = pods, config_map
+        self._client = httpx.Client(timeout=TIMEOUT_S, trust_env=False)
+
+    def write(self, domain: str, flags: DomainFlags) -> None:
+        """Server-side apply under a field manager of our own. Raises what a cluster raises."""
+        values = to_environment(self._pods.domains[domain], flags)
+        self._pods.cluster.patch_config_map(self._config_map, values)
+
+    def served(self) -> list[GatewayFlags]:
+        """What each pod tells on its metrics page."""
+        try:
+            pods = self._pods.all()
+        except SplitctlError as error:
+            return [GatewayFlags("cluster", reachable=False, problem=str(error))]
+        tasks = {pod.name: partial(self._ask, pod) for pod in pods}
+        outcomes = parallel.gather(tasks, 2 * TIMEOUT_S)
+        return [
+            outcome.value
+            or GatewayFlags(f"pod {name}", reachable=False, problem=in_one_line(outcome.error))
+            for name, outcome in outcomes.items()
+        ]
+
+    def _ask(self, pod: Pod) -> GatewayFlags:
+        from prometheus_client.parser import text_string_to_metric_families
+
+        answer = self._client.get(self._pods.page(pod, "/metrics"))
+        answer.raise_for_status()
+        told: dict[str, dict[str, int]] = {PERCENTAGE: {}, EPOCH: {}}
+        for family in text_string_to_metric_families(answer.text):
+            for sample in family.samples:
+                if sample.name in told:
+                    told[sample.name][sample.labels.get("domain", "")] = int(sample.value)
+        found = {
+            name: DomainFlags(True, percentage, told[EPOCH].get(name, 0))
+            for name, percentage in told[PERCENTAGE].items()
+        }
+        return GatewayFlags(f"pod {pod.name}", pod.name, True, found)
+
+    def unsettled(self, domain: str, flags: DomainFlags) -> list[str]:
+        """Pods that tell of something else, do not answer, end, or are not ready."""
+        try:
+            return _differing(self.served(), domain, flags) + self._pods.incomplete()
+        except SplitctlError as error:
+            return [str(error)]
+
+    def takes_s(self) -> float:
+        """As long as the slowest kubelet."""
+        return ESTIMATED_FILE_S
+
+
+def _wanted(pods: GatewayPods) -> int:
+    try:
+        return max(1, pods.cluster.deployment(pods.deployment).wanted)
+    except SplitctlError:
+        return 1
+
+
+class PodMetrics:
+    """The metrics pages of the gateways' pods, found anew at each look."""
+
+    def __init__(self, pods: GatewayPods) -> None:
+        self._pods = pods
+        self._pages: tuple[str, ...] = ()
+        self._scraping = ScrapeMetrics(())
+
+    def scrape(self) -> Snapshot:
+        """One look at every pod that customers are sent to; a cluster that is away is told."""
+        try:
+            serving = [pod for pod in self._pods.all() if pod.ready and not pod.ending]
+        except SplitctlError as error:
+            return Snapshot(problems={"cluster": str(error)})
+        pages = tuple(self._pods.page(pod, "/metrics") for pod in serving)
+        if pages != self._pages:
+            self._pages, self._scraping = pages, ScrapeMetrics(pages)
+        if not pages:
+            return Snapshot(problems={self._pods.deployment: "no pod is ready"})
+        return self._scraping.scrape()

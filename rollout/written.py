@@ -1,0 +1,182 @@
+"""Flags that are written in one place and reach the gateways in their own time: no fence.
+
+`Written` is such a place. `Unfenced` shows it to whoever only looks at flags, or puts them.
+"""
+
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol, TypeVar
+
+from estate.errors import SplitctlError
+from rollout.flags import Answer, Cost, DomainFlags, Fence, GatewayFlags
+
+T = TypeVar("T")
+LOOK_EVERY_S = 0.5
+
+
+class Written(Protocol):
+    """Where the flags stand, and what every gateway made of them."""
+
+    name: str
+
+    def write(self, domain: str, flags: DomainFlags) -> None:
+        """Ask for these flags. Raises SplitctlError; then it is not known whether they stand."""
+
+    def served(self) -> list[GatewayFlags]:
+        """What each gateway serves; those that end, or are not ready yet, too. Never raises."""
+
+    def unsettled(self, domain: str, flags: DomainFlags) -> list[str]:
+        """What is missing until every gateway serves these and no other, each as a sentence."""
+
+    def takes_s(self) -> float:
+        """How long a change takes until every gateway serves it, as far as can be told before."""
+
+
+def settle(
+    written: Written,
+    domain: str,
+    flags: DomainFlags,
+    limit_s: float,
+    clock: Callable[[], float],
+    sleep: Callable[[float], None],
+) -> list[str]:
+    """Wait until every gateway serves these flags; returns what is missing at the limit."""
+    deadline = clock() + limit_s
+    while True:
+        missing = written.unsettled(domain, flags)
+        if not missing or clock() >= deadline:
+            return missing
+        sleep(LOOK_EVERY_S)
+
+
+class Unfenced:
+    """A place of flags as `Flags`. It has no fence: whoever asks for one is refused."""
+
+    def __init__(
+        self,
+        written: Written,
+        limit_s: float,
+        clock: Callable[[], float],
+        sleep: Callable[[float], None],
+    ) -> None:
+        self.written = written
+        self._limit_s, self._clock, self._sleep = limit_s, clock, sleep
+
+    @property
+    def urls(self) -> Sequence[str]:
+        """The gateways there are at the moment."""
+        return tuple(gateway.url for gateway in self.written.served())
+
+    def served(self) -> list[GatewayFlags]:
+        """What each gateway serves."""
+        return self.written.served()
+
+    def put(
+        self, domain: str, flags: DomainFlags, only: Collection[str] | None = None
+    ) -> list[Answer[DomainFlags]]:
+        """Write the flags and wait until every gateway serves them."""
+        del only  # there is one place for all of them
+        try:
+            self.written.write(domain, flags)
+        except SplitctlError as error:
+            return [Answer(self.written.name, problem=str(error))]
+        missing = settle(self.written, domain, flags, self._limit_s, self._clock, self._sleep)
+        if missing:
+            return [Answer(self.written.name, problem="; ".join(missing))]
+        return [Answer(self.written.name, value=flags)]
+
+    def fences(self, domain: str) -> list[Answer[Fence]]:
+        """None stands."""
+        del domain
+        return []
+
+    def fence(
+        self, domain: str, epoch: int, low: int, high: int, lease_ms: int, holder: str
+    ) -> list[Answer[Fence]]:
+        """Refused."""
+        del domain, epoch, low, high, lease_ms, holder
+        return self._refused()
+
+    def confirm(self, domain: str, epoch: int, lease_ms: int) -> list[Answer[Fence]]:
+        """Refused."""
+        del domain, epoch, lease_ms
+        return self._refused()
+
+    def switch(
+        self, domain: str, flags: DomainFlags, only: Collection[str] | None = None
+    ) -> list[Answer[Cost]]:
+        """Refused."""
+        del domain, flags, only
+        return self._refused()
+
+    def forgo(self, domain: str, epoch: int) -> list[Answer[DomainFlags]]:
+        """Refused."""
+        del domain, epoch
+        return self._refused()
+
+    def release(
+        self, domain: str, epoch: int, only: Collection[str] | None = None
+    ) -> list[Answer[Cost]]:
+        """Refused."""
+        del domain, epoch, only
+        return self._refused()
+
+    def rollback(
+        self,
+        domain: str,
+        epoch: int,
+        percentage: int,
+        hold_ms: int,
+        only: Collection[str] | None = None,
+    ) -> list[Answer[Fence]]:
+        """Refused: there is nothing that could hold those who return."""
+        del domain, epoch, percentage, hold_ms, only
+        return self._refused()
+
+    def _refused(self) -> list[Answer[T]]:
+        problem = f"driver {self.written.name} has no fence"
+        return [Answer(self.written.name, problem=problem, refused=True)]
+
+
+@dataclass
+class InMemoryWritten:
+    """A place in memory. A gateway in `stuck` keeps what it serves, whatever is written.
+
+    `before` is called with each act's name before it is done; it may raise.
+    """
+
+    gateways: dict[str, dict[str, DomainFlags]]
+    name: str = "memory"
+    stuck: set[str] = field(default_factory=set)
+    away: SplitctlError | None = None
+    log: list[str] = field(default_factory=list)
+    before: Callable[[str], None] = lambda _: None
+
+    def write(self, domain: str, flags: DomainFlags) -> None:
+        """At once, at every gateway that is not stuck."""
+        self.before("write")
+        if self.away is not None:
+            raise self.away
+        self.log.append(f"write {flags.served}")
+        for name, domains in self.gateways.items():
+            if name not in self.stuck:
+                domains[domain] = flags
+
+    def served(self) -> list[GatewayFlags]:
+        """What each gateway serves."""
+        if self.away is not None:
+            return [GatewayFlags(self.name, reachable=False, problem=str(self.away))]
+        return [GatewayFlags(name, name, True, dict(d)) for name, d in self.gateways.items()]
+
+    def unsettled(self, domain: str, flags: DomainFlags) -> list[str]:
+        """Gateways that serve something else."""
+        self.before("look")
+        return [
+            f"{name} serves {domains[domain].served} %"
+            for name, domains in self.gateways.items()
+            if domains[domain] != flags
+        ]
+
+    def takes_s(self) -> float:
+        """At once."""
+        return 0.0

@@ -1,0 +1,105 @@
+"""Whose customer is it? A service answers 421 to one whom its database does not own.
+
+A gateway's flags say where a customer is sent, the owner's row in the database where he belongs.
+Flags may be late, and differ from gateway to gateway while they change; the row is one, and moves
+in a transaction. So each transaction asks it first: what was written is the owner's, always, and a
+gateway that is told 421 (RFC 9110, 15.5.20) asks the other side.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from psycopg import AsyncConnection, errors
+
+from services.problems import Problem
+
+Side = Literal["old", "new"]
+SIDES: tuple[Side, ...] = ("old", "new")
+# The first part of a path, and the domain that it belongs to.
+DOMAINS = {"carts": "checkout", "checkouts": "checkout", "returns": "return"}
+# A gateway asks with this whether something has crossed: also the side that does not own it tells.
+CROSSING = "x-crossing"
+
+CARRIED = "SELECT to_regprocedure('splitctl_sync.serves(text,text,text)') IS NOT NULL"
+OWNS = "SELECT splitctl_sync.owns(%s, %s, %s)"
+SERVES = "SELECT splitctl_sync.serves(%s, %s, %s)"
+GONE = (errors.UndefinedFunction, errors.InvalidSchemaName, errors.UndefinedTable)
+
+Connection = AsyncConnection[tuple[Any, ...]]
+
+
+class Misdirected(Problem):
+    """Another side's database owns this customer; nothing was done here."""
+
+    status = 421
+
+
+@dataclass(frozen=True, slots=True)
+class Customer:
+    """Who is being served, and of which domain."""
+
+    domain: str
+    route: str
+
+
+_served: ContextVar[Customer | None] = ContextVar("served", default=None)
+
+
+@contextmanager
+def serving(customer: Customer | None) -> Iterator[None]:
+    """Whose request the transactions in here belong to; None: nobody's that could have moved."""
+    token = _served.set(customer)
+    try:
+        yield
+    finally:
+        _served.reset(token)
+
+
+class Owners:
+    """Asks the database whether this side owns who is being served.
+
+    Before sync is enabled, and after it was torn down, there is nobody to ask: everybody is served.
+    """
+
+    def __init__(self, side: Side) -> None:
+        self._side = side
+        self._carried = False
+
+    async def before_writing(self, connection: Connection) -> None:
+        """The first statement of a transaction. The answer holds until its end. Raises Misdirected.
+
+        The owner's row cannot move meanwhile: a step waits for this transaction.
+        """
+        await self._ask(connection, OWNS)
+
+    async def before_reading(self, connection: Connection) -> None:
+        """The same for one that changes nothing, which no step has to wait for."""
+        await self._ask(connection, SERVES)
+
+    def forget(self, error: BaseException) -> bool:
+        """Whether the error says that sync was torn down just now: then ask anew."""
+        if self._carried and isinstance(error, GONE):
+            self._carried = False
+            return True
+        return False
+
+    async def _ask(self, connection: Connection, question: str) -> None:
+        customer = _served.get()
+        if customer is None:
+            return
+        if not self._carried:
+            self._carried = await _truth(connection, CARRIED, ())
+        if not self._carried:
+            return
+        values = (customer.domain, customer.route, self._side)
+        if not await _truth(connection, question, values):
+            raise Misdirected("misdirected", f"the {self._side} side does not serve this customer")
+
+
+async def _truth(connection: Connection, question: str, values: tuple[str, ...]) -> bool:
+    cursor = await connection.execute(question, values)
+    row = await cursor.fetchone()
+    return row is not None and bool(row[0])

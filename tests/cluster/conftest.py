@@ -1,0 +1,128 @@
+"""A real API server for the tests of this folder, and pods as processes.
+
+`api_server` (session): the kubeconfig of its administrator, started once. SPLITCTL_TEST_KUBECONFIG
+    names another cluster instead: one without kubelets, whose scheduler would be in the way.
+`namespace`: a new namespace as a `Namespace`: `.name`, `.api`, `.cluster` (as the administrator),
+    `.cluster_as(account)`, `.kubeconfig_of(account)`. It is deleted after the test.
+`kubelet`: runs the pods of that namespace, see `tests.cluster.kubelet`; `new_kubelet(...)` makes
+    one with other settings.
+"""
+
+import secrets
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from estate.cluster import KubernetesCluster, Object
+from estate.cluster.api import Api
+from estate.config import ClusterConfig
+from rehearsal.children import wait_until
+from tests.cluster import binaries
+from tests.cluster.kubelet import Kubelet
+from tests.cluster.server import Server, account_kubeconfig, open_api
+
+HERE = Path(__file__).parent
+ROOT = HERE.parents[1]
+NAMESPACES = "/api/v1/namespaces"
+IMAGES = {
+    f"splitctl/{name}": (sys.executable, "-m", f"services.{name}")
+    for name in ("gateway", "order", "checkout", "returns", "jobs", "partners")
+}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """One cluster for all of these tests, however many processes share out the others."""
+    for item in items:
+        if item.path.is_relative_to(HERE):
+            item.add_marker(pytest.mark.cluster)
+            item.add_marker(pytest.mark.xdist_group("tests/cluster"))
+
+
+@pytest.fixture(scope="session")
+def api_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The kubeconfig of the administrator."""
+    other = binaries.other_cluster()
+    if other is not None:
+        yield other
+        return
+    if lacking := binaries.missing():
+        pytest.skip(f"no {', '.join(lacking)} in {binaries.directory()}: make system builds them")
+    server = Server(tmp_path_factory.mktemp("cluster"), binaries.directory())
+    try:
+        server.start()
+        yield server.kubeconfig
+    finally:
+        server.stop()
+
+
+@dataclass(frozen=True)
+class Namespace:
+    """A namespace of one test, as the administrator sees it."""
+
+    name: str
+    kubeconfig: Path
+    directory: Path
+
+    @property
+    def api(self) -> Api:
+        """A connection of its own."""
+        return open_api(self.kubeconfig, self.name)
+
+    @property
+    def cluster(self) -> KubernetesCluster:
+        """What the tool would work with, if it were the administrator."""
+        return KubernetesCluster(self.api)
+
+    def kubeconfig_of(self, account: str) -> Path:
+        """The kubeconfig of a service account."""
+        path = self.directory / f"{account}.kubeconfig"
+        return account_kubeconfig(self.kubeconfig, self.name, account, path)
+
+    def cluster_as(self, account: str) -> KubernetesCluster:
+        """What the tool works with as a service account."""
+        return KubernetesCluster.of(ClusterConfig(kubeconfig=self.kubeconfig_of(account)))
+
+
+@pytest.fixture
+def namespace(api_server: Path, tmp_path: Path) -> Iterator[Namespace]:
+    """A new namespace in which pods may be made."""
+    name = f"t-{secrets.token_hex(4)}"
+    made = Namespace(name, api_server, tmp_path)
+    api = made.api
+    body: Object = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}
+    api.call("POST", NAMESPACES, body=body)
+    account = f"{NAMESPACES}/{name}/serviceaccounts/default"
+    assert wait_until(lambda: api.call("GET", account) is not None, 30.0)
+    yield made
+    api.call("DELETE", f"{NAMESPACES}/{name}")
+    api.close()
+
+
+@pytest.fixture
+def new_kubelet(namespace: Namespace, tmp_path: Path) -> Iterator[Callable[..., Kubelet]]:
+    """A function that starts a kubelet with settings of its own; they end with the test."""
+    made: list[Kubelet] = []
+
+    def start(**settings: Any) -> Kubelet:
+        kubelet = Kubelet(
+            namespace.api,
+            tmp_path / f"kubelet-{len(made)}",
+            **{"working_directory": ROOT, "images": IMAGES, **settings},
+        )
+        made.append(kubelet)
+        kubelet.start()
+        return kubelet
+
+    yield start
+    for kubelet in made:
+        kubelet.stop()
+
+
+@pytest.fixture
+def kubelet(new_kubelet: Callable[..., Kubelet]) -> Kubelet:
+    """Runs the pods of the test's namespace."""
+    return new_kubelet()

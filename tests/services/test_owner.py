@@ -1,0 +1,266 @@
+"""Services that refuse customers whom their database does not own, and a gateway that then asks the
+other side: whatever its flags say, a customer is served where he belongs."""
+
+import threading
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import httpx
+import psycopg
+import pytest
+
+from migrator import control, ownership
+from migrator.mapping import Side as SideName
+from migrator.ownership import bucket
+from rehearsal.postgres import free_port
+from services.gateway.app import Gateway
+from services.gateway.app import Settings as GatewaySettings
+from services.gateway.flags import DomainFlags
+from services.web import Settings
+from tests.services.conftest import BUILD, Host, Json, Shop
+
+SIDES: dict[str, SideName] = {"order": "old", "checkout": "new", "return": "new"}
+DATABASES: dict[SideName, str] = {"old": "order", "new": "checkout"}
+TOKEN = "t0ken"
+NOWHERE = "http://127.0.0.1:9"
+
+
+@dataclass
+class Owned:
+    """Services that ask their databases, and a gateway before them whose flags are at 0 %."""
+
+    shop: Shop
+    urls: dict[str, str]
+    gateway: str
+    http: httpx.Client
+    host: Host
+    epoch: int = 1
+
+    def own(self, side: SideName, percentage: int, epoch: int) -> None:
+        """Move the owner on one side."""
+        with self.shop_connection(DATABASES[side]) as connection:
+            ownership.switch(connection, "checkout", 100 * percentage, epoch)
+
+    def own_both(self, percentage: int) -> None:
+        """Move the owner on both sides."""
+        self.epoch += 1
+        for side in DATABASES:
+            self.own(side, percentage, self.epoch)
+
+    def shop_connection(self, database: str) -> psycopg.Connection[Any]:
+        return psycopg.connect(self.shop.dsns[database], autocommit=True)
+
+    def call(self, base: str, method: str, path: str, who: Json, body: Any = None) -> Any:
+        return self.http.request(method, base + path, headers=who, json=body)
+
+    def through(self, method: str, path: str, who: Json, body: Any = None) -> Any:
+        return self.call(self.gateway, method, path, who, body)
+
+    def another_gateway(self, flags: DomainFlags, **changes: Any) -> str:
+        """Its address; its flags are as they are, whoever owns whom."""
+        port = free_port()
+        made = GatewaySettings(
+            instance=f"gateway-{port}",
+            token=TOKEN,
+            order_url=self.urls["order"],
+            new_urls={"checkout": self.urls["checkout"], "return": self.urls["return"]},
+            flags={"checkout": flags, "return": DomainFlags(True, 0, 1)},
+            owners_refuse=True,
+        )
+        self.host.serve(Gateway(replace(made, **changes)), port)
+        return f"http://127.0.0.1:{port}"
+
+
+@pytest.fixture
+def owned(shop: Shop) -> Iterator[Owned]:
+    for database in shop.dsns:
+        with psycopg.connect(shop.dsns[database], autocommit=True) as connection:
+            control.install(connection)
+            for domain in ("checkout", "return"):
+                ownership.create(connection, domain)
+    host = Host()
+    urls = {name: f"http://127.0.0.1:{free_port()}" for name in BUILD}
+    try:
+        for name, build in BUILD.items():
+            settings = Settings(
+                service=name,
+                database_url=shop.dsns[name],
+                partners_url=shop.urls["partners"],
+                order_url=urls["order"],
+                side=SIDES[name],
+            )
+            host.serve(build(settings).app(), int(urls[name].rsplit(":", 1)[1]))
+        with httpx.Client(timeout=20) as http:
+            made = Owned(shop, urls, "", http, host)
+            made.gateway = made.another_gateway(DomainFlags(True, 0, 1))
+            yield made
+    finally:
+        host.stop()
+        for database in shop.dsns:
+            with psycopg.connect(shop.dsns[database], autocommit=True) as connection:
+                control.drop(connection)
+
+
+def customer_of(fits: Callable[[int], bool]) -> Json:
+    """Headers of a new customer whose bucket fits."""
+    while True:
+        customer = str(uuid.uuid4())
+        if fits(bucket(customer)):
+            return {"X-Customer-Id": customer}
+
+
+def served_by(answer: httpx.Response) -> str:
+    return answer.headers["x-served-by"].split("/")[1]
+
+
+def carts_of(owned: Owned, who: Json, side: SideName) -> int:
+    table = {"old": "cart_sessions", "new": "carts"}[side]
+    statement = f"SELECT count(*) FROM {table} WHERE customer_id::text = %s"
+    return int(owned.shop.sql(DATABASES[side], statement, [who["X-Customer-Id"]])[0][0])
+
+
+def test_a_service_refuses_customers_of_the_other_side(owned: Owned) -> None:
+    owned.own_both(50)
+    moved = customer_of(lambda number: number < 5000)
+    stayed = customer_of(lambda number: number >= 5000)
+    for who, owner, other in ((moved, "checkout", "order"), (stayed, "order", "checkout")):
+        made = owned.call(owned.urls[owner], "POST", "/carts", who)
+        refused = owned.call(owned.urls[other], "POST", "/carts", who)
+        assert (made.status_code, refused.status_code) == (201, 421)
+        assert refused.json()["error"] == "misdirected"
+        path = f"/carts/{made.json()['id']}"
+        assert owned.call(owned.urls[owner], "GET", path, who).status_code == 200
+        assert owned.call(owned.urls[other], "GET", path, who).status_code == 421
+        assert carts_of(owned, who, SIDES[other]) == 0
+
+
+def test_everybody_is_served_before_sync_is_enabled_and_after_it_was_torn_down(
+    owned: Owned,
+) -> None:
+    owned.own_both(100)
+    who = customer_of(lambda _: True)
+    assert owned.call(owned.urls["order"], "POST", "/carts", who).status_code == 421
+    for database in owned.shop.dsns:
+        with owned.shop_connection(database) as connection:
+            control.drop(connection)
+    for _ in range(2):
+        assert owned.call(owned.urls["order"], "POST", "/carts", who).status_code == 201
+        path = f"/carts/{uuid.uuid4()}"
+        assert owned.call(owned.urls["order"], "GET", path, who).status_code == 404
+
+
+def test_orders_belong_to_nobody_who_moves(owned: Owned) -> None:
+    owned.own_both(100)
+    who = customer_of(lambda _: True)
+    answer = owned.call(owned.urls["order"], "GET", f"/orders/{uuid.uuid4()}", who)
+    assert answer.status_code == 404
+
+
+@pytest.mark.parametrize("flag", [0, 10, 100])
+def test_a_customer_is_served_by_his_owner_whatever_the_flags_say(owned: Owned, flag: int) -> None:
+    owned.own_both(50)
+    gateway = owned.another_gateway(DomainFlags(True, flag, 1))
+    for fits, side in ((lambda n: n < 5000, "new"), (lambda n: n >= 5000, "old")):
+        who = customer_of(fits)
+        made = owned.call(gateway, "POST", "/carts", who)
+        assert (made.status_code, served_by(made)) == (201, side)
+        item = {"product_sku": "SKU-1", "quantity": 1}
+        path = f"/carts/{made.json()['id']}/items"
+        assert owned.call(gateway, "POST", path, who, item).status_code == 201
+    page = httpx.get(f"{gateway}/metrics").text
+    for side in ("old", "new"):
+        assert f'gateway_customers{{domain="checkout",side="{side}"}} 1.0' in page
+
+
+def test_while_the_owner_moves_a_customer_waits_and_is_served(owned: Owned) -> None:
+    owned.own_both(0)
+    owned.epoch += 1
+    who = customer_of(lambda _: True)
+    owned.own("old", 100, owned.epoch)
+    answers: list[httpx.Response] = []
+    asking = threading.Thread(target=lambda: answers.append(owned.through("POST", "/carts", who)))
+    asking.start()
+    asking.join(0.2)
+    assert asking.is_alive()
+    owned.own("new", 100, owned.epoch)
+    asking.join(10)
+    assert [(a.status_code, served_by(a)) for a in answers] == [(201, "new")]
+
+
+def test_the_owner_moves_only_after_a_write_under_way(owned: Owned) -> None:
+    owned.own_both(0)
+    owned.epoch += 1
+    who = customer_of(lambda _: True)
+    cart = owned.through("POST", "/carts", who).json()["id"]
+    path, item = f"/carts/{cart}/items", {"product_sku": "SKU-1", "quantity": 1}
+    added: list[httpx.Response] = []
+    with owned.shop_connection("order") as held, held.transaction():
+        held.execute("SELECT FROM cart_sessions WHERE id = %s FOR UPDATE", [cart])
+        adding = threading.Thread(
+            target=lambda: added.append(owned.through("POST", path, who, item))
+        )
+        adding.start()
+        _until_somebody_waits(owned, held)
+        moving = threading.Thread(target=lambda: owned.own("old", 100, owned.epoch))
+        moving.start()
+        moving.join(0.3)
+        assert moving.is_alive()
+    adding.join(10)
+    moving.join(10)
+    assert [(a.status_code, served_by(a)) for a in added] == [(201, "old")]
+    counted = "SELECT count(*) FROM cart_items WHERE cart_session_id = %s"
+    assert owned.shop.sql("order", counted, [cart]) == [(1,)]
+
+
+def _until_somebody_waits(owned: Owned, held: psycopg.Connection[Any]) -> None:
+    waiting = """
+        SELECT count(*) FROM pg_stat_activity WHERE %s = ANY (pg_blocking_pids(pid))
+    """
+    pid = held.info.backend_pid
+    limit = threading.Event()
+    for _ in range(500):
+        if owned.shop.sql("order", waiting, [pid]) != [(0,)]:
+            return
+        limit.wait(0.02)
+    raise AssertionError("nobody waits")
+
+
+def test_a_side_that_cannot_be_reached_is_not_in_the_way_of_the_other(owned: Owned) -> None:
+    """After a rollback the gateways may still be told to ask a new side that is dead."""
+    owned.own_both(0)
+    gateway = owned.another_gateway(
+        DomainFlags(True, 100, 1), new_urls={"checkout": NOWHERE, "return": NOWHERE}
+    )
+    who = customer_of(lambda _: True)
+    answer = owned.call(gateway, "POST", "/carts", who)
+    assert (answer.status_code, served_by(answer)) == (201, "old")
+
+
+def test_a_dead_owner_is_told_and_nobody_else_writes(owned: Owned) -> None:
+    owned.own_both(100)
+    gateway = owned.another_gateway(
+        DomainFlags(True, 100, 1), new_urls={"checkout": NOWHERE, "return": NOWHERE}
+    )
+    who = customer_of(lambda _: True)
+    assert owned.call(gateway, "POST", "/carts", who).status_code == 502
+    assert carts_of(owned, who, "old") == 0
+
+
+def test_a_merge_finds_both_owners_whatever_the_flags_say(owned: Owned) -> None:
+    owned.own_both(100)
+    guest, who = {"X-Guest-Token": uuid.uuid4().hex}, customer_of(lambda _: True)
+    carts = [owned.through("POST", "/carts", each).json()["id"] for each in (guest, who)]
+    item = {"product_sku": "SKU-1", "quantity": 2}
+    added = owned.through("POST", f"/carts/{carts[0]}/items", guest, item)
+    assert (added.status_code, served_by(added)) == (201, "new")
+    body = {"guest_cart_id": carts[0]}
+    merged = owned.through("POST", f"/carts/{carts[1]}/merge", guest | who, body)
+    assert (merged.status_code, served_by(merged)) == (200, "new")
+    assert [line["quantity"] for line in merged.json()["items"]] == [2]
+
+
+def test_only_a_gateway_may_look_across(owned: Owned) -> None:
+    who = customer_of(lambda _: True) | {"X-Crossing": "1"}
+    assert owned.through("GET", f"/carts/{uuid.uuid4()}", who).status_code == 400
