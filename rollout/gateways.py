@@ -3,9 +3,8 @@
 import time
 
 from estate.config import Config
-from rollout import metrics
 from rollout.flags import Flags, GatewayAdmin
-from rollout.metrics import Metrics
+from rollout.metrics import Metrics, ScrapeMetrics
 from rollout.provenance import Provenance, Unknown
 from rollout.written import Unfenced, Written
 
@@ -47,10 +46,13 @@ def provenance_of(config: Config) -> Provenance:
 
 
 def metrics_of(config: Config) -> Metrics:
-    """Where the counters come from: by default the pages of the gateways there are."""
-    told = config.metrics.urls or config.metrics.driver != "scrape"
-    if config.gateway.driver == "admin" or told:
-        return metrics.of(config)
+    """Where the counters come from."""
+    if config.metrics.driver == "prometheus":
+        from rollout.prometheus import PrometheusMetrics
+
+        return PrometheusMetrics.of(config)
+    if config.gateway.driver == "admin" or config.metrics.urls:
+        return ScrapeMetrics.of(config)
     from estate.cluster import connect
     from rollout.pods import GatewayPods, PodMetrics
 

@@ -23,15 +23,6 @@ class Metrics(Protocol):
         """One look at every gateway; one that does not answer is told, not guessed."""
 
 
-def of(config: Config) -> Metrics:
-    """Where this estate's counters come from. Nothing is opened yet."""
-    if config.metrics.driver == "prometheus":
-        from rollout.prometheus import PrometheusMetrics
-
-        return PrometheusMetrics.of(config)
-    return ScrapeMetrics.of(config)
-
-
 @dataclass
 class InMemoryMetrics:
     """A look that was set by hand."""

@@ -93,11 +93,7 @@ def of_names(data: dict[str, Any]) -> Iterator[Problem]:
                 yield Problem(
                     f"gates.{number}.domains", f"no domain '{name}'", f"There are: {known}."
                 )
-    flows = data.get("flows")
-    for name in tables(flows, "urls") if isinstance(flows, dict) else {}:
-        if name not in domains:
-            known = ", ".join(domains) or "none"
-            yield Problem(f"flows.urls.{name}", f"no domain '{name}'", f"There are: {known}.")
+    yield from _of_gateways(data)
     observe = data.get("observe")
     panels = observe.get("panels") if isinstance(observe, dict) else None
     for number, panel in enumerate(panels if isinstance(panels, list) else []):
@@ -105,6 +101,22 @@ def of_names(data: dict[str, Any]) -> Iterator[Problem]:
         if isinstance(shown, str) and shown not in domains:
             key, known = f"observe.panels.{number}.domain", ", ".join(domains) or "none"
             yield Problem(key, f"no domain '{shown}'", f"There are: {known}.")
+    flows = data.get("flows")
+    for name in tables(flows, "urls") if isinstance(flows, dict) else {}:
+        if name not in domains:
+            known = ", ".join(domains) or "none"
+            yield Problem(f"flows.urls.{name}", f"no domain '{name}'", f"There are: {known}.")
+
+
+def _of_gateways(data: dict[str, Any]) -> Iterator[Problem]:
+    """A gateway that Prometheus does not scrape is missed only if somebody knows of it."""
+    metrics, gateway = data.get("metrics"), data.get("gateway")
+    if not isinstance(metrics, dict) or not isinstance(gateway, dict):
+        return
+    told = metrics.get("gateways") or metrics.get("instances") or gateway.get("urls")
+    if metrics.get("driver") == "prometheus" and not told:
+        reason = "nobody says how many gateways there must be"
+        yield Problem("metrics.gateways", reason, "Say how many Prometheus must see.")
 
 
 def tables(data: dict[str, Any], section: str) -> dict[str, dict[str, Any]]:

@@ -1,5 +1,6 @@
 """Real Prometheus and Alertmanager over pages that the test fills."""
 
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -73,24 +74,26 @@ def configure(
 ) -> Configure:
     """A function that writes a configuration with gates and [observe], and loads it.
 
-    configure(metrics="url = ...", interval="15s", receiver="http://...", extra="...")
+    configure(metrics="url = ...", interval="15s", receiver="http://...", gateway="urls = ...")
     """
 
     def work(
         *, metrics: str = "", interval: str = "15s", receiver: str = "http://127.0.0.1:1",
-        extra: str = "",
+        extra: str = "", gateway: str = "",
     ) -> Config:  # fmt: skip
         monkeypatch.setenv("SPLITCTL_STATE_DIR", str(tmp_path / "state"))
         (tmp_path / "page.key").write_text("a-routing-key")
         (tmp_path / "chat.url").write_text(f"{receiver}/chat")
         observed = OBSERVED.format(interval=interval, directory=tmp_path, receiver=receiver)
-        return load(
-            write_config(
-                databases={"a": f"{NOWHERE} application_name=a", "b": NOWHERE},
-                domains=DOMAIN,
-                mappings={"q.sql": "SELECT id, id::text AS splitctl_route FROM t"},
-                extra=f"[metrics]\n{metrics}\n{GATES}\n{observed}\n{extra}",
-            )
+        path = write_config(
+            databases={"a": f"{NOWHERE} application_name=a", "b": NOWHERE},
+            domains=DOMAIN,
+            mappings={"q.sql": "SELECT id, id::text AS splitctl_route FROM t"},
+            extra=f"[metrics]\n{metrics}\n{GATES}\n{observed}\n{extra}",
         )
+        if gateway:
+            text = path.read_text()
+            path.write_text(re.sub(r"urls = .*\ntoken = .*", gateway, text, count=1))
+        return load(path)
 
     return work

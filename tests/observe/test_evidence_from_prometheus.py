@@ -11,9 +11,9 @@ import pytest
 from estate.config import Config
 from estate.errors import ExitCode
 from rehearsal.children import Children, wait_until
-from rollout import metrics
 from rollout.counters import Snapshot, Window
 from rollout.gates import Evidence, GateResult, asked, evaluate
+from rollout.gateways import metrics_of
 from rollout.metrics import Metrics, ScrapeMetrics
 from rollout.prometheus import PrometheusMetrics
 from rollout.replay import NothingToReplay, Replay, replay
@@ -41,7 +41,7 @@ class Watched:
 
     @property
     def asked(self) -> Metrics:
-        return metrics.of(self.config)
+        return metrics_of(self.config)
 
     def look(self, wanted: Callable[[Snapshot], bool] = lambda seen: seen.complete) -> Snapshot:
         """Prometheus' look, as soon as it is as wanted: on a busy machine a scrape may fail."""

@@ -18,6 +18,7 @@ from rollout.observe import checking, writing
 from rollout.observe.alerts import alerts
 from rollout.observe.dashboards import dashboards, expressions
 from rollout.observe.prometheus import NoReceiver
+from rollout.prometheus import Expected
 from rollout.prometheus_api import Prometheus
 from tests.observe import programs
 from tests.observe.conftest import Configure
@@ -339,3 +340,13 @@ def test_a_mistake_is_told_by_its_key(configure: Configure, lines: str, key: str
 def test_metrics_that_could_not_be_asked_are_refused(configure: Configure, lines: str) -> None:
     with pytest.raises(ConfigInvalid):
         configure(metrics=lines)
+
+
+def test_gateways_that_nobody_counts_are_refused(configure: Configure) -> None:
+    """Pods have no addresses in the configuration: one that is not scraped would not be missed."""
+    cluster = 'driver = "environment"\ndeployment = "gateway"'
+    asked = f"driver = 'prometheus'\nurl = 'http://p:9090'\n{MATCHED}"
+    config = configure(metrics=f"{asked}\ngateways = 3", gateway=cluster)
+    assert Expected.of(config).number == 3
+    with pytest.raises(ConfigInvalid, match="how many gateways there must be"):
+        configure(metrics=asked, gateway=cluster)
