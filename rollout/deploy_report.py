@@ -98,9 +98,9 @@ class Deployed:
         """Done; under way still; or given up by the cluster, or not healthy."""
         if self.complete:
             return ExitCode.DONE
-        waiting = any(not s.complete for s in self.rollouts)
-        given_up = any(s.given_up for s in self.rollouts)
-        return ExitCode.IN_PROGRESS if waiting and not given_up else ExitCode.CHECK_FAILED
+        late = [state for state in self.rollouts if not state.complete]
+        under_way = late and not any(state.given_up for state in late)
+        return ExitCode.IN_PROGRESS if under_way else ExitCode.CHECK_FAILED
 
     def outcome(self) -> dict[str, Any]:
         """For the ledger."""

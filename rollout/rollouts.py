@@ -53,8 +53,6 @@ def look(cluster: Cluster, name: str) -> RolloutState:
 
 
 def _given_up(found: Deployment) -> str | None:
-    if found.complete or found.observed_generation < found.generation:
-        return None
     for condition in found.raw.get("status", {}).get("conditions", []):
         if condition.get("reason") == GIVEN_UP:
             return str(condition.get("lastUpdateTime", "once"))

@@ -332,27 +332,24 @@ def test_what_was_given_up_before_a_change_says_nothing_of_the_change(
     found = cluster.get(DEPLOYMENT, "web")
     assert found is not None
     condition = {"type": "Progressing", "status": "False", "reason": "ProgressDeadlineExceeded"}
-    # Seen by the controller at once, but its old complaint stands until the first progress.
-    status = {"observedGeneration": 2, "conditions": [{**condition, "lastUpdateTime": "t1"}]}
-    cluster.put({**found, "status": status})
+    cluster.put({**found, "status": {"conditions": [{**condition, "lastUpdateTime": "t1"}]}})
     write(shop, web("web:2"))
-
-    def progress(_: str) -> None:
-        again = cluster.get(DEPLOYMENT, "web")
-        if again is not None and site.clock() > 1010.0:
-            later = [{**condition, "lastUpdateTime": "t2"}]
-            cluster.put({**again, "status": {**again["status"], "conditions": later}})
-
     began = site.clock()
-    site.sleep = lambda seconds: (clock_of(site).sleep(seconds), progress(""))[0]
+
+    def sleep(seconds: float) -> None:
+        """The controller sees the change, and its old complaint stands; later it has a new one."""
+        clock.sleep(seconds)
+        again = cluster.get(DEPLOYMENT, "web")
+        assert again is not None
+        at = "t2" if clock() > began + 10.0 else "t1"
+        conditions = [{**condition, "lastUpdateTime": at}]
+        cluster.put({**again, "status": {"observedGeneration": 2, "conditions": conditions}})
+
+    clock = Clock(began)
+    site.clock, site.sleep = clock, sleep
     done = deploy.apply(shop, site=site)
     assert done.exit_code == ExitCode.CHECK_FAILED
-    assert 10.0 <= site.clock() - began < 20.0
-
-
-def clock_of(site: Site) -> Clock:
-    assert isinstance(site.clock, Clock)
-    return site.clock
+    assert 10.0 <= clock() - began < 20.0
 
 
 def test_status_works_while_the_ledger_is_away(shop: Config, site: Site, cluster: Obedient) -> None:
