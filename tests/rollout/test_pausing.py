@@ -79,7 +79,7 @@ def test_while_it_is_paused_the_clock_stands_and_the_watch_goes_on(
     before = row(config).soak_evidence_s
     assert before > 0
     pausing.pause(config, DOMAIN, tools=tools)
-    watched = controller.watch(config, [DOMAIN], timeout=timedelta(minutes=10), tools=tools)
+    watched = controller.watch(config, [DOMAIN], timeout=timedelta(minutes=1), tools=tools)
     assert (watched.exit_code, watched.domains[0].result) == (ExitCode.IN_PROGRESS, "paused")
     assert watched.next_command == "splitctl rollout resume d"
     assert row(config).soak_evidence_s == before

@@ -285,8 +285,8 @@ def shop(
     """The shipped example, with the gates that stand there as comments."""
     text = (ROOT / "config.example.toml").read_text(encoding="utf-8")
     lines = text.splitlines()
-    first = next(n for n, line in enumerate(lines) if line == "# [[gates]]")
-    last = next(n for n in range(first, len(lines)) if lines[n].startswith("# A domain is"))
+    first = lines.index('# name = "conversion"') - 1
+    last = next(n for n in range(first, len(lines)) if lines[n].startswith("# What `splitctl obs"))
     lines[first:last] = [line.removeprefix("# ") for line in lines[first:last]]
     for folder in ("mappings", "invariants", "gates"):
         shutil.copytree(ROOT / folder, tmp_path / folder)
