@@ -1,10 +1,13 @@
 """Where the programs of the test cluster are. `make system` builds them: `.ci/cluster`."""
 
 import os
+import time
 from pathlib import Path
 
 VERSION = "1.20.2"
 PROGRAMS = ("etcd", "kube-apiserver", "kube-controller-manager")
+# On a machine of which the other tests have their share, too.
+BUILD_S = 1500.0
 OTHER_CLUSTER = "SPLITCTL_TEST_KUBECONFIG"
 
 
@@ -13,6 +16,18 @@ def directory() -> Path:
     caches = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
     cache = os.environ.get("SPLITCTL_CACHE") or f"{caches}/splitctl"
     return Path(cache) / f"kubernetes-{VERSION}" / "bin"
+
+
+def await_build() -> None:
+    """Wait while they are being built on this machine, for as long as a build may take."""
+    building = directory().parent / "building"
+    deadline = time.monotonic() + BUILD_S
+    while missing() and time.monotonic() < deadline:
+        try:
+            os.kill(int(building.read_text(encoding="utf-8")), 0)
+        except (OSError, ValueError):
+            return  # nobody is at it
+        time.sleep(1.0)
 
 
 def missing() -> list[str]:

@@ -45,6 +45,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if item.path.is_relative_to(HERE):
             item.add_marker(pytest.mark.cluster)
             item.add_marker(pytest.mark.xdist_group("tests/cluster"))
+            # The first of them may wait for the build.
+            if item.get_closest_marker("timeout") is None:
+                item.add_marker(pytest.mark.timeout(binaries.BUILD_S + 300))
 
 
 @pytest.fixture(scope="session")
@@ -54,6 +57,7 @@ def api_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     if other is not None:
         yield other
         return
+    binaries.await_build()
     if lacking := binaries.missing():
         pytest.skip(f"no {', '.join(lacking)} in {binaries.directory()}: make system builds them")
     server = Server(tmp_path_factory.mktemp("cluster"), binaries.directory())
