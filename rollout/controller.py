@@ -1,23 +1,19 @@
-"""Moves domains: start, advance, and the plan of the next move. Decisions are made in `phases`."""
+"""Moves domains: start and advance. Decisions are made in `phases`, plans in `planning`."""
 
-import socket
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from datetime import timedelta
 
 from estate.config import Config
-from estate.connections import operator
 from estate.errors import SplitctlError
 from estate.ledger import ActRecord, Ledger, Rollout
 from migrator.ownership import Ownership
-from rollout import asking, drift, evidence, foresight, marks, phases, power, recovery
+from rollout import drift, evidence, marks, phases, recovery
 from rollout.books import ADOPT, REPAIR, adopt, arrived, finish
-from rollout.counters import Window
 from rollout.flags import DomainFlags
-from rollout.foresight import Way
-from rollout.gates import GateResult
 from rollout.interrupts import Interrupts
 from rollout.owner_step import OwnerLimits, OwnerStep
 from rollout.phases import Move, Stage
+from rollout.planning import STEP, Plan, next_step, plan
 from rollout.preconditions import (
     Held,
     Refused,
@@ -33,15 +29,14 @@ from rollout.rolled_back import ROLLBACK
 from rollout.step import Step
 from rollout.step_plan import StepLimits, StepPlan, StepResult, StepUnfinished
 from rollout.survey import Drift, Survey, survey
+from rollout.telling import Teller
 from rollout.tools import Tools
 from rollout.watch import watch
 from rollout.world import World
 
-__all__ = ["Held", "Plan", "Started", "advance", "plan", "start", "watch"]
+__all__ = ["START", "STEP", "Held", "Plan", "Started", "advance", "plan", "start", "watch"]
 
-STEP = "step"
 START = "start"
-LAST = 100  # acts among which the latest step is looked for
 BOOKKEEPING = (START, ADOPT, ROLLBACK, REPAIR)
 
 
@@ -53,25 +48,6 @@ class Started:
     stage: str
     percentage: int
     changes: tuple[str, ...]
-    next_command: str
-
-
-@dataclass(frozen=True)
-class Plan:
-    """The next move: its acts in order, what stands in its way, and how the gates answer now.
-
-    `customers` says what it means for them, `power` how long the next phase needs until gates that
-    compare cohorts can tell.
-    """
-
-    domain: str
-    percentage: int
-    to: int | None
-    steps: list[str]
-    blockers: list[str]
-    gates: list[GateResult]
-    customers: list[str]
-    power: list[str]
     next_command: str
 
 
@@ -91,10 +67,14 @@ def start(config: Config, domain: str, *, tools: Tools | None = None) -> Started
         with tools.ledger() as ledger, ledger.lock():
             known = ledger.rollout(domain)
             if known is not None and known.stage != Stage.DUAL_WRITE:
-                return _start_again(config, domain, known, ledger, tools, world)
-            return _start(config, domain, ledger, tools, world)
+                started = _start_again(config, domain, known, ledger, tools, world)
+            else:
+                started = _start(config, domain, ledger, tools, world)
     finally:
         world.close()
+    told = "; ".join(started.changes) or None
+    Teller(config, tools.notices).tell(domain, "started", started.next_command, reason=told)
+    return started
 
 
 def _start(config: Config, domain: str, ledger: Ledger, tools: Tools, world: World) -> Started:
@@ -210,6 +190,20 @@ def advance(
     """
     config.domain(domain)
     tools = tools or Tools.of(config)
+    teller = Teller(config, tools.notices)
+    try:
+        result = _advance(config, domain, soak, until, tools)
+    except StepUnfinished as error:
+        teller.tell(domain, "unfinished", error.next_command, reason=str(error))
+        raise
+    if isinstance(result, StepResult):
+        result.warnings += teller.stepped(result)
+    return result
+
+
+def _advance(
+    config: Config, domain: str, soak: timedelta | None, until: int, tools: Tools
+) -> StepResult | Held:
     world = tools.world(domain)
     try:
         with tools.ledger() as ledger, ledger.lock():
@@ -233,7 +227,7 @@ def advance(
             need_shares(domain, tools.sequences(domain))
             # Whatever the gates ask: no step without a verification of what it moves.
             need_verdict(config, domain, row, ledger)
-            chosen = _plan(config, row, seen, decision.phase, ledger)
+            chosen = next_step(config, row, seen, decision.phase, ledger)
             return _step(config, chosen, ledger, tools, world, soak)
     finally:
         world.close()
@@ -266,21 +260,6 @@ def _settle(
                 ledger.finish(act, ended.to_json(), rollout=row)
                 result = ended
     return result
-
-
-def _plan(config: Config, row: Rollout, seen: Survey, phase: int, ledger: Ledger) -> StepPlan:
-    # Above every step that was ever begun, too: gateways whose lease ended without an answer have
-    # given its epoch up for good.
-    begun = [
-        int(act.intent["epoch"]) for act in ledger.history(row.domain, LAST) if act.kind == STEP
-    ]
-    return StepPlan(
-        domain=row.domain,
-        from_percentage=row.percentage,
-        to_percentage=config.domain(row.domain).phases[phase].percentage,
-        epoch=1 + max([seen.highest_epoch, row.epoch, *begun]),
-        holder=f"{operator()}@{socket.gethostname()}",
-    )
 
 
 def _intend(chosen: StepPlan, ledger: Ledger) -> ActRecord:
@@ -361,67 +340,3 @@ def _mover(
         tools.clock,
         tools.sleep,
     )
-
-
-# Plan
-
-
-def plan(config: Config, domain: str, *, tools: Tools | None = None) -> Plan:
-    """What the next `advance` would do, and what stands in its way. Changes nothing."""
-    config.domain(domain)
-    tools = tools or Tools.of(config)
-    world = tools.world(domain)
-    try:
-        with tools.ledger() as ledger:
-            row = ledger.rollout(domain) or Rollout(domain)
-            seen = survey(domain, tools.flags, world)
-            looked = evidence.look(tools, config, ledger, [domain])
-            now = evidence.counted(row, looked, ledger.now())
-            asked = asking.ask(config, now, ledger, looked)
-            results, position = asked.results, asked.position
-            following = position.following
-            blockers = [
-                f"{act.kind} of {act.at:%Y-%m-%d %H:%M:%S} UTC was not finished"
-                for act in ledger.unfinished(domain)
-            ]
-            held = ledger.lock_holder()
-            at = ledger.now()
-            chosen = None
-            if following is not None:
-                chosen = _plan(config, row, seen, following, ledger)
-    finally:
-        world.close()
-    if held is not None:
-        blockers.append(f"{held.operator} on {held.host} holds the lock with `{held.command}`")
-    decision = phases.on_advance(position, results)
-    if decision.move is not Move.STEP:
-        blockers.append(decision.reason)
-    blockers += seen.disagreements(row.percentage)
-    try:
-        need_sync(domain, looked.streams)
-        need_shares(domain, tools.sequences(domain))
-    except SplitctlError as error:
-        blockers.append(str(error))
-    to = config.domain(domain).phases[following].percentage if following is not None else None
-    told = power.sentences(config, domain, to, tools.subjects, at) if to is not None else []
-    steps: list[str] = []
-    customers: list[str] = []
-    if chosen is not None:
-        way = _way(config, tools)
-        steps = chosen.acts() if way.takes_s is None else chosen.acts_without_fence()
-        customers = foresight.sentences(chosen, way, _movers(chosen, now, at))
-    next_command = f"splitctl rollout advance {domain}" if not blockers else "splitctl status"
-    return Plan(domain, row.percentage, to, steps, blockers, results, customers, told, next_command)
-
-
-def _way(config: Config, tools: Tools) -> Way:
-    takes_s = None if tools.written is None else tools.written.takes_s()
-    return Way(config.gateway.driver, takes_s, tools.refusing, config.fence.budget_ms)
-
-
-def _movers(chosen: StepPlan, row: Rollout, at: datetime) -> float | None:
-    """Requests a second of those who move, by the window of the present phase."""
-    window = Window.from_json(row.evidence.get("window", {}))
-    requests = window.side("new").requests + window.side("old").requests
-    seconds = (at - row.phase_started_at).total_seconds() if row.phase_started_at else 0.0
-    return foresight.movers_per_s(chosen, requests, seconds)

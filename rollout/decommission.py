@@ -12,6 +12,7 @@ from rollout import evidence, phases
 from rollout.phases import Move, Stage
 from rollout.preconditions import Held, Refused, ask, held, in_line, need_verdict
 from rollout.survey import survey
+from rollout.telling import Teller
 from rollout.tools import Tools
 
 RAMPDOWN, ARCHIVE, UNDO = "rampdown", "archive", "undo"
@@ -87,6 +88,7 @@ def archive(config: Config, domain: str, *, tools: Tools | None = None) -> Enter
             raise
         row = replace(row, stage=Stage.COMPLETE)
         ledger.finish(act, {"renamed": _told(done)}, rollout=row)
+    Teller(config, tools.notices).tell(domain, "finished", following, after=str(row.stage))
     return Entered(domain, row.stage, False, _told(done), following)
 
 

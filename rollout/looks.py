@@ -7,16 +7,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from estate.config import Config
+from estate.config import Config, Event
 from estate.errors import ExitCode, SplitctlError
 from estate.ledger import Ledger, LedgerUnreachable, Rollout
-from rollout import asking, drift, evidence, phases
+from rollout import asking, drift, evidence, marks, phases
 from rollout.asking import Asked
 from rollout.drift import Sight
 from rollout.evidence import Look
 from rollout.flags import GatewayFlags
 from rollout.gates import GateResult
 from rollout.phases import Decision, Move
+from rollout.telling import Teller
 from rollout.tools import Tools
 
 SHORTEST_LOOK_S, LONGEST_LOOK_S = 1.0, 10.0
@@ -74,6 +75,7 @@ class Subject:
     marker: Any = None
     moved_on_at: float = 0.0
     told: dict[str, str] = field(default_factory=dict)
+    drifted: bool = False
     sight: Sight = field(init=False)
 
     def __post_init__(self) -> None:
@@ -146,6 +148,12 @@ def _one(
     served = drift.served(before, gateways)
     drift.ended(before, served, seen.snapshot, ledger, IN_LINE)
     stands = drift.note(item.sight, served, before, ledger, tools.provenance, tools.clock)
+    drifted = marks.drift(ledger, before) if stands else None
+    if drifted is not None and not item.drifted:
+        following = f"splitctl rollout start {item.name}"
+        why = marks.why_drifted(drifted)
+        Teller(config, tools.notices).tell_meanwhile(item.name, "drifted", following, reason=why)
+    item.drifted = drifted is not None
     asked = asking.count(config, item.name, ledger, seen, stands=stands)
     if asked is None:
         raise NothingToWatch(domains=item.name)
@@ -155,7 +163,13 @@ def _one(
     item.percentage = asked.row.percentage
     item.soak_s, item.required_s = asked.row.soak_evidence_s, asked.position.soak_s
     _progress(item, asked, tools.clock())
-    _keep(item, asked, ledger)
+    for event, result in _keep(item, asked, ledger):
+        following = f"splitctl rollout status  ({result.name})"
+        if event == "asked":
+            following = f"splitctl rollout answer {item.name} --gate '{result.name}' --yes or --no"
+        Teller(config, tools.notices).tell_meanwhile(
+            item.name, event, following, reason=result.reason, verdicts=(result,)
+        )
 
 
 def _progress(item: Subject, asked: Asked, clock: float) -> None:
@@ -169,8 +183,12 @@ def _progress(item: Subject, asked: Asked, clock: float) -> None:
         item.marker, item.moved_on_at = marker, clock
 
 
-def _keep(item: Subject, asked: Asked, ledger: Ledger) -> None:
-    """The figures of the look; of the gates' answers those that are new."""
+def _keep(item: Subject, asked: Asked, ledger: Ledger) -> list[tuple[Event, GateResult]]:
+    """The figures of the look; of the gates' answers those that are new.
+
+    Returns what is news to whoever does not watch: a gate that fails, a person who is asked.
+    """
+    news: list[tuple[Event, GateResult]] = []
     measured = {result.name: result.measured for result in item.results}
     sample = {**evidence.sample(asked.found, asked.row), "gates": measured}
     ledger.add_sample(item.name, "watch", sample)
@@ -178,3 +196,8 @@ def _keep(item: Subject, asked: Asked, ledger: Ledger) -> None:
         if item.told.get(result.name) != result.verdict:
             item.told[result.name] = result.verdict
             ledger.add_verdict(item.name, "gate", result.name, result.verdict, vars(result))
+            if result.verdict == "fail":
+                news.append(("failed", result))
+            elif result.kind == "question" and result.verdict == "inconclusive":
+                news.append(("asked", result))
+    return news

@@ -8,6 +8,7 @@ from rollout import marks
 from rollout.gates import asked
 from rollout.marks import ANSWER, PAUSE, RESUME
 from rollout.preconditions import Refused
+from rollout.telling import Teller
 from rollout.tools import Tools
 
 
@@ -96,6 +97,9 @@ def pause(config: Config, domain: str, *, reason: str = "", tools: Tools | None 
         under_way = _under_way(ledger.unfinished(domain))
     following = f"splitctl rollout resume {domain}"
     already = before is not None
+    if not already:
+        why = marks.why_paused(act)
+        Teller(config, tools.notices).tell(domain, "paused", following, reason=why)
     return Paused(domain, percentage, already, marks.why_paused(act), under_way, following)
 
 
@@ -116,6 +120,7 @@ def resume(config: Config, domain: str, *, tools: Tools | None = None) -> Resume
         change.record(domain, RESUME, told, {"paused_for": lasted})
         # The time of the pause is not counted by whoever looks next.
         change.save(replace(change.rollout, counted_at=change.now))
+    Teller(config, tools.notices).tell(domain, "resumed", following, reason=f"after {lasted}")
     return Resumed(domain, percentage, False, lasted, marks.why_paused(before), following)
 
 

@@ -30,6 +30,7 @@ from rollout.rolled_back import (
     RolledBack,
     WayClosed,
 )
+from rollout.telling import Teller
 from rollout.tools import Tools
 
 if TYPE_CHECKING:
@@ -70,6 +71,10 @@ def rollback(
                 raise outcome.error
             results.append(outcome.value)
         notes = _keep_books(config, results, tools)
+        # Last of all: customers are back, and it is written down.
+        for item in results:
+            if not item.already:
+                notes += Teller(config, tools.notices).rolled_back(item)
     return RollbackResult(results, closed, notes)
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from datetime import timedelta
 from typing import Any
 
-from estate.config import Config
+from estate.config import Config, Event
 from estate.errors import ExitCode, SplitctlError
 from estate.ledger import Ledger, LedgerUnreachable, LockHeld, Rollout
 from rollout import controller, looks, marks
@@ -22,6 +22,7 @@ from rollout.preconditions import Held, evidence_from
 from rollout.rollback import rollback
 from rollout.rolled_back import ROLLBACK
 from rollout.run_result import Ran, RunResult, State
+from rollout.telling import Teller
 from rollout.tools import Tools
 
 HOLD = timedelta(hours=24)
@@ -141,6 +142,7 @@ class Runner:
     ) -> None:
         self._config, self._domains, self._ledger, self._tools = config, domains, ledger, tools
         self._until, self._hold = until, hold
+        self._teller = Teller(config, tools.notices)
         self.on_new: list[Domain] = []
         self._rollbacks: list[dict[str, Any]] = []
 
@@ -299,12 +301,18 @@ class Runner:
             if act is not None and (item.held_since is None or moved):
                 passed = {"lasted": marks.span(change.now - act.at)}
                 change.record(item.name, marks.HOLD_ENDED, {"epoch": row.epoch}, passed)
+                self._tell(item, "went_on", f"held for {passed['lasted']}")
             elif lasts and act is None:
                 told = {"why": item.reason, "epoch": row.epoch, "percentage": row.percentage}
                 change.record(item.name, marks.HOLD, told, {})
+                self._tell(item, "held", item.reason)
             elif act is not None and change.now - act.at >= self._hold:
                 item.over = ExitCode.INCONCLUSIVE
                 item.reason = f"held for {marks.span(change.now - act.at)}: {item.reason}"
+
+    def _tell(self, item: Domain, event: Event, reason: str) -> None:
+        following = item.following or f"splitctl rollout watch {item.name}"
+        self._teller.tell_meanwhile(item.name, event, following, reason=reason)
 
 
 def _has_customers(row: Rollout | None) -> bool:

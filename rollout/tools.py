@@ -10,6 +10,7 @@ from estate.config import Config, Problem
 from migrator.status import StreamStatus
 from rollout.flags import Flags
 from rollout.metrics import Metrics
+from rollout.notices import Notices
 from rollout.provenance import Provenance, Unknown
 from rollout.subjects import InMemorySubjects, Subjects
 from rollout.world import World, Writers
@@ -44,6 +45,7 @@ class Tools:
     refusing: bool = False
     subjects: Subjects = field(default_factory=InMemorySubjects)
     provenance: Provenance = field(default_factory=Unknown)
+    notices: Notices = field(default_factory=Notices)
     clock: Callable[[], float] = time.monotonic
     sleep: Callable[[float], None] = time.sleep
 
@@ -85,6 +87,7 @@ class Tools:
             sequences=shared,
             written=written,
             provenance=provenance_of(config),
+            notices=Notices.of(config),
             refusing=written is not None and config.gateway.owners_refuse,
             subjects=DatabaseSubjects(config),
         )
