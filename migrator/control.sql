@@ -240,6 +240,8 @@ BEGIN
         RAISE EXCEPTION 'side is old or new, not %', coalesce(quote_literal(side), 'NULL')
             USING ERRCODE = 'invalid_parameter_value';
     END IF;
+    -- A queue in which nobody passes a step that waits: share locks of a row alone would, for ever.
+    PERFORM pg_advisory_xact_lock_shared(hashtextextended('splitctl owner ' || owns.domain, 0));
     SELECT o.new_below INTO threshold
       FROM splitctl_sync.owner AS o WHERE o.domain = owns.domain FOR SHARE;
     IF NOT FOUND THEN

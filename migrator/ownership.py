@@ -18,6 +18,8 @@ READ: LiteralString = "SELECT new_below, epoch FROM splitctl_sync.owner WHERE do
 READ_LOCKED: LiteralString = (
     "SELECT new_below, epoch FROM splitctl_sync.owner WHERE domain = %s FOR UPDATE"
 )
+# Who asks for the owner waits here behind a step that waits (splitctl_sync.owns, in control.sql).
+QUEUE: LiteralString = "SELECT pg_advisory_xact_lock(hashtextextended('splitctl owner ' || %s, 0))"
 CREATE: LiteralString = """
 INSERT INTO splitctl_sync.owner (domain, new_below, epoch) VALUES (%s, 0, 1)
 ON CONFLICT (domain) DO NOTHING
@@ -125,6 +127,7 @@ def switch(
     if not 0 <= new_below <= BUCKETS:
         raise ValueError(f"new_below is 0..{BUCKETS}, not {new_below}")
     with connection.transaction():
+        connection.execute(QUEUE, (domain,))
         row = connection.execute(READ_LOCKED, (domain,)).fetchone()
         database = connection.info.dbname
         if row is None:

@@ -11,6 +11,7 @@ from rollout import drift, evidence, marks, phases, recovery
 from rollout.books import ADOPT, REPAIR, adopt, arrived, finish
 from rollout.flags import DomainFlags
 from rollout.interrupts import Interrupts
+from rollout.owner_recovery import owners_in_line
 from rollout.owner_step import OwnerLimits, OwnerStep
 from rollout.phases import Move, Stage
 from rollout.planning import STEP, Plan, next_step, plan
@@ -139,7 +140,8 @@ def _bringin_line(domain: str, tools: Tools, world: World) -> list[str]:
     if len(seen.owners) < 2:
         told = "; ".join(f"{who}: {why}" for who, why in seen.problems.items())
         raise Drift(domain=domain, reason=told, next="splitctl status")
-    changes: list[str] = []
+    changes = owners_in_line(domain, world) if tools.written is not None else []
+    seen = survey(domain, tools.flags, world) if changes else seen
     newest = _newest(seen)
     for side, owner in seen.owners.items():
         if owner != newest:
@@ -148,13 +150,16 @@ def _bringin_line(domain: str, tools: Tools, world: World) -> list[str]:
     percentage = newest.new_below // phases.PER_PERCENT
     wanted = DomainFlags(True, percentage, newest.epoch)
     newer = [url for url, flags in seen.served.items() if flags.epoch > newest.epoch]
-    if newer:
+    if tools.written is not None:
+        # Flags of a step that came no further: the owners decide, and are followed.
+        wanted = replace(wanted, epoch=seen.highest_epoch)
+    elif newer:
         reason = f"{', '.join(newer)} serve a newer epoch than the owners': a rollback was begun"
         raise Drift(domain=domain, reason=reason, next=f"splitctl rollback {domain}")
     behind = [
         url
         for url, flags in seen.served.items()
-        if flags.served != percentage or (flags.enabled and flags.epoch < newest.epoch)
+        if flags.served != percentage or (flags.enabled and flags.epoch < wanted.epoch)
     ]
     for answer in tools.flags.put(domain, wanted, behind) if behind else []:
         if answer.ok:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
-from estate.errors import ExitCode, SplitctlError
+from estate.errors import ExitCode, SplitctlError, in_one_line
 from migrator.mapping import Side
 from migrator.ownership import OwnerMissing, Ownership
 from rollout import parallel
@@ -16,6 +16,7 @@ from rollout.world import SIDES
 
 # How long databases and ledger are waited for: while customers suffer, and while none does.
 GLANCE_S = 0.3
+CLUSTER_S = 1.0
 CERTAIN_S = 3.0
 
 
@@ -36,11 +37,16 @@ class Glance:
     silent: list[str] = field(default_factory=list)
     owners: dict[Side, Ownership] = field(default_factory=dict)
     complete: bool = False
+    owners_decide: bool = False
 
     @property
     def at_target(self) -> bool:
-        """Whether all who answered are there, and no gateway is silent."""
-        return (
+        """Whether all who answered are there, and no gateway is silent.
+
+        Where services follow the owners, both of these have to have answered.
+        """
+        known = not self.owners_decide or len(self.owners) == len(SIDES)
+        return known and (
             bool(self.percentages)
             and not self.silent
             and not self.fenced
@@ -76,7 +82,7 @@ def glance_at(names: Sequence[str], tools: Tools) -> dict[str, Glance]:
         (name, side): partial(_side, name, side, tools) for name in names for side in SIDES
     }
     running: Running[tuple[str, Side], _Side] = Running(looks)
-    gateways = tools.flags.served()
+    gateways = _gateways(tools)
     if not tools.refusing and not any(gateway.reachable for gateway in gateways):
         reason = "; ".join(f"{gateway.url}: {gateway.problem}" for gateway in gateways)
         raise GatewaysAway(reason=reason)
@@ -98,8 +104,17 @@ def glance_at(names: Sequence[str], tools: Tools) -> dict[str, Glance]:
     return glances
 
 
+def _gateways(tools: Tools) -> list[GatewayFlags]:
+    """What gateways serve. Where customers follow the owners, a slow cluster is not waited for."""
+    if not tools.refusing:
+        return tools.flags.served()
+    outcome = Running({"gateways": tools.flags.served}).wait(CLUSTER_S)["gateways"]
+    problem = in_one_line(outcome.error) if outcome.error else None
+    return outcome.value or [GatewayFlags("cluster", reachable=False, problem=problem)]
+
+
 def _at_gateways(name: str, gateways: Sequence[GatewayFlags], tools: Tools) -> Glance:
-    glance = Glance()
+    glance = Glance(owners_decide=tools.refusing)
     for gateway in gateways:
         flags = gateway.domains.get(name)
         if flags is None:

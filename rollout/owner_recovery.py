@@ -1,12 +1,13 @@
 """Ends an unfinished step without a fence. The owners alone decide: flags are only ever late."""
 
+from migrator.mapping import Direction, Side
 from migrator.ownership import EpochConflict, Ownership
 from rollout.flags import DomainFlags
 from rollout.phases import PER_PERCENT, Intent
 from rollout.step import take_back
 from rollout.step_plan import StepOvertaken, StepPlan, StepResult, StepUnfinished
 from rollout.tools import Tools
-from rollout.world import World
+from rollout.world import SIDES, World
 
 OWNER_S = 2.0
 CROSSING_S = 10.0
@@ -55,11 +56,41 @@ def _forward(plan: StepPlan, winning: Ownership, tools: Tools, world: World) -> 
 
 
 def _overtaken(domain: str, tools: Tools, world: World) -> str:
-    """Somebody else decided: the flags follow the newer owner."""
-    newest = max((world.owner("old"), world.owner("new")), key=lambda owner: owner.epoch)
+    """Somebody else decided: the older owner follows the newer one, and the flags follow both.
+
+    Whoever decided may have been killed between the two. Raises StepUnfinished.
+    """
+    told = owners_in_line(domain, world)
+    newest = world.owner("old")
     tools.writers.resume()
     _put(domain, DomainFlags(True, newest.new_below // PER_PERCENT, newest.epoch), tools)
-    return "a later command decided"
+    return "; ".join(["a later command decided", *told])
+
+
+def owners_in_line(domain: str, world: World) -> list[str]:
+    """Both owners at the newer of the two, the older one once everything has crossed.
+
+    Returns what was done. Raises StepUnfinished while something has not crossed, and SideAway.
+    """
+    found: dict[Side, Ownership] = {side: world.owner(side) for side in SIDES}
+    newest = max(found.values(), key=lambda owner: owner.epoch)
+    told = []
+    for side, owner in found.items():
+        if owner == newest:
+            continue
+        if owner.new_below != newest.new_below:
+            # What the other side wrote while it owned them is older than what they write here.
+            direction: Direction = "forward" if side == "new" else "reverse"
+            crossing = world.cross(direction, CROSSING_S)
+            if not crossing.passed and not crossing.disputed:
+                reason = (
+                    f"sync has {crossing.pending} keys still to carry to the {side} side, and "
+                    "those who move are served by nobody"
+                )
+                raise StepUnfinished(domain=domain, reason=reason)
+        world.switch_owner(side, newest.new_below, newest.epoch, OWNER_S)
+        told.append(f"the {side} side's database is at epoch {newest.epoch} now")
+    return told
 
 
 def _put(domain: str, flags: DomainFlags, tools: Tools) -> None:

@@ -28,11 +28,13 @@ from rollout.step_plan import (
     StepTakenBack,
     StepUnfinished,
 )
-from rollout.world import Crossing, World, Writers
+from rollout.world import World, Writers
 from rollout.written import Written, settle
 
 PREFLIGHT_S = 10.0
 FOLLOW_S = 5.0
+# A pod that was just then replaced, or found not ready once, is no reason to stop.
+READ_BACK_S = 20.0
 # Of the flags that were put back nobody has to be waited for: everybody is served all along.
 PUT_BACK_S = 5.0
 
@@ -82,12 +84,20 @@ class OwnerStep:
         self._preflight()
         self._flags_first()
         try:
-            self.writers.pause()
+            self._pause()
             self._move()
         finally:
             self.result.warnings += self.writers.resume()
         self._read_back()
         return self.result
+
+    def _pause(self) -> None:
+        try:
+            self.writers.pause()
+        except SplitctlError:
+            # It says that nothing was changed.
+            self._put_back(self.plan.epoch)
+            raise
 
     def _preflight(self) -> None:
         """A sync that is far behind must be found out before any gateway starts anew."""
@@ -138,7 +148,8 @@ class OwnerStep:
         plan = self.plan
         before = DomainFlags(True, plan.from_percentage, epoch)
         try:
-            self.written.write(plan.domain, before)
+            # Only where ours stand: a rollback may have written since.
+            self.written.write(plan.domain, before, expecting=plan.flags)
         except SplitctlError as error:
             self.result.warnings.append(f"the flags could not be put back: {error}")
             return
@@ -148,6 +159,8 @@ class OwnerStep:
 
     def _move(self) -> None:
         plan = self.plan
+        # Who is in the middle of something need not be waited for while others wait.
+        self.world.quiesce(plan.losing, PREFLIGHT_S)
         began = self.clock()
         deadline = began + self.limits.moving_s
 
@@ -156,16 +169,17 @@ class OwnerStep:
 
         try:
             self.world.switch_owner(plan.losing, plan.new_below, plan.epoch, left())
+            # Writers that do not ask for the owner: what they began has to end before the mark.
+            quiet = self.world.quiesce(plan.losing, left())
+            crossing = self.world.cross(plan.direction, left())
         except EpochConflict as error:
             raise StepOvertaken(domain=plan.domain, reason=str(error)) from error
         except SplitctlError as error:
-            self._take_back(f"the owner did not move on the {plan.losing} side: {error}")
-        # Writers that do not ask for the owner: what they have begun has to end before the mark.
-        quiet = self.world.quiesce(plan.losing, left())
+            self._take_back(f"the {plan.losing} side could not give them away: {error}")
+        self.result.barrier_ms = round(1000 * crossing.seconds)
         if not quiet.quiet:
             holdouts = ", ".join(quiet.holdouts)
             self._take_back(f"transactions still write to the mapped tables ({holdouts})")
-        crossing = self._cross(left())
         if not crossing.passed:
             self._take_back(f"sync had {crossing.pending} keys still to carry")
         try:
@@ -173,16 +187,13 @@ class OwnerStep:
         except EpochConflict as error:
             raise StepOvertaken(domain=plan.domain, reason=str(error)) from error
         except SplitctlError as error:
-            raise StepUnfinished(domain=plan.domain, reason=str(error)) from error
+            told = (
+                f"NOBODY serves those who move: the {plan.losing} side has given them away, and the"
+                f" {plan.winning} side did not take them ({error}). Where it stays away, type"
+                f" `splitctl rollback {plan.domain}`"
+            )
+            raise StepUnfinished(domain=plan.domain, reason=told) from error
         self.result.moving_ms = round(1000 * (self.clock() - began))
-
-    def _cross(self, timeout_s: float) -> Crossing:
-        try:
-            crossing = self.world.cross(self.plan.direction, timeout_s)
-        except SplitctlError as error:
-            self._take_back(f"the last keys could not be waited for: {error}")
-        self.result.barrier_ms = round(1000 * crossing.seconds)
-        return crossing
 
     def _take_back(self, reason: str) -> NoReturn:
         """Owners back under a newer epoch, so that everybody is served at once; then the flags."""
@@ -200,6 +211,7 @@ class OwnerStep:
         )
 
     def _read_back(self) -> None:
-        missing = self.written.unsettled(self.plan.domain, self.plan.flags)
+        plan = self.plan
+        missing = settle(self.written, plan.domain, plan.flags, READ_BACK_S, self.clock, self.sleep)
         if missing:
             raise StepUnfinished(domain=self.plan.domain, reason="; ".join(missing))

@@ -9,13 +9,14 @@ from functools import partial
 
 import httpx
 
-from estate.cluster import Cluster, Pod
+from estate.cluster import Cluster, Deployment, Pod
 from estate.config import Config, DomainConfig
 from estate.errors import SplitctlError, in_one_line
 from rollout import parallel
 from rollout.counters import Snapshot
 from rollout.flags import DomainFlags, GatewayFlags
 from rollout.metrics import ScrapeMetrics
+from rollout.written import may_follow
 
 TIMEOUT_S = 2.0
 # A pod of a rolling restart: to start, to be found ready, and to let the old one end.
@@ -23,6 +24,9 @@ ESTIMATED_POD_S = 15.0
 # The kubelet looks at a mounted ConfigMap about once a minute.
 ESTIMATED_FILE_S = 90.0
 PERCENTAGE, EPOCH = "gateway_flag_percentage", "gateway_flag_epoch"
+OVER = frozenset(("Failed", "Succeeded"))
+# Conditions of a Deployment that say why its pods do not come.
+WRONG = frozenset(("ReplicaFailure", "Progressing"))
 WORDS = frozenset(("true", "1", "yes", "on"))
 
 
@@ -38,7 +42,12 @@ class GatewayPods:
 
     def all(self) -> list[Pod]:
         """Those that are there, ending ones too. Raises what a cluster raises."""
-        return self.cluster.pods(self.cluster.deployment(self.deployment).selector)
+        return self._alive(self.cluster.deployment(self.deployment))
+
+    def _alive(self, deployment: Deployment) -> list[Pod]:
+        # One that was evicted, say, stays in the list for days, and serves nobody.
+        found = self.cluster.pods(deployment.selector)
+        return [pod for pod in found if pod.phase not in OVER]
 
     def page(self, pod: Pod, path: str) -> str:
         """The address of one of its pages."""
@@ -47,8 +56,16 @@ class GatewayPods:
     def incomplete(self) -> list[str]:
         """What the Deployment still lacks: pods that are not ready, too few, or too many."""
         deployment = self.cluster.deployment(self.deployment)
-        pods = self.cluster.pods(deployment.selector)
+        if deployment.paused or not deployment.wanted:
+            how = "is paused" if deployment.paused else "has no pods"
+            return [f"deployment {self.deployment} {how}"]
+        pods = self._alive(deployment)
         told = [_told(pod) for pod in pods if pod.ending or not pod.ready]
+        told += [
+            f"deployment {self.deployment}: {why}"
+            for what, why in deployment.reasons.items()
+            if what in WRONG
+        ]
         if not told and not deployment.complete:
             told = [
                 f"deployment {self.deployment}: {deployment.updated} of {deployment.wanted} pods "
@@ -106,10 +123,22 @@ class EnvironmentFlags:
     def __init__(self, pods: GatewayPods) -> None:
         self._pods = pods
 
-    def write(self, domain: str, flags: DomainFlags) -> None:
-        """Server-side apply under a field manager of our own. Raises what a cluster raises."""
-        values = to_environment(self._pods.domains[domain], flags)
-        self._pods.cluster.patch_env(self._pods.deployment, self._pods.container, values)
+    def write(self, domain: str, flags: DomainFlags, expecting: DomainFlags | None = None) -> None:
+        """Server-side apply under a field manager of our own.
+
+        Raises FlagsOvertaken, and what a cluster raises.
+        """
+        settings = self._pods.domains[domain]
+
+        def check(stands: Mapping[str, str]) -> None:
+            may_follow(domain, of_environment(settings, stands), flags, expecting)
+
+        self._pods.cluster.patch_env(
+            self._pods.deployment,
+            self._pods.container,
+            to_environment(settings, flags),
+            check=check,
+        )
 
     def served(self) -> list[GatewayFlags]:
         """What each pod was started with."""
@@ -147,10 +176,18 @@ class ConfigMapFlags:
         self._pods, self._config_map = pods, config_map
         self._client = httpx.Client(timeout=TIMEOUT_S, trust_env=False)
 
-    def write(self, domain: str, flags: DomainFlags) -> None:
-        """Server-side apply under a field manager of our own. Raises what a cluster raises."""
-        values = to_environment(self._pods.domains[domain], flags)
-        self._pods.cluster.patch_config_map(self._config_map, values)
+    def write(self, domain: str, flags: DomainFlags, expecting: DomainFlags | None = None) -> None:
+        """Server-side apply under a field manager of our own.
+
+        Raises FlagsOvertaken, and what a cluster raises.
+        """
+        settings = self._pods.domains[domain]
+
+        def check(stands: Mapping[str, str]) -> None:
+            may_follow(domain, of_environment(settings, stands), flags, expecting)
+
+        values = to_environment(settings, flags)
+        self._pods.cluster.patch_config_map(self._config_map, values, check=check)
 
     def served(self) -> list[GatewayFlags]:
         """What each pod tells on its metrics page."""

@@ -7,11 +7,28 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
-from estate.errors import SplitctlError
+from estate.errors import ExitCode, SplitctlError
 from rollout.flags import Answer, Cost, DomainFlags, Fence, GatewayFlags
 
 T = TypeVar("T")
 LOOK_EVERY_S = 0.5
+
+
+class FlagsOvertaken(SplitctlError):
+    """The flags of domain '{domain}' were changed by another command meanwhile: {percentage} %
+    under epoch {epoch} stand. They were left as they are."""
+
+    hint = "splitctl status"
+    exit_code = ExitCode.PRECONDITION
+
+
+def may_follow(
+    domain: str, stands: DomainFlags, flags: DomainFlags, expecting: DomainFlags | None
+) -> None:
+    """Whether these flags may take the place of those that stand. Raises FlagsOvertaken."""
+    overtaken = stands.epoch > flags.epoch if expecting is None else stands != expecting
+    if overtaken:
+        raise FlagsOvertaken(domain=domain, percentage=stands.served, epoch=stands.epoch)
 
 
 class Written(Protocol):
@@ -19,8 +36,12 @@ class Written(Protocol):
 
     name: str
 
-    def write(self, domain: str, flags: DomainFlags) -> None:
-        """Ask for these flags. Raises SplitctlError; then it is not known whether they stand."""
+    def write(self, domain: str, flags: DomainFlags, expecting: DomainFlags | None = None) -> None:
+        """Ask for these flags; with `expecting` only where those stand.
+
+        Raises FlagsOvertaken where newer ones stand, or others than expected: nothing was changed.
+        After any other SplitctlError it is not known whether they stand.
+        """
 
     def served(self) -> list[GatewayFlags]:
         """What each gateway serves; those that end, or are not ready yet, too. Never raises."""
@@ -151,12 +172,16 @@ class InMemoryWritten:
     away: SplitctlError | None = None
     log: list[str] = field(default_factory=list)
     before: Callable[[str], None] = lambda _: None
+    stand: dict[str, DomainFlags] = field(default_factory=dict)
 
-    def write(self, domain: str, flags: DomainFlags) -> None:
+    def write(self, domain: str, flags: DomainFlags, expecting: DomainFlags | None = None) -> None:
         """At once, at every gateway that is not stuck."""
         self.before("write")
         if self.away is not None:
             raise self.away
+        if domain in self.stand:
+            may_follow(domain, self.stand[domain], flags, expecting)
+        self.stand[domain] = flags
         self.log.append(f"write {flags.served}")
         for name, domains in self.gateways.items():
             if name not in self.stuck:

@@ -37,6 +37,10 @@ class Misdirected(Problem):
     status = 421
 
 
+class TornDown(Exception):
+    """Sync was torn down just now, in the middle of the question: ask anew."""
+
+
 @dataclass(frozen=True, slots=True)
 class Customer:
     """Who is being served, and of which domain."""
@@ -61,11 +65,13 @@ def serving(customer: Customer | None) -> Iterator[None]:
 class Owners:
     """Asks the database whether this side owns who is being served.
 
-    Before sync is enabled, and after it was torn down, there is nobody to ask: everybody is served.
+    Before sync is enabled, and after it was torn down, there is nobody to ask. `alone` says whether
+    this side then serves everybody; None: the old side does.
     """
 
-    def __init__(self, side: Side) -> None:
+    def __init__(self, side: Side, alone: bool | None = None) -> None:
         self._side = side
+        self._alone = side == "old" if alone is None else alone
         self._carried = False
 
     async def before_writing(self, connection: Connection) -> None:
@@ -79,23 +85,21 @@ class Owners:
         """The same for one that changes nothing, which no step has to wait for."""
         await self._ask(connection, SERVES)
 
-    def forget(self, error: BaseException) -> bool:
-        """Whether the error says that sync was torn down just now: then ask anew."""
-        if self._carried and isinstance(error, GONE):
-            self._carried = False
-            return True
-        return False
-
     async def _ask(self, connection: Connection, question: str) -> None:
         customer = _served.get()
         if customer is None:
             return
         if not self._carried:
             self._carried = await _truth(connection, CARRIED, ())
-        if not self._carried:
-            return
-        values = (customer.domain, customer.route, self._side)
-        if not await _truth(connection, question, values):
+        owned = self._alone
+        if self._carried:
+            values = (customer.domain, customer.route, self._side)
+            try:
+                owned = await _truth(connection, question, values)
+            except GONE as error:
+                self._carried = False
+                raise TornDown from error
+        if not owned:
             raise Misdirected("misdirected", f"the {self._side} side does not serve this customer")
 
 

@@ -34,7 +34,7 @@ from starlette.routing import Route
 
 from services import owner
 from services.body import Body
-from services.owner import Customer, Owners
+from services.owner import Customer, Owners, TornDown
 from services.problems import BadRequest, Problem, Unavailable
 from services.rules import Identity
 
@@ -65,6 +65,7 @@ class Settings:
     """One service's environment. `fault_rate` is the share (0..1) of writes answered with 500.
 
     `side`: whose customers are served here, the others are refused (421); None: everybody.
+    `alone`: whether everybody is where nothing is carried between the sides; None: on the old one.
     """
 
     service: str
@@ -76,11 +77,12 @@ class Settings:
     fault_rate: float = 0.0
     fault_admin: bool = False
     side: owner.Side | None = None
+    alone: bool | None = None
 
     @classmethod
     def from_environment(cls, service: str) -> "Settings":
         """Read HOST, PORT, DATABASE_URL, PARTNERS_URL, ORDER_URL, SERVICE_FAULT_RATE, FAULT_ADMIN
-        and OWNER_SIDE.
+        OWNER_SIDE and OWNER_UNCARRIED (serve or refuse).
 
         Raises SystemExit with a message that names the variable.
         """
@@ -102,6 +104,7 @@ class Settings:
             fault_rate=_share(os.environ.get("SERVICE_FAULT_RATE", "0")),
             fault_admin=os.environ.get("FAULT_ADMIN") == "1",
             side=_side(os.environ.get("OWNER_SIDE", "")),
+            alone=_alone(os.environ.get("OWNER_UNCARRIED", "")),
         )
 
 
@@ -112,6 +115,13 @@ def _side(text: str) -> owner.Side | None:
         if text == side:
             return side
     raise SystemExit(f"OWNER_SIDE is {text}: say old or new, or leave it out")
+
+
+def _alone(text: str) -> bool | None:
+    words: dict[str, bool | None] = {"": None, "serve": True, "refuse": False}
+    if text not in words:
+        raise SystemExit(f"OWNER_UNCARRIED is {text}: say serve or refuse, or leave it out")
+    return words[text]
 
 
 def _share(text: str) -> float:
@@ -211,15 +221,11 @@ class Database:
         """A connection without a transaction: each statement sees its own snapshot."""
         async with self._pool.connection() as connection:
             if self._owners is not None:
-                await self._may_be_read(connection, self._owners)
+                try:
+                    await self._owners.before_reading(connection)
+                except TornDown:
+                    await self._owners.before_reading(connection)
             yield connection
-
-    async def _may_be_read(self, connection: Connection, owners: Owners) -> None:
-        try:
-            await owners.before_reading(connection)
-        except psycopg.Error as error:
-            if not owners.forget(error):
-                raise
 
     async def transact(self, work: Callable[[Connection], Awaitable[Result]]) -> Result:
         """Run `work` in one transaction and commit it. Runs again after a deadlock.
@@ -230,11 +236,8 @@ class Database:
             try:
                 async with self._pool.connection() as connection:
                     return await self._in_transaction(connection, work)
-            except (errors.DeadlockDetected, errors.SerializationFailure):
+            except (errors.DeadlockDetected, errors.SerializationFailure, TornDown):
                 if attempt == ATTEMPTS:
-                    raise
-            except psycopg.Error as error:
-                if attempt == ATTEMPTS or self._owners is None or not self._owners.forget(error):
                     raise
         raise AssertionError("unreachable")
 
@@ -271,7 +274,8 @@ class Service:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        owners = None if settings.side is None else Owners(settings.side)
+        side = settings.side
+        owners = None if side is None else Owners(side, settings.alone)
         self.database = Database(settings.database_url, f"{settings.service}-service", owners)
         self.fault_rate = settings.fault_rate
         self._resources: list[Resource] = [self.database]

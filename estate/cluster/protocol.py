@@ -28,6 +28,10 @@ ATTEMPTS = 8
 PAUSE_S = 0.05
 
 
+# Looks at what stands, in the very version that would be changed.
+Check = Callable[[Mapping[str, str]], None]
+
+
 class Cluster(Protocol):
     """One namespace of a cluster. Every act has a limit in time.
 
@@ -88,15 +92,23 @@ class Cluster(Protocol):
         return owners(needed(self, kind, name))
 
     def patch_env(
-        self, deployment: str, container: str, values: Mapping[str, str], *, force: bool = False
+        self,
+        deployment: str,
+        container: str,
+        values: Mapping[str, str],
+        *,
+        force: bool = False,
+        check: Check = lambda _: None,
     ) -> Deployment:
         """Set variables of a Deployment's container, as our flags. Others that we set stay.
 
+        `check` gets the variables that stand, and may raise: then nothing is changed.
         Raises ClusterLacks; ClusterConflict when one belongs to somebody else and not forced.
         """
 
         def changed(found: Object) -> Object:
             live = Deployment.of(found).env(container)
+            check(live)
             ours = {
                 name
                 for owner in owners(found)
@@ -113,15 +125,22 @@ class Cluster(Protocol):
         return Deployment.of(_flagged(self, DEPLOYMENT, found, changed, force))
 
     def patch_config_map(
-        self, name: str, data: Mapping[str, str], *, force: bool = False
+        self,
+        name: str,
+        data: Mapping[str, str],
+        *,
+        force: bool = False,
+        check: Check = lambda _: None,
     ) -> ConfigMap:
         """Set keys of a ConfigMap, as our flags. Others that we set stay. Made if need be.
 
+        `check` gets the keys that stand, and may raise: then nothing is changed.
         Raises ClusterConflict when a key belongs to somebody else and not forced.
         """
 
         def changed(found: Object) -> Object:
             live = found.get("data", {})
+            check(live)
             mine = [owner for owner in owners(found) if owner.manager == FLAGS_MANAGER]
             kept = {key: live[key] for owner in mine for key in sorted(owner.data) if key in live}
             return {"data": {**kept, **data}}

@@ -6,6 +6,7 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, generate_la
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from services.gateway.buckets import BUCKETS
 from services.gateway.fence import Door
 from services.gateway.flags import DomainFlags, Side
 
@@ -20,31 +21,41 @@ SIDES: tuple[Side, ...] = ("old", "new")
 class Customers:
     """Which of a domain's buckets were served since its flags last changed, and by which side.
 
-    The side that served a bucket last counts: an owner may move without the flags.
+    An owner may move without the flags: then the side that served a bucket last counts, and what
+    contradicts it is forgotten. For the new side owns buckets from 0 up to a threshold: one that it
+    serves tells of all below, one that the old side serves of all above.
     """
 
     def __init__(self) -> None:
-        self._flags: DomainFlags | None = None
-        self._served: dict[int, Side] = {}
-        self._counts: dict[Side, int] = {}
+        self._begin(None)
+
+    def _begin(self, flags: DomainFlags | None) -> None:
+        self._flags = flags
+        self._served: dict[Side, set[int]] = {"old": set(), "new": set()}
+        self._lowest_old, self._highest_new = BUCKETS, -1
 
     def add(self, flags: DomainFlags, buckets: Sequence[int], sides: Sequence[Side]) -> None:
         """Buckets that were served under these flags; late ones of an older epoch do not count."""
         if self._flags is not None and flags.epoch < self._flags.epoch:
             return
         if flags != self._flags:
-            self._flags, self._served, self._counts = flags, {}, {}
+            self._begin(flags)
         for bucket, side in zip(buckets, sides, strict=True):
-            before = self._served.get(bucket)
-            if before != side:
-                self._served[bucket] = side
-                self._counts[side] = self._counts.get(side, 0) + 1
-                if before is not None:
-                    self._counts[before] -= 1
+            if side == "new":
+                self._highest_new = max(self._highest_new, bucket)
+                if self._lowest_old <= bucket:
+                    self._served["old"] = {b for b in self._served["old"] if b > bucket}
+                    self._lowest_old = min(self._served["old"], default=BUCKETS)
+            else:
+                self._lowest_old = min(self._lowest_old, bucket)
+                if self._highest_new >= bucket:
+                    self._served["new"] = {b for b in self._served["new"] if b < bucket}
+                    self._highest_new = max(self._served["new"], default=-1)
+            self._served[side].add(bucket)
 
     def count(self, flags: DomainFlags, side: Side) -> int:
         """How many under these flags."""
-        return self._counts.get(side, 0) if flags == self._flags else 0
+        return len(self._served[side]) if flags == self._flags else 0
 
 
 class Doors(Collector):

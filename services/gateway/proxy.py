@@ -7,7 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import aiohttp
-from aiohttp.client_exceptions import ClientConnectorError, ClientError
+from aiohttp.client_exceptions import (
+    ClientConnectorError,
+    ClientError,
+    ConnectionTimeoutError,
+)
 from multidict import CIMultiDict
 from yarl import URL
 
@@ -28,7 +32,7 @@ NOT_PASSED_ON = (CONNECTION_HEADERS - {b"content-length"}) | {b"x-served-by"}
 # Shorter than any upstream's keep-alive: a connection that the upstream is just closing would
 # cost a customer an error, and a POST must not be sent twice.
 IDLE_SECONDS = 3.0
-CONNECT_SECONDS = 5.0
+CONNECT_SECONDS = 2.0
 CONNECTIONS = 512
 
 
@@ -111,7 +115,7 @@ class Upstream:
                 allow_redirects=False,
             ) as response:
                 content = await response.read()
-        except ClientConnectorError as error:
+        except (ClientConnectorError, ConnectionTimeoutError) as error:
             raise UpstreamUnreached(f"{type(error).__name__}: {error}") from error
         except (ClientError, OSError, ValueError) as error:
             raise UpstreamDown(f"{type(error).__name__}: {error}") from error

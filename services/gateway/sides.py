@@ -17,7 +17,9 @@ from services.gateway.proxy import Answer, Header, Upstream, UpstreamUnreached
 MISDIRECTED = 421
 # So long neither side may own a customer; an owner's move takes some ten milliseconds.
 MOVING_SECONDS = 8.0
-FIRST_PAUSE, LONGEST_PAUSE, GROWTH = 0.002, 0.05, 1.5
+# So long a dead side's customers may be on their way to the other one.
+COMING_SECONDS = 3.0
+FIRST_PAUSE, LONGEST_PAUSE, GROWTH = 0.002, 0.25, 1.5
 
 
 class NobodyOwns(Exception):
@@ -62,16 +64,15 @@ class Sides:
         """
         if not self.refusing:
             return await self._upstreams[side].call(method, target, headers, body)
-        moving, unreached = Moving(), 0
+        moving, began = Moving(), time.monotonic()
         headers = list(headers)
         while True:
             try:
                 answer = await self._upstreams[side].call(method, target, headers, body)
             except UpstreamUnreached:
-                # Twice: the other side has said no as well, or cannot be reached either.
-                if unreached:
+                # The other side may have said no only because it does not own him yet.
+                if time.monotonic() - began > COMING_SECONDS:
                     raise
-                unreached += 1
             else:
                 if answer.status != MISDIRECTED:
                     return answer

@@ -162,3 +162,31 @@ def test_the_bucket_decides_the_side() -> None:
     for route in (f"customer {n}" for n in range(300)):
         sides = [Ownership(below, 1).owner(route) for below in range(0, 10_001, 500)]
         assert sides == sorted(sides, reverse=True)
+
+
+def test_a_step_is_not_starved_by_transactions_that_keep_asking(both: Library) -> None:
+    """Share locks of a row let each other pass a waiting exclusive one, for ever."""
+    database = both.config.database("main")
+    stop, begun = threading.Event(), threading.Barrier(9)
+
+    def ask() -> None:
+        with connect(database, "asking") as asking:
+            begun.wait(30)
+            while not stop.is_set():
+                with asking.transaction():
+                    asking.execute("SELECT splitctl_sync.owns(%s, 'r', 'old')", (DOMAIN,))
+                    asking.execute("SELECT pg_sleep(0.05)")
+
+    askers = [threading.Thread(target=ask) for _ in range(8)]
+    for asker in askers:
+        asker.start()
+    begun.wait(30)
+    try:
+        with connect(database, "moving") as connection:
+            connection.execute("SET statement_timeout = '20s'")
+            ownership.switch(connection, DOMAIN, 5000, 2)
+    finally:
+        stop.set()
+        for asker in askers:
+            asker.join(30)
+    assert found(both)[0] == Ownership(5000, 2)

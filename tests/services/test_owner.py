@@ -10,6 +10,8 @@ from typing import Any
 import httpx
 import psycopg
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from migrator import control, ownership
 from migrator.mapping import Side as SideName
@@ -17,7 +19,9 @@ from migrator.ownership import bucket
 from rehearsal.postgres import free_port
 from services.gateway.app import Gateway
 from services.gateway.app import Settings as GatewaySettings
+from services.gateway.buckets import BUCKETS
 from services.gateway.flags import DomainFlags
+from services.gateway.metrics import Customers
 from services.web import Settings
 from tests.services.conftest import BUILD, Host, Json, Shop
 
@@ -136,9 +140,8 @@ def test_a_service_refuses_customers_of_the_other_side(owned: Owned) -> None:
         assert carts_of(owned, who, SIDES[other]) == 0
 
 
-def test_everybody_is_served_before_sync_is_enabled_and_after_it_was_torn_down(
-    owned: Owned,
-) -> None:
+def test_where_nothing_is_carried_the_old_side_alone_serves(owned: Owned) -> None:
+    """Before sync is enabled, and after it was torn down, nobody carries what the new writes."""
     owned.own_both(100)
     who = customer_of(lambda _: True)
     assert owned.call(owned.urls["order"], "POST", "/carts", who).status_code == 421
@@ -147,8 +150,28 @@ def test_everybody_is_served_before_sync_is_enabled_and_after_it_was_torn_down(
             control.drop(connection)
     for _ in range(2):
         assert owned.call(owned.urls["order"], "POST", "/carts", who).status_code == 201
+        assert owned.call(owned.urls["checkout"], "POST", "/carts", who).status_code == 421
         path = f"/carts/{uuid.uuid4()}"
         assert owned.call(owned.urls["order"], "GET", path, who).status_code == 404
+        assert owned.call(owned.urls["checkout"], "GET", path, who).status_code == 421
+
+
+def test_a_new_side_that_is_alone_for_good_is_told_so(owned: Owned) -> None:
+    settings = Settings(
+        service="checkout",
+        database_url=owned.shop.dsns["checkout"],
+        partners_url=owned.shop.urls["partners"],
+        order_url=owned.urls["order"],
+        side="new",
+        alone=True,
+    )
+    port = free_port()
+    owned.host.serve(BUILD["checkout"](settings).app(), port)
+    for database in owned.shop.dsns:
+        with owned.shop_connection(database) as connection:
+            control.drop(connection)
+    who = customer_of(lambda _: True)
+    assert owned.call(f"http://127.0.0.1:{port}", "POST", "/carts", who).status_code == 201
 
 
 def test_orders_belong_to_nobody_who_moves(owned: Owned) -> None:
@@ -264,3 +287,20 @@ def test_a_merge_finds_both_owners_whatever_the_flags_say(owned: Owned) -> None:
 def test_only_a_gateway_may_look_across(owned: Owned) -> None:
     who = customer_of(lambda _: True) | {"X-Crossing": "1"}
     assert owned.through("GET", f"/carts/{uuid.uuid4()}", who).status_code == 400
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 9), st.integers(0, BUCKETS - 1)), max_size=60),
+    st.lists(st.integers(0, BUCKETS), min_size=10, max_size=10),
+)
+def test_what_is_counted_never_contradicts_the_last_owner(
+    visits: list[tuple[int, int]], thresholds: list[int]
+) -> None:
+    """However often the owner moved: nobody is counted below a customer of the new side as old."""
+    customers, flags = Customers(), DomainFlags(True, 50, 3)
+    for owner, number in sorted(visits):
+        side: SideName = "new" if number < thresholds[owner] else "old"
+        customers.add(flags, [number], [side])
+        held = customers._served
+        assert max(held["new"], default=-1) < min(held["old"], default=BUCKETS)
+        assert number in held[side]
