@@ -169,15 +169,18 @@ def _servers(config: Config, name: str) -> Examination:
 
 
 def _gateways(config: Config) -> Examination:
-    from rollout.flags import GatewayAdmin
+    from rollout.gateways import flags_of, written_of
 
     found = Examination()
-    for gateway in GatewayAdmin.of(config).served():
+    written = written_of(config)
+    for gateway in flags_of(config, written).served():
         if gateway.reachable:
             found.healthy.append(f"gateway {gateway.instance} at {gateway.url}")
         else:
             reason = f"does not answer ({gateway.problem})"
             remedy = "Start it, or correct gateway.urls and gateway.token."
+            if written is not None:
+                remedy = "Look at its pod, and at [cluster] and gateway.port."
             found.problems.append(Problem(f"gateway {gateway.url}", reason, remedy))
     return found
 
