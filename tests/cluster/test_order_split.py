@@ -1,5 +1,8 @@
 """The nine days in minutes, on the cluster: services and gateways as pods, flags that reach the
-gateways one by one, up to 100 % and back in one command. Customers shop throughout."""
+gateways one by one, up to 100 % and back in one command. Customers shop throughout.
+
+The step to 50 % is left out: each is a rolling restart, and the whole takes minutes as it is.
+"""
 
 from pathlib import Path
 
@@ -15,7 +18,7 @@ from tests.cluster.kubelet import Kubelet
 
 SOAK_S = 5.0
 # The new side serves everybody when all of them are called back.
-WAY_UP = (10, 50, 100)
+WAY_UP = (10, 100)
 
 
 class UpAndBack(Story):
