@@ -132,6 +132,8 @@ class ClusterEstate(Estate):
         places += [f"port = {PORT}", 'settle = "2m"']
         text = text.replace('driver = "admin"', "\n".join(places), 1)
         text = text.replace(f'urls = ["{self.gateways[0]}/metrics"]', "urls = []", 1)
+        # Each phase is a rolling restart of all gateways for each domain.
+        text = text.replace(f'{{ percentage = 50, soak = "{self._soak_s:g}s" }}, ', "")
         text += f'\n[cluster]\nkubeconfig = "{self.kubeconfig}"\n'
         text += f'namespace = "{self.cluster.namespace}"\n'
         self.config.write_text(text, encoding="utf-8")

@@ -1,7 +1,7 @@
 """The nine days in minutes, on the cluster: services and gateways as pods, flags that reach the
 gateways one by one, up to 100 % and back in one command. Customers shop throughout.
 
-The step to 50 % is left out: each is a rolling restart, and the whole takes minutes as it is.
+The phase of 50 % is left out: each is a rolling restart a domain, and it takes minutes as it is.
 """
 
 from pathlib import Path
