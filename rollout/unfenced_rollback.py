@@ -22,7 +22,7 @@ from rollout.phases import PER_PERCENT
 from rollout.rolled_back import STILL_WRITING, TARGET, RolledBack
 from rollout.tools import Tools
 from rollout.world import Crossing, SideAway
-from rollout.written import Written, settle
+from rollout.written import FlagsOvertaken, Written, settle
 
 # So long after its beginning the last gateways are waited for: what follows has to have its time.
 SETTLE_S = 40.0
@@ -66,7 +66,8 @@ def roll_back(
     if refusing and _owners(name, config, tools, result):
         result.served_s = round(tools.clock() - started, 3)
     error = writing.wait(WRITE_S)[name].error
-    if error is not None:
+    # Newer flags than we saw are those of a step: they are written over below.
+    if error is not None and not isinstance(error, FlagsOvertaken):
         result.problems.append(f"the flags could not be written ({error}); type it again")
         result.unreachable = [written.name]
         return result
@@ -80,11 +81,19 @@ def roll_back(
 def _follow(name: str, tools: Tools, written: Written, result: RolledBack, started: float) -> None:
     """Until every gateway serves it; a step that was under way may have written after us."""
     deadline = started + SETTLE_S
+    epoch = result.epoch
     while True:
-        wanted = DomainFlags(True, TARGET, result.epoch)
+        epoch = max(epoch, result.epoch)
+        wanted = DomainFlags(True, TARGET, epoch)
         problem = ""
         try:
             written.write(name, wanted)
+        except FlagsOvertaken as error:
+            # Whoever is called back at 3 am is called back: no step has the last word.
+            epoch = int(error.facts["epoch"]) + 1
+            if tools.clock() < deadline:
+                continue
+            problem = str(error)
         except SplitctlError as error:
             problem = f"the flags could not be written ({error}); type it again"
         left = deadline - tools.clock()

@@ -374,6 +374,19 @@ def test_a_rollback_that_was_killed_is_finished_by_the_same_command(
     assert rig.is_at(0)
 
 
+@pytest.mark.parametrize("refuses", [False, True])
+def test_flags_that_a_step_wrote_after_the_look_do_not_have_the_last_word(
+    plain_config: Config, refuses: bool
+) -> None:
+    rig = PodRig(percentage=50, epoch=4)
+    rig.hooks["write"] = lambda: rig.written.stand.update({DOMAIN: DomainFlags(True, 100, 9)})
+    config = refusing(plain_config) if refuses else plain_config
+    (done,) = rollback(config, tools=rig.unfenced_tools(refusing=refuses)).rollbacks
+    assert done.complete
+    assert rig.served == rig.owned == {0}
+    assert rig.written.stand[DOMAIN].served == 0
+
+
 def test_an_owner_that_does_not_answer_is_not_taken_for_one_at_zero(plain_config: Config) -> None:
     rig = PodRig(percentage=50, epoch=4)
     rig.written.write(DOMAIN, DomainFlags(True, 0, 5))
