@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 
-from estate.cluster import DEPLOYMENT, Kind, Object
+from estate.cluster import CONFIG_MAP, DEPLOYMENT, Kind, Object
 from estate.config import Config
 from rollout.manifests import ManifestsInvalid
 
@@ -46,8 +46,8 @@ def forward(
     before = {_key(manifest): manifest for manifest in without}
     new = [manifest for manifest in ended if _key(manifest) not in before]
     changed = [m for m in ended if _key(m) in before and m != before[_key(m)]]
+    _needs_default(config, domain, [m for m in ended if _is_gateway(config, m)], path)
     gateway = [manifest for manifest in changed if _is_gateway(config, manifest)]
-    _needs_default(config, domain, gateway, path)
     rest = [manifest for manifest in changed if manifest not in gateway]
     return [
         Part(Name.WAY_BACK, new),
@@ -84,22 +84,28 @@ def touched(without: Sequence[Object], ended: Sequence[Object]) -> list[Object]:
 
 def _needs_default(config: Config, domain: str, gateway: Sequence[Object], path: Path) -> None:
     settings, where = config.domains[domain], config.gateway
-    found = [_env(config, manifest) for manifest in gateway]
-    if not found or found[0].get(settings.default, {}).get("value") != "new":
+    said = {name: entry for manifest in gateway for name, entry in _said(config, manifest).items()}
+    if said.get(settings.default, {}).get("value") != "new":
         told = f'{settings.default} "new" in Deployment {where.deployment}'
         reason = f"a domain's end says {told}, container {where.container}"
         raise ManifestsInvalid(path=path, reason=reason)
-    if left := sorted(_flags(config, domain) & found[0].keys()):
+    if left := sorted(_flags(config, domain) & said.keys()):
         reason = f"{', '.join(left)} is still there: take it out with `$patch: delete`"
         raise ManifestsInvalid(path=path, reason=reason)
 
 
 def _is_gateway(config: Config, manifest: Object) -> bool:
-    named = manifest["metadata"]["name"] == config.gateway.deployment
-    return named and Kind.of(manifest) == DEPLOYMENT
+    """Whether flags and defaults may stand in it."""
+    kind, name, where = Kind.of(manifest), manifest["metadata"]["name"], config.gateway
+    if where.driver == "config-map" and kind == CONFIG_MAP:
+        return bool(name == where.config_map)
+    return bool(kind == DEPLOYMENT and name == where.deployment)
 
 
-def _env(config: Config, manifest: Object) -> dict[str, Object]:
+def _said(config: Config, manifest: Object) -> dict[str, Object]:
+    """Variables or keys, by name."""
+    if Kind.of(manifest) == CONFIG_MAP:
+        return {key: {"value": text} for key, text in manifest.get("data", {}).items()}
     for container in manifest["spec"]["template"]["spec"].get("containers", []):
         if container["name"] == config.gateway.container:
             return {entry["name"]: entry for entry in container.get("env", [])}
@@ -113,6 +119,9 @@ def _flags(config: Config, domain: str) -> frozenset[str]:
 
 def _unflagged(config: Config, manifest: Object, names: frozenset[str]) -> Object:
     kept = deepcopy(manifest)
+    if Kind.of(manifest) == CONFIG_MAP:
+        kept["data"] = {key: text for key, text in kept.get("data", {}).items() if key not in names}
+        return kept
     for container in kept["spec"]["template"]["spec"]["containers"]:
         if container["name"] == config.gateway.container:
             container["env"] = [e for e in container.get("env", []) if e["name"] not in names]

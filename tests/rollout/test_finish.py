@@ -265,6 +265,32 @@ def test_it_is_taken_back_and_nobody_moves(estate: Estate) -> None:
     assert estate.undo().already
 
 
+def test_another_domain_that_is_half_way_keeps_its_flags(estate: Estate) -> None:
+    names = {"flag": "G", "percentage": "Q", "default": "DEFAULT_E"}
+    other = estate.config.domains[DOMAIN].model_copy(update=names)
+    config = estate.config.model_copy(
+        update={"domains": {DOMAIN: estate.config.domains[DOMAIN], "e": other}}
+    )
+    estate.config = config
+    first = {"F": "true", "P": "0", "G": "true", "Q": "0"}
+    write(config, "", [deployment("gateway", **first), deployment("old")])
+    deploy.apply(config, site=estate.site)
+    estate.tools.written = EnvironmentFlags(GatewayPods(estate.cluster, config))
+    estate.tools.flags = Unfenced(
+        estate.tools.written, 60.0, estate.rig.clock, estate.rig.clock.sleep
+    )
+    estate.tools.written.write("e", DomainFlags(True, 50, 3))
+    estate.soak()
+    half_way = {"G": "true", "Q": "50", "Q_EPOCH": "3"}
+    done = estate.finish()
+    assert isinstance(done, Finished) and done.exit_code == ExitCode.DONE
+    assert estate.template("gateway") == {"DEFAULT": "new", "OLD_URL": "beside", **half_way}
+    assert not deploy.apply(config, site=estate.site).changed
+    estate.undo()
+    assert estate.template("gateway") == {**FLAGS, **half_way}
+    assert estate.broken_rules == []
+
+
 WRITES_THERE, WRITES_BACK = 4, 4
 
 
