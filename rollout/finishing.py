@@ -21,6 +21,7 @@ from rollout.finish_parts import Name, Part
 from rollout.finish_report import Finished, FinishPlan, PartDone, PartPlan
 from rollout.finished import FINISH, UNFINISH, FinishUnderWay, finished
 from rollout.flags import DomainFlags
+from rollout.following import ending
 from rollout.phases import Move
 from rollout.preconditions import Held, Refused, ask, held, in_line
 from rollout.survey import survey
@@ -51,6 +52,8 @@ def plan(
         reason = _in_the_way(config, course, ledger.rollout(domain))
         blockers = [reason] if reason else []
         blockers += [f"{a.kind} of {a.domain} was not finished" for a in _others(ledger, course)]
+    if not undo and (waiting := _not_applied(config, course, site)):
+        blockers.append(waiting)
     parts = [_part_plan(config, course, part, tools, site) for part in course.parts]
     todo = any(part.lines() for part in parts)
     following = course.command if todo else f"splitctl decommission archive {domain}"
@@ -75,7 +78,9 @@ def finish(
     with tools.ledger() as ledger, ledger.lock():
         row = _needed(config, course, ledger)
         if not _open(ledger, course):
-            _need_applied(config, course, site)
+            if waiting := _not_applied(config, course, site):
+                following = "splitctl deploy apply --dry-run"
+                raise Refused(domain=domain, reason=waiting, next=following)
             if kept := _held(config, domain, row, ledger, tools):
                 return kept
         return _perform(config, course, ledger, tools, site, on_progress)
@@ -126,24 +131,19 @@ def _needed(config: Config, course: Course, ledger: Ledger) -> Rollout:
     for act in _others(ledger, course):
         if act.domain != domain:
             raise FinishUnderWay(domain=act.domain)
-        if act.kind not in (FINISH, UNFINISH):
-            following = "splitctl status"
-            raise Refused(domain=domain, reason=f"{act.kind} was not finished", next=following)
+        following = ending(act.kind, domain)
+        raise Refused(domain=domain, reason=f"{act.kind} was not finished", next=following)
     return row
 
 
-def _need_applied(config: Config, course: Course, site: Site) -> None:
-    """What is going to be changed is as its manifests say, so that nothing else changes with it.
-
-    Raises Refused.
-    """
+def _not_applied(config: Config, course: Course, site: Site) -> str:
+    """What is not as its manifests say, and would be changed with the rest; empty when all is."""
     if course.domain in finished(config, site.cluster):
-        return  # it was begun before
+        return ""  # it was begun before
     found = planned(config, site.cluster, course.stands, force=True)
-    if waiting := [f"{p.kind.name} {p.name}" for p in found if p.change.state != "same"]:
-        reason = f"{', '.join(waiting)}: the manifests say something else, and were not applied"
-        following = "splitctl deploy apply --dry-run"
-        raise Refused(domain=course.domain, reason=reason, next=following)
+    waiting = [f"{p.kind.name} {p.name}" for p in found if p.change.state != "same"]
+    told = "the manifests say something else, and were not applied"
+    return f"{', '.join(waiting)}: {told}" if waiting else ""
 
 
 def _open(ledger: Ledger, course: Course) -> list[ActRecord]:
@@ -152,24 +152,23 @@ def _open(ledger: Ledger, course: Course) -> list[ActRecord]:
 
 
 def _others(ledger: Ledger, course: Course) -> list[ActRecord]:
-    """Unfinished acts that this one would meet: of its domain, and finishes of others."""
+    """Unfinished acts in the way: others than this one's of its domain, finishes of others."""
     return [
         act
         for act in ledger.unfinished()
-        if (act.domain == course.domain and act.kind != course.act)
-        or (act.domain != course.domain and act.kind in (FINISH, UNFINISH))
+        if act.domain and (act.domain == course.domain) != (act.kind in (FINISH, UNFINISH))
     ]
 
 
 def _held(config: Config, domain: str, row: Rollout, ledger: Ledger, tools: Tools) -> Held | None:
     """What keeps it: a gate, a pause. Raises Drift."""
+    if row.stage == phases.Stage.COMPLETE:
+        return None  # nobody can come back, and sync may be torn down
     world = tools.world(domain)
     try:
         in_line(domain, row, survey(domain, tools.flags, world))
     finally:
         world.close()
-    if row.stage == phases.Stage.COMPLETE:
-        return None
     found = ask(config, row, ledger, evidence.look(tools, config, ledger, [domain]))
     decision = phases.on_finish(found.position, found.results)
     return None if decision.move is Move.ENTER else held(row, decision, found.results)
@@ -327,7 +326,7 @@ def _flags(config: Config, course: Course, written: Written, tools: Tools, site:
     if course.act == UNFINISH:
         if by_default:
             stands = DomainFlags(True, BY_DEFAULT.percentage, _epoch(domain, tools))
-            written.write(domain, stands)
+            written.restore(domain, stands)
         if stands is None:
             return PartDone(Name.FLAGS, [])  # there never was a default that stood for them
         missing = settle(written, domain, stands, limit_s, site.clock, site.sleep)

@@ -16,7 +16,7 @@ from rollout import parallel
 from rollout.counters import Snapshot
 from rollout.flags import DomainFlags, GatewayFlags
 from rollout.metrics import ScrapeMetrics
-from rollout.written import BY_DEFAULT, may_follow, need_gone
+from rollout.written import BY_DEFAULT, may_follow, need_gone, need_none
 
 TIMEOUT_S = 2.0
 # A pod of a rolling restart: to start, to be found ready, and to let the old one end.
@@ -174,6 +174,16 @@ class EnvironmentFlags:
         left = pods.cluster.drop_env(pods.deployment, pods.container, frozenset(names), check=check)
         need_gone(domain, f"deployment {pods.deployment}", names, left.env(pods.container))
 
+    def restore(self, domain: str, flags: DomainFlags) -> None:
+        """Raises FlagsOvertaken, and what a cluster raises."""
+        settings, pods = self._pods.domains[domain], self._pods
+
+        def check(stands: Mapping[str, str]) -> None:
+            need_none(domain, _stands(settings, stands))
+
+        values = to_environment(settings, flags)
+        pods.cluster.patch_env(pods.deployment, pods.container, values, check=check)
+
     def unflagged(self, domain: str) -> list[str]:
         """Pods that were started with a flag, and what `unsettled` names."""
         return self.unsettled(domain, BY_DEFAULT)
@@ -242,6 +252,16 @@ class ConfigMapFlags:
         names = to_environment(settings, expecting)
         left = self._pods.cluster.drop_keys(self._config_map, frozenset(names), check=check)
         need_gone(domain, f"config map {self._config_map}", names, left.data)
+
+    def restore(self, domain: str, flags: DomainFlags) -> None:
+        """Raises FlagsOvertaken, and what a cluster raises."""
+        settings = self._pods.domains[domain]
+
+        def check(stands: Mapping[str, str]) -> None:
+            need_none(domain, _stands(settings, stands))
+
+        values = to_environment(settings, flags)
+        self._pods.cluster.patch_config_map(self._config_map, values, check=check)
 
     def unflagged(self, domain: str) -> list[str]:
         """Pods that send customers to the old side; one that runs keeps what it has read."""

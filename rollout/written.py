@@ -41,6 +41,12 @@ class FlagsKept(SplitctlError):
     exit_code = ExitCode.PRECONDITION
 
 
+def need_none(domain: str, stands: DomainFlags | None) -> None:
+    """No flag stands. Raises FlagsOvertaken."""
+    if stands is not None:
+        raise FlagsOvertaken(domain=domain, percentage=stands.served, epoch=stands.epoch)
+
+
 def need_gone(domain: str, where: str, names: Collection[str], left: Collection[str]) -> None:
     """None of these variables is left. Raises FlagsKept."""
     if kept := sorted(set(names) & set(left)):
@@ -64,6 +70,9 @@ class Written(Protocol):
 
     def remove(self, domain: str, expecting: DomainFlags) -> None:
         """Take the flags away, only where those stand. Raises FlagsOvertaken, FlagsKept."""
+
+    def restore(self, domain: str, flags: DomainFlags) -> None:
+        """Ask for these flags, only where none stand. Raises FlagsOvertaken."""
 
     def unflagged(self, domain: str) -> list[str]:
         """What is missing until every gateway serves all customers by the new side, by default."""
@@ -228,6 +237,11 @@ class InMemoryWritten:
         self.log.append("remove")
         for domains in self.gateways.values():
             domains[domain] = BY_DEFAULT
+
+    def restore(self, domain: str, flags: DomainFlags) -> None:
+        """At once, at every gateway."""
+        need_none(domain, self.stands(domain))
+        self.write(domain, flags)
 
     def unflagged(self, domain: str) -> list[str]:
         """Gateways that serve a flag."""

@@ -35,7 +35,7 @@ from rollout.status import status
 from rollout.survey import Drift
 from rollout.tools import Tools
 from rollout.world import Ownership
-from rollout.written import FlagsKept, Unfenced
+from rollout.written import FlagsKept, FlagsOvertaken, Unfenced
 from tests.rollout.rig import DOMAIN, Killed, Rig
 from tests.rollout.rolling import RollingClock, RollingCluster
 from tests.rollout.way import row, verified
@@ -340,23 +340,44 @@ def _ended(estate: Estate, how: str) -> None:
 
 @pytest.mark.parametrize("at", range(WRITES_THERE))
 def test_a_rollback_meanwhile_has_the_last_word(estate: Estate, at: int) -> None:
+    _called_back_before(estate, at)
+    if at < WRITES_THERE - 1:
+        with pytest.raises((CalledBack, FlagsOvertaken)):
+            estate.finish()
+    else:
+        estate.finish()  # nothing was left to be stopped
+    _everybody_is_back(estate)
+
+
+@pytest.mark.parametrize("at", range(WRITES_BACK))
+def test_a_rollback_during_its_undo_has_the_last_word(estate: Estate, at: int) -> None:
+    estate.finish()
+    estate.writes.clear()
+    _called_back_before(estate, at)
+    if at == 1:  # the flags were just going to be written
+        with pytest.raises(FlagsOvertaken):
+            estate.undo()
+    else:
+        estate.undo()
+    _everybody_is_back(estate)
+
+
+def _called_back_before(estate: Estate, write: int) -> None:
     seen = estate.cluster.before
 
     def called_back(act: str) -> None:
         seen(act)
-        if len(estate.writes) == at + 1 and not estate.called_back:
+        if len(estate.writes) == write + 1 and not estate.called_back:
             estate.called_back = True
             rollback(estate.config, [DOMAIN], tools=estate.tools)
 
     estate.cluster.before = called_back
-    if at < WRITES_THERE - 1:
-        with pytest.raises(Exception) as stopped:
-            estate.finish()
-        assert isinstance(stopped.value, CalledBack) or "changed by another" in str(stopped.value)
-    else:
-        estate.finish()
+
+
+def _everybody_is_back(estate: Estate) -> None:
     estate.soak()
     assert {flags.domains[DOMAIN].served for flags in estate.tools.flags.served()} == {0}
+    assert estate.rig.owned == {0}
     estate.check()
     assert estate.broken_rules == []
 
