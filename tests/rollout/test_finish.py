@@ -438,6 +438,9 @@ def test_it_is_refused_before_rampdown_and_its_undo_once_complete(estate: Estate
         estate.undo()
     assert late.value.next_command == f"splitctl decommission undo {DOMAIN}"
     assert estate.writes == []
+    # Whoever archived first may still take flags and code away.
+    assert estate.finish().exit_code == ExitCode.DONE
+    assert estate.is_finished()
 
 
 def _at(estate: Estate, **changes: str) -> None:
