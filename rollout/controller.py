@@ -10,6 +10,7 @@ from migrator.ownership import Ownership
 from rollout import drift, evidence, marks, phases, recovery
 from rollout.books import ADOPT, REPAIR, adopt, arrived, finish
 from rollout.flags import DomainFlags
+from rollout.following import ending
 from rollout.interrupts import Interrupts
 from rollout.owner_recovery import owners_in_line
 from rollout.owner_step import OwnerLimits, OwnerStep
@@ -253,7 +254,7 @@ def _settle(
             # The world was moved already, or not yet: it is looked at anew either way.
             ledger.finish(act, {"how": "begun anew"}, state="abandoned")
         elif act.kind != STEP:
-            following = f"splitctl decommission {act.kind} {domain}"
+            following = ending(act.kind, domain)
             raise Refused(domain=domain, reason=f"{act.kind} was not finished", next=following)
         else:
             with Interrupts():

@@ -9,6 +9,8 @@ from estate.ledger import ActRecord, Ledger, Rollout
 from migrator import archive as archiving
 from migrator.archive import Renamed
 from rollout import evidence, phases
+from rollout.finished import FINISH, UNFINISH, FinishUnderWay
+from rollout.following import after_rampdown
 from rollout.phases import Move, Stage
 from rollout.preconditions import Held, Refused, ask, held, in_line, need_verdict
 from rollout.survey import survey
@@ -44,7 +46,7 @@ def rampdown(config: Config, domain: str, *, tools: Tools | None = None) -> Ente
         else:
             results, position = [], evidence.position(config, row)
         decision = phases.on_rampdown(position, results)
-        following = f"splitctl decommission archive {domain}"
+        following = after_rampdown(config, domain)
         if decision.move is Move.NOTHING:
             return Entered(domain, row.stage, True, [], following)
         if decision.move is Move.REFUSE:
@@ -74,6 +76,9 @@ def archive(config: Config, domain: str, *, tools: Tools | None = None) -> Enter
         if decision.move is Move.REFUSE:
             command = f"splitctl decommission rampdown {domain}"
             raise Refused(domain=domain, reason=decision.reason, next=command)
+        for open_act in ledger.unfinished(domain):
+            if open_act.kind in (FINISH, UNFINISH):
+                raise FinishUnderWay(domain=domain)
         begun = any(act.kind == ARCHIVE for act in ledger.unfinished(domain))
         if not (begun and _archived(domain, tools)):
             _proven(config, domain, row, ledger, tools)

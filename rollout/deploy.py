@@ -5,35 +5,25 @@ says; a manifest gives its first value alone.
 """
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import httpx
 
-from estate.cluster import (
-    DEPLOYMENT,
-    MANAGER,
-    Cluster,
-    Kind,
-    Object,
-    extract,
-    owned,
-    united,
-)
-from estate.config import Config, DeployConfig
+from estate.cluster import DEPLOYMENT, Cluster, Kind, Object
+from estate.config import Config
 from estate.errors import ExitCode, SplitctlError
-from rollout import manifests, rollouts
+from rollout import rollouts
+from rollout.deploy_planning import overlay, planned, rendered, settings
 from rollout.deploy_report import (
     Deployed,
     DeployPlan,
     DeployStatus,
     Health,
-    ObjectChange,
     Planned,
 )
-from rollout.differences import differences
-from rollout.kept_flags import flag_names, keep_flags
+from rollout.finished import FINISH, UNFINISH, FinishedSince, FinishUnderWay, finished
 from rollout.rollouts import RolloutState
 
 if TYPE_CHECKING:
@@ -43,13 +33,6 @@ DEPLOY, UNDEPLOY = "deploy", "deploy undo"
 LOOKED_THROUGH = 1000  # acts among which the last deployment is looked for
 HEALTH_S, HEALTH_PAUSE_S, ANSWER_S = 30.0, 0.5, 3.0
 APPLY, UNDO, STATUS = (f"splitctl deploy {word}" for word in ("apply", "undo", "status"))
-
-
-class DeployNotConfigured(SplitctlError):
-    """The configuration has no section [deploy]: it is not known where the manifests are."""
-
-    hint = 'add [deploy] with manifests = "deploy", then: splitctl doctor'
-    exit_code = ExitCode.USAGE
 
 
 class NothingToUndo(SplitctlError):
@@ -87,7 +70,7 @@ def silent(_: str) -> None:
 def plan(config: Config, *, force: bool = False, site: Site | None = None) -> DeployPlan:
     """What the next `apply` would do, as the cluster itself answers. Changes nothing."""
     site = site or Site.of(config)
-    found = _planned(config, site.cluster, rendered(config, site.cluster.namespace), force)
+    found = planned(config, site.cluster, rendered(config, site.cluster), force=force)
     changes = [planned.change for planned in found]
     following = APPLY if any(change.state != "same" for change in changes) else STATUS
     return DeployPlan(overlay(config), site.cluster.namespace, changes, [], following)
@@ -105,36 +88,11 @@ def apply(
     force: take fields that other managers hold. Raises ClusterConflict, LockHeld.
     """
     site = site or Site.of(config)
-    wanted = rendered(config, site.cluster.namespace)
+    wanted = rendered(config, site.cluster)
     with site.ledger() as ledger, ledger.lock():
-        found = _planned(config, site.cluster, wanted, force)
+        _nobody_finishes(ledger)
+        found = planned(config, site.cluster, wanted, force=force)
         return _perform(config, DEPLOY, found, [], ledger, site, force, on_progress)
-
-
-def _planned(
-    config: Config, cluster: Cluster, wanted: Iterable[Object], force: bool
-) -> list[Planned]:
-    """Each object against what stands, by the server's own dry run. Raises ClusterConflict."""
-    names = flag_names(config)
-    return [_plan_one(cluster, manifest, names, force) for manifest in wanted]
-
-
-def _plan_one(cluster: Cluster, manifest: Object, flags: frozenset[str], force: bool) -> Planned:
-    kind, name = Kind.of(manifest), manifest["metadata"]["name"]
-    live = cluster.get(kind, name)
-    if live is not None:
-        manifest = keep_flags(manifest, live, flags)
-    after = cluster.apply(manifest, force=force, dry_run=True)
-    if live is None:
-        return Planned(manifest, None, ObjectChange(kind.name, name, "new"))
-    mine, then = owned(live, MANAGER), owned(after, MANAGER)
-    changed = differences(live, after)
-    # A field that we would only hold less, as a flag that a step has taken over, is no change.
-    same = not changed and united(mine, then) == mine
-    state: Any = "same" if same else "changed"
-    # With what is taken from others, so that an undo gives that back too.
-    before = extract(live, united(mine, then))
-    return Planned(manifest, before, ObjectChange(kind.name, name, state, changed))
 
 
 def _perform(
@@ -229,19 +187,19 @@ def _watched(
     changed: bool,
 ) -> Deployed:
     """Wait for the rollouts, then ask for health."""
-    settings = _settings(config)
+    limit_s = settings(config).limit.total_seconds()
     names = [planned.name for planned in found if planned.kind == DEPLOYMENT]
     states = rollouts.wait(
         site.cluster,
         names,
-        settings.limit.total_seconds(),
+        limit_s,
         moved={p.name for p in found if p.change.differences} if changed else (),
         clock=site.clock,
         sleep=site.sleep,
         on_progress=on_progress,
     )
     arrived = all(state.complete for state in states)
-    health = [_health(url, site) for url in settings.health] if arrived else []
+    health = [asked(url, site) for url in settings(config).health] if arrived else []
     well = arrived and not any(one.problem for one in health)
     return Deployed(
         overlay=overlay(config),
@@ -262,8 +220,8 @@ def _following(states: Sequence[RolloutState]) -> str:
     return f"{STATUS}  (or back: {UNDO})" if waiting else UNDO
 
 
-def _health(url: str, site: Site) -> Health:
-    """Ask until it answers with success, or the limit has passed."""
+def asked(url: str, site: Site) -> Health:
+    """Ask an address until it answers with success, or the limit has passed."""
     deadline = site.clock() + HEALTH_S
     while True:
         try:
@@ -276,23 +234,6 @@ def _health(url: str, site: Site) -> Health:
         site.sleep(HEALTH_PAUSE_S)
 
 
-def overlay(config: Config) -> str:
-    """The overlay of this environment. Raises DeployNotConfigured."""
-    return _settings(config).overlay or config.environment
-
-
-def _settings(config: Config) -> DeployConfig:
-    if config.deploy is None:
-        raise DeployNotConfigured
-    return config.deploy
-
-
-def rendered(config: Config, namespace: str) -> list[Object]:
-    """The manifests of this environment. Raises DeployNotConfigured, ManifestsInvalid."""
-    folder = _settings(config).manifests / "overlays" / overlay(config)
-    return manifests.render(folder, namespace)
-
-
 # Status
 
 
@@ -300,7 +241,7 @@ def status(config: Config, *, site: Site | None = None) -> DeployStatus:
     """What stands in the cluster, against the manifests. Changes nothing."""
     site = site or Site.of(config)
     # With force: a field that somebody else holds is a difference to be shown, not a refusal.
-    found = _planned(config, site.cluster, rendered(config, site.cluster.namespace), True)
+    found = planned(config, site.cluster, rendered(config, site.cluster), force=True)
     deployments = [p.name for p in found if p.kind == DEPLOYMENT and p.before is not None]
     changes = [planned.change for planned in found]
     last, unfinished = _told_last(config, site)
@@ -343,8 +284,8 @@ def plan_undo(config: Config, *, site: Site | None = None) -> DeployPlan:
     """What the next `undo` would do. Changes nothing. Raises NothingToUndo."""
     site = site or Site.of(config)
     with site.ledger() as ledger:
-        act = _last(config, ledger)
-    found = _planned(config, site.cluster, act.intent["before"], True)
+        act = _last(config, ledger, site.cluster)
+    found = planned(config, site.cluster, act.intent["before"], force=True)
     changes = [planned.change for planned in found]
     deletes = [f"{head['kind']} {head['metadata']['name']}" for head in act.intent["new"]]
     confirm = f" --confirm {overlay(config)}" if deletes else ""
@@ -365,8 +306,9 @@ def undo(
     """
     site = site or Site.of(config)
     with site.ledger() as ledger, ledger.lock():
-        act = _last(config, ledger)
-        found = _planned(config, site.cluster, act.intent["before"], force)
+        _nobody_finishes(ledger)
+        act = _last(config, ledger, site.cluster)
+        found = planned(config, site.cluster, act.intent["before"], force=force)
         new = act.intent["new"]
         return _perform(
             config,
@@ -382,12 +324,26 @@ def undo(
         )
 
 
-def _last(config: Config, ledger: "Ledger") -> "ActRecord":
-    """The last deployment that was not undone. One that was interrupted counts."""
+def _nobody_finishes(ledger: "Ledger") -> None:
+    """No finish is half done. Raises FinishUnderWay."""
+    for act in ledger.unfinished():
+        if act.kind in (FINISH, UNFINISH):
+            raise FinishUnderWay(domain=act.domain)
+
+
+def _last(config: Config, ledger: "Ledger", cluster: Cluster) -> "ActRecord":
+    """The last deployment that was not undone. One that was interrupted counts.
+
+    Raises NothingToUndo, FinishedSince.
+    """
     acts = [act for act in _acts(ledger) if act.intent.get("overlay") == overlay(config)]
     undone = {act.intent["undoes"] for act in acts if act.kind == UNDEPLOY and act.state == "done"}
     for act in reversed(acts):
         nothing = act.state == "abandoned" and not (act.outcome or {}).get("applied")
         if act.kind == DEPLOY and not nothing and act.id not in undone:
+            for name in finished(config, cluster):
+                ends = ledger.history(name, 1, kinds=(FINISH,))
+                if ends and ends[0].id > act.id:
+                    raise FinishedSince(domain=name)
             return act
     raise NothingToUndo(overlay=overlay(config))

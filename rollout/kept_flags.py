@@ -1,29 +1,50 @@
-"""Flags in manifests are first values: what is live is moved by steps, never by a deployment."""
+"""Flags in manifests are first values: what is live is moved by steps, never by a deployment.
 
+Nor does a deployment say which side is a gateway's default: that is moved by `rollout finish`.
+"""
+
+from collections.abc import Mapping
 from copy import deepcopy
+from dataclasses import dataclass, field
 from typing import Any
 
 from estate.cluster import CONFIG_MAP, DEPLOYMENT, MANAGER, Kind, Object, owners
 from estate.config import Config
 
 
-def flag_names(config: Config) -> frozenset[str]:
-    """What the gateways call the switches and percentages of all domains."""
-    domains = config.domains.values()
-    return frozenset(name for domain in domains for name in (domain.flag, domain.percentage))
+@dataclass(frozen=True)
+class FlagNames:
+    """What the gateways call the switches and percentages of all domains.
+
+    defaults: the variable that stands in for a domain's flags, and these
+    """
+
+    flags: frozenset[str]
+    defaults: Mapping[str, frozenset[str]] = field(default_factory=dict)
 
 
-def keep_flags(manifest: Object, live: Object, names: frozenset[str]) -> Object:
-    """The manifest with each flag as it is live.
+def flag_names(config: Config, *, moving: str = "") -> FlagNames:
+    """The names of all domains; `moving` is the one whose default is being moved just now."""
+    flags = {name: frozenset((d.flag, d.percentage)) for name, d in config.domains.items()}
+    defaults = {
+        domain.default: flags[name]
+        for name, domain in config.domains.items()
+        if domain.default and name != moving
+    }
+    return FlagNames(frozenset().union(*flags.values()), defaults)
 
-    One that is not ours any more, because a step has set it, is left out: applied again, it would
-    be ours too, and hold up the next step.
+
+def keep_flags(manifest: Object, live: Object, names: FlagNames) -> Object:
+    """The manifest with each flag, and each default, as it is live.
+
+    A flag that is not ours any more, because a step has set it, is left out: applied again, it
+    would be ours too, and hold up the next step. So is one that a default has taken the place of.
     """
     kept = deepcopy(manifest)
     mine = [owner for owner in owners(live) if owner.manager == MANAGER]
     if Kind.of(manifest) == CONFIG_MAP:
         ours = {key for owner in mine for key in owner.data}
-        kept["data"] = _kept(kept.get("data", {}), live.get("data", {}), names, ours)
+        kept["data"] = _kept(kept.get("data", {}), live.get("data", {}), names.flags, ours)
     if Kind.of(manifest) == DEPLOYMENT:
         containers = {c["name"]: c for c in _containers(live)}
         for container in _containers(kept):
@@ -33,13 +54,23 @@ def keep_flags(manifest: Object, live: Object, names: frozenset[str]) -> Object:
             }
             wanted = {entry["name"]: entry for entry in container.pop("env", [])}
             found = {entry["name"]: entry for entry in there}
-            if left := _kept(wanted, found, names, ours):
+            wanted = _by_default(wanted, found, names.defaults)
+            if left := _kept(wanted, found, names.flags, ours):
                 container["env"] = list(left.values())
     return kept
 
 
 def _containers(deployment: Object) -> list[Any]:
     return list(deployment["spec"]["template"]["spec"].get("containers", []))
+
+
+def _by_default(
+    wanted: dict[str, Any], live: dict[str, Any], defaults: Mapping[str, frozenset[str]]
+) -> dict[str, Any]:
+    """A default that is live stays, and brings no first value of its flags back."""
+    standing = {name: live[name] for name in defaults if name in live}
+    replaced = frozenset().union(*(defaults[name] for name in standing)) - live.keys()
+    return {**{n: entry for n, entry in wanted.items() if n not in replaced}, **standing}
 
 
 def _kept(

@@ -1,12 +1,13 @@
 """Manifests of an environment, rendered from the part of kustomize that is easy to foresee.
 
-A folder has a `kustomization.yaml` with resources, namespace, images, replicas and patches (files
-that are merged into the object of the same kind and name). `kubectl kustomize` gives the same; what
-else it can do is refused here rather than left out.
+A folder has a `kustomization.yaml` with resources, components, namespace, images, replicas and
+patches (files that are merged into the object of the same kind and name). A component is a folder
+like any other that changes what is there already. `kubectl kustomize` gives the same; what else it
+can do is refused here rather than left out.
 https://kubectl.docs.kubernetes.io/references/kustomize/kustomization/
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,9 @@ from estate.cluster import Object
 from estate.errors import ExitCode, SplitctlError
 
 FILE = "kustomization.yaml"
-KNOWN = {"apiVersion", "kind", "resources", "namespace", "images", "replicas", "patches"}
+KNOWN = {
+    "apiVersion", "kind", "resources", "components", "namespace", "images", "replicas", "patches",
+}  # fmt: skip
 # By which field the items of a list are told from one another.
 ITEM_KEYS = {
     "containers": "name",
@@ -27,6 +30,7 @@ ITEM_KEYS = {
     "volumeMounts": "mountPath",
     "ports": "containerPort",
 }
+PATCH = "$patch"
 # What others need comes first.
 FIRST = ("ServiceAccount", "ConfigMap", "PersistentVolumeClaim", "Service")
 LAST = "Deployment"
@@ -39,12 +43,12 @@ class ManifestsInvalid(SplitctlError):
     exit_code = ExitCode.USAGE
 
 
-def render(folder: Path, namespace: str) -> list[Object]:
+def render(folder: Path, namespace: str, components: Sequence[str] = ()) -> list[Object]:
     """The objects of an overlay for this namespace, in the order in which they are applied.
 
-    Raises ManifestsInvalid.
+    components: folders in it that are taken as if its file named them. Raises ManifestsInvalid.
     """
-    found = _render(folder)
+    found = _render(folder, [], components)
     for manifest in found:
         where = manifest["metadata"].setdefault("namespace", namespace)
         told = f"{manifest['kind']} {manifest['metadata']['name']}"
@@ -68,24 +72,22 @@ def _rank(manifest: Object) -> int:
     return len(FIRST) + (kind == LAST)
 
 
-def _render(folder: Path) -> list[Object]:
+def _render(folder: Path, found: list[Object], components: Sequence[str] = ()) -> list[Object]:
+    """What is found so far, and what this folder makes of it."""
     path = folder / FILE
     (settings,) = _documents(path) or [{}]
     if unknown := sorted(set(settings) - KNOWN):
         told = f"{', '.join(unknown)} is not understood; known are {', '.join(sorted(KNOWN))}"
         raise ManifestsInvalid(path=path, reason=told)
-    found: list[Object] = []
     for entry in settings.get("resources", []):
         place = folder / entry
-        found += _render(place) if place.is_dir() else _documents(place)
-    for manifest in found:
-        if not {"apiVersion", "kind", "metadata"} <= manifest.keys():
-            raise ManifestsInvalid(path=path, reason="an object lacks apiVersion, kind or metadata")
+        found = found + (_render(place, []) if place.is_dir() else _documents(place))
+    for entry in dict.fromkeys([*settings.get("components", []), *components]):
+        found = _render(folder / entry, found)
+    if any(not {"apiVersion", "kind", "metadata"} <= manifest.keys() for manifest in found):
+        raise ManifestsInvalid(path=path, reason="an object lacks apiVersion, kind or metadata")
     for patch in settings.get("patches", []):
-        if set(patch) != {"path"}:
-            raise ManifestsInvalid(path=path, reason="a patch has a path, and nothing else")
-        for change in _documents(folder / patch["path"]):
-            _patch(found, change, folder / patch["path"])
+        _patches(found, folder, patch)
     for replicas in settings.get("replicas", []):
         for manifest in _named(found, LAST, replicas["name"], path):
             manifest["spec"]["replicas"] = replicas["count"]
@@ -95,6 +97,14 @@ def _render(folder: Path) -> list[Object]:
         for manifest in found:
             manifest["metadata"]["namespace"] = namespace
     return found
+
+
+def _patches(found: list[Object], folder: Path, patch: Object) -> None:
+    if set(patch) != {"path"}:
+        reason = "a patch has a path, and nothing else"
+        raise ManifestsInvalid(path=folder / FILE, reason=reason)
+    for change in _documents(folder / patch["path"]):
+        _patch(found, change, folder / patch["path"])
 
 
 def _documents(path: Path) -> list[Object]:
@@ -124,7 +134,7 @@ def _patch(found: list[Object], change: Object, path: Path) -> None:
 def merge(value: Any, change: Any, field: str = "") -> Any:
     """A strategic merge patch: objects by field, lists of named items by name, the rest whole.
 
-    A field that is null is taken away.
+    A field that is null is taken away, and an item of a list that says `$patch: delete`.
     """
     if isinstance(value, dict) and isinstance(change, dict):
         merged = {**value}
@@ -139,8 +149,9 @@ def merge(value: Any, change: Any, field: str = "") -> Any:
         return deepcopy(change)
     there = {item[key]: item for item in value}
     # kustomize puts what a patch names first, too.
-    named = [merge(there.pop(item[key], {}), item) for item in change]
-    return [*named, *there.values()]
+    named = [(item, there.pop(item[key], {})) for item in change]
+    kept = [merge(before, item) for item, before in named if item.get(PATCH) != "delete"]
+    return [*kept, *there.values()]
 
 
 def _tag(found: list[Object], wanted: Object) -> None:

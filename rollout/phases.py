@@ -172,6 +172,22 @@ def on_rampdown(position: Position, results: Iterable[GateResult]) -> Decision:
     return _held(position, results) or Decision(Move.ENTER, stage=Stage.RAMPDOWN)
 
 
+def on_finish(position: Position, results: Iterable[GateResult]) -> Decision:
+    """May the flags be taken away? Everybody is on the new side, and nothing speaks against it."""
+    if position.stage is Stage.COMPLETE:
+        return Decision(Move.ENTER)
+    if position.stage is not Stage.RAMPDOWN:
+        return Decision(Move.REFUSE, f"it is at {position.stage}, not in rampdown")
+    return _held(position, results) or Decision(Move.ENTER)
+
+
+def on_unfinish(position: Position) -> Decision:
+    """May the flags, and the old code, be brought back?"""
+    if position.stage is Stage.COMPLETE:
+        return Decision(Move.REFUSE, "it is complete")
+    return Decision(Move.ENTER)
+
+
 def on_archive(position: Position) -> Decision:
     """May the way back be closed? Barrier and verification are asked by the caller."""
     if position.stage is Stage.COMPLETE:

@@ -16,7 +16,7 @@ from rollout import parallel
 from rollout.counters import Snapshot
 from rollout.flags import DomainFlags, GatewayFlags
 from rollout.metrics import ScrapeMetrics
-from rollout.written import may_follow
+from rollout.written import BY_DEFAULT, may_follow, need_gone, need_none
 
 TIMEOUT_S = 2.0
 # A pod of a rolling restart: to start, to be found ready, and to let the old one end.
@@ -82,12 +82,25 @@ def _told(pod: Pod) -> str:
 
 
 def of_environment(domain: DomainConfig, values: Mapping[str, str]) -> DomainFlags:
-    """The flags that stand in variables; what is not set, or is no number, is 0."""
+    """The flags that variables amount to; what is not set, or is no number, is 0."""
+    if written_in(domain, values) is None and on_new_by_default(domain, values):
+        return BY_DEFAULT
     return DomainFlags(
         enabled=values.get(domain.flag, "").strip().lower() in WORDS,
         percentage=_number(values.get(domain.percentage, "")),
         epoch=_number(values.get(domain.epoch_name, "")),
     )
+
+
+def written_in(domain: DomainConfig, values: Mapping[str, str]) -> frozenset[str] | None:
+    """Which of the domain's flags are set; None where neither switch nor percentage is."""
+    found = {domain.flag, domain.percentage, domain.epoch_name} & values.keys()
+    return frozenset(found) if found & {domain.flag, domain.percentage} else None
+
+
+def on_new_by_default(domain: DomainConfig, values: Mapping[str, str]) -> bool:
+    """Whether a gateway with these variables sends everybody to the new side without a flag."""
+    return bool(domain.default) and values.get(domain.default, "").strip().lower() == "new"
 
 
 def to_environment(domain: DomainConfig, flags: DomainFlags) -> dict[str, str]:
@@ -97,6 +110,10 @@ def to_environment(domain: DomainConfig, flags: DomainFlags) -> dict[str, str]:
         domain.percentage: str(flags.percentage),
         domain.epoch_name: str(flags.epoch),
     }
+
+
+def _stands(domain: DomainConfig, values: Mapping[str, str]) -> DomainFlags | None:
+    return None if written_in(domain, values) is None else of_environment(domain, values)
 
 
 def _number(text: str) -> int:
@@ -139,6 +156,37 @@ class EnvironmentFlags:
             to_environment(settings, flags),
             check=check,
         )
+
+    def stands(self, domain: str) -> DomainFlags | None:
+        """What the Deployment's template says. Raises what a cluster raises."""
+        settings = self._pods.domains[domain]
+        deployment = self._pods.cluster.deployment(self._pods.deployment)
+        return _stands(settings, deployment.env(self._pods.container))
+
+    def remove(self, domain: str, expecting: DomainFlags) -> None:
+        """Give our variables up. Raises FlagsOvertaken, FlagsKept, and what a cluster raises."""
+        settings, pods = self._pods.domains[domain], self._pods
+
+        def check(stands: Mapping[str, str]) -> None:
+            may_follow(domain, of_environment(settings, stands), expecting, expecting)
+
+        names = to_environment(settings, expecting)
+        left = pods.cluster.drop_env(pods.deployment, pods.container, frozenset(names), check=check)
+        need_gone(domain, f"deployment {pods.deployment}", names, left.env(pods.container))
+
+    def restore(self, domain: str, flags: DomainFlags) -> None:
+        """Raises FlagsOvertaken, and what a cluster raises."""
+        settings, pods = self._pods.domains[domain], self._pods
+
+        def check(stands: Mapping[str, str]) -> None:
+            need_none(domain, _stands(settings, stands))
+
+        values = to_environment(settings, flags)
+        pods.cluster.patch_env(pods.deployment, pods.container, values, check=check)
+
+    def unflagged(self, domain: str) -> list[str]:
+        """Pods that were started with a flag, and what `unsettled` names."""
+        return self.unsettled(domain, BY_DEFAULT)
 
     def served(self) -> list[GatewayFlags]:
         """What each pod was started with."""
@@ -188,6 +236,44 @@ class ConfigMapFlags:
 
         values = to_environment(settings, flags)
         self._pods.cluster.patch_config_map(self._config_map, values, check=check)
+
+    def stands(self, domain: str) -> DomainFlags | None:
+        """What the ConfigMap says. Raises what a cluster raises."""
+        found = self._pods.cluster.config_map(self._config_map)
+        return _stands(self._pods.domains[domain], found.data)
+
+    def remove(self, domain: str, expecting: DomainFlags) -> None:
+        """Give our keys up. Raises FlagsOvertaken, FlagsKept, and what a cluster raises."""
+        settings = self._pods.domains[domain]
+
+        def check(stands: Mapping[str, str]) -> None:
+            may_follow(domain, of_environment(settings, stands), expecting, expecting)
+
+        names = to_environment(settings, expecting)
+        left = self._pods.cluster.drop_keys(self._config_map, frozenset(names), check=check)
+        need_gone(domain, f"config map {self._config_map}", names, left.data)
+
+    def restore(self, domain: str, flags: DomainFlags) -> None:
+        """Raises FlagsOvertaken, and what a cluster raises."""
+        settings = self._pods.domains[domain]
+
+        def check(stands: Mapping[str, str]) -> None:
+            need_none(domain, _stands(settings, stands))
+
+        values = to_environment(settings, flags)
+        self._pods.cluster.patch_config_map(self._config_map, values, check=check)
+
+    def unflagged(self, domain: str) -> list[str]:
+        """Pods that send customers to the old side; one that runs keeps what it has read."""
+        try:
+            return [
+                f"{gateway.url}: {gateway.problem or 'it sends customers to the old side'}"
+                for gateway in self.served()
+                if domain not in gateway.domains
+                or gateway.domains[domain].served != BY_DEFAULT.served
+            ] + self._pods.incomplete()
+        except SplitctlError as error:
+            return [str(error)]
 
     def served(self) -> list[GatewayFlags]:
         """What each pod tells on its metrics page."""

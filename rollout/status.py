@@ -15,6 +15,7 @@ from migrator.ownership import Ownership
 from migrator.status import StreamStatus
 from rollout import marks
 from rollout.counters import Snapshot, Window
+from rollout.following import after_rampdown, ending
 from rollout.phases import PER_PERCENT, Stage
 from rollout.sight import Books, Seen, look
 from rollout.survey import Survey
@@ -23,16 +24,6 @@ from rollout.world import SIDES
 
 if TYPE_CHECKING:
     from estate.ledger import ActRecord, Rollout
-
-
-# What ends an act that was found unfinished.
-ENDING = {
-    "step": "splitctl rollout advance {}",
-    "start": "splitctl rollout start {}",
-    "adopt": "splitctl rollout start {}",
-    "rollback": "splitctl rollback {}",
-    "repair": "splitctl verify repair {}",
-}
 
 
 @dataclass(frozen=True)
@@ -287,8 +278,7 @@ def _next(
 ) -> str:
     """The next sensible command of one domain."""
     if unfinished:
-        kind = unfinished[0].kind
-        return ENDING.get(kind, f"splitctl decommission {kind} {{}}").format(name)
+        return ending(unfinished[0].kind, name)
     if disagreements:
         return _mending(name, survey)
     books = seen.books or Books()
@@ -302,7 +292,8 @@ def _next(
     if stage == Stage.DUAL_WRITE:
         return _towards_start(name, seen)
     if stage == Stage.RAMPDOWN:
-        return f"splitctl decommission archive {name}"
+        flagged = any(flags.epoch for flags in survey.served.values())
+        return after_rampdown(config, name) if flagged else f"splitctl decommission archive {name}"
     if stage == Stage.COMPLETE:
         return f"splitctl sync teardown {name}"
     if stage != Stage.LIVE:

@@ -12,6 +12,8 @@ from rollout.flags import Answer, Cost, DomainFlags, Fence, GatewayFlags
 
 T = TypeVar("T")
 LOOK_EVERY_S = 0.5
+# What a gateway without a flag serves whose default is the new side.
+BY_DEFAULT = DomainFlags(True, 100, 0)
 
 
 class FlagsOvertaken(SplitctlError):
@@ -31,6 +33,26 @@ def may_follow(
         raise FlagsOvertaken(domain=domain, percentage=stands.served, epoch=stands.epoch)
 
 
+class FlagsKept(SplitctlError):
+    """{where} still has {names} of domain '{domain}': somebody else has set them, too. Gateways
+    serve what they say."""
+
+    hint = "take them out where they were set, then: splitctl rollout finish {domain}"
+    exit_code = ExitCode.PRECONDITION
+
+
+def need_none(domain: str, stands: DomainFlags | None) -> None:
+    """No flag stands. Raises FlagsOvertaken."""
+    if stands is not None:
+        raise FlagsOvertaken(domain=domain, percentage=stands.served, epoch=stands.epoch)
+
+
+def need_gone(domain: str, where: str, names: Collection[str], left: Collection[str]) -> None:
+    """None of these variables is left. Raises FlagsKept."""
+    if kept := sorted(set(names) & set(left)):
+        raise FlagsKept(domain=domain, where=where, names=", ".join(kept))
+
+
 class Written(Protocol):
     """Where the flags stand, and what every gateway made of them."""
 
@@ -42,6 +64,18 @@ class Written(Protocol):
         Raises FlagsOvertaken where newer ones stand, or others than expected: nothing was changed.
         After any other SplitctlError it is not known whether they stand.
         """
+
+    def stands(self, domain: str) -> DomainFlags | None:
+        """The flags that are written; None where none are, and gateways serve their default."""
+
+    def remove(self, domain: str, expecting: DomainFlags) -> None:
+        """Take the flags away, only where those stand. Raises FlagsOvertaken, FlagsKept."""
+
+    def restore(self, domain: str, flags: DomainFlags) -> None:
+        """Ask for these flags, only where none stand. Raises FlagsOvertaken."""
+
+    def unflagged(self, domain: str) -> list[str]:
+        """What is missing until every gateway serves all customers by the new side, by default."""
 
     def served(self) -> list[GatewayFlags]:
         """What each gateway serves; those that end, or are not ready yet, too. Never raises."""
@@ -186,6 +220,32 @@ class InMemoryWritten:
         for name, domains in self.gateways.items():
             if name not in self.stuck:
                 domains[domain] = flags
+
+    def stands(self, domain: str) -> DomainFlags | None:
+        """What is written."""
+        if self.away is not None:
+            raise self.away
+        return self.stand.get(domain)
+
+    def remove(self, domain: str, expecting: DomainFlags) -> None:
+        """At once: every gateway serves everybody by the new side."""
+        self.before("remove")
+        if self.away is not None:
+            raise self.away
+        may_follow(domain, self.stand[domain], expecting, expecting)
+        del self.stand[domain]
+        self.log.append("remove")
+        for domains in self.gateways.values():
+            domains[domain] = BY_DEFAULT
+
+    def restore(self, domain: str, flags: DomainFlags) -> None:
+        """At once, at every gateway."""
+        need_none(domain, self.stands(domain))
+        self.write(domain, flags)
+
+    def unflagged(self, domain: str) -> list[str]:
+        """Gateways that serve a flag."""
+        return self.unsettled(domain, BY_DEFAULT)
 
     def served(self) -> list[GatewayFlags]:
         """What each gateway serves."""

@@ -28,6 +28,12 @@ class NotFound(Problem):
     status = 404
 
 
+class Gone(Problem):
+    """It was here once, and is served elsewhere now."""
+
+    status = 410
+
+
 class Conflict(Problem):
     """The thing is not in a state in which this can be done."""
 

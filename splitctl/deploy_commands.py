@@ -72,11 +72,12 @@ def deploy_undo(
 
     def work(c: Any) -> Any:
         from rollout import deploy as room
+        from rollout.deploy_planning import overlay
 
         if dry_run:
             return room.plan_undo(c)
         if confirm is not None:
-            confirmed(room.overlay(c), confirm, "Delete the new objects of")
+            confirmed(overlay(c), confirm, "Delete the new objects of")
         return room.undo(
             c, delete_new=confirm is not None, force=force_conflicts, on_progress=progress
         )

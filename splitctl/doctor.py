@@ -195,11 +195,11 @@ def _ledger(config: Config) -> Examination:
 def _cluster(config: Config) -> Examination:
     """Whether the manifests can be used, and the cluster lets us do what they need."""
     from estate.cluster import connect as reach
-    from rollout import deploy, permissions
+    from rollout import deploy_planning, permissions
 
     found = Examination()
     cluster = reach(config)
-    rendered = deploy.rendered(config, cluster.namespace)
+    rendered = deploy_planning.rendered(config, cluster)
     for lacking in permissions.missing(cluster):
         reason = f"in namespace {cluster.namespace} this rule is missing: {lacking}"
         remedy = "An administrator adds it; deploy/base/rbac.yaml has all of them."

@@ -129,6 +129,31 @@ def rollout_run(
     answer(work, config, output)
 
 
+@rollout.command("finish")
+def rollout_finish(
+    domain: DomainName,
+    undo: Annotated[
+        bool, typer.Option("--undo", help="Bring the flags back, and the old code to its place.")
+    ] = False,
+    config: ConfigPath = None,
+    output: OutputFormat = Output.TEXT,
+    dry_run: DryRun = False,
+) -> None:
+    """Take the flags out of the gateways, and what has moved out of the old service.
+
+    Everybody stays on the new side, by default. Rollback stays possible until `complete`.
+    """
+
+    def work(c: Any) -> Any:
+        from rollout import finishing
+
+        if dry_run:
+            return finishing.plan(c, domain, undo=undo)
+        return (finishing.undo if undo else finishing.finish)(c, domain, on_progress=progress)
+
+    answer(work, config, output)
+
+
 @rollout.command("pause")
 def rollout_pause(
     domain: DomainName,

@@ -109,13 +109,7 @@ class Cluster(Protocol):
         def changed(found: Object) -> Object:
             live = Deployment.of(found).env(container)
             check(live)
-            ours = {
-                name
-                for owner in owners(found)
-                if owner.manager == FLAGS_MANAGER
-                for where, name in owner.env
-                if where == container
-            }
+            ours = _flags_of(found, container)
             kept = {name: live[name] for name in sorted(ours) if name in live}
             env = [{"name": name, "value": text} for name, text in {**kept, **values}.items()]
             spec = {"containers": [{"name": container, "env": env}]}
@@ -123,6 +117,50 @@ class Cluster(Protocol):
 
         found = needed(self, DEPLOYMENT, deployment)
         return Deployment.of(_flagged(self, DEPLOYMENT, found, changed, force))
+
+    def drop_env(
+        self,
+        deployment: str,
+        container: str,
+        names: frozenset[str],
+        *,
+        check: Check = lambda _: None,
+    ) -> Deployment:
+        """Give up variables that we set as our flags. One that others have set, too, stays.
+
+        `check` gets the variables that stand, and may raise: then nothing is changed.
+        Raises ClusterLacks.
+        """
+
+        def changed(found: Object) -> Object:
+            live = Deployment.of(found).env(container)
+            check(live)
+            kept = _flags_of(found, container) - names
+            env = [{"name": name, "value": live[name]} for name in sorted(kept) if name in live]
+            inside = {"name": container, "env": env} if env else {"name": container}
+            return {"spec": {"template": {"spec": {"containers": [inside]}}}}
+
+        found = needed(self, DEPLOYMENT, deployment)
+        return Deployment.of(_flagged(self, DEPLOYMENT, found, changed, False))
+
+    def drop_keys(
+        self, config_map: str, names: frozenset[str], *, check: Check = lambda _: None
+    ) -> ConfigMap:
+        """Give up keys that we set as our flags. One that others have set, too, stays.
+
+        `check` gets the keys that stand, and may raise: then nothing is changed. Raises
+        ClusterLacks.
+        """
+
+        def changed(found: Object) -> Object:
+            live = found.get("data", {})
+            check(live)
+            mine = {key for o in owners(found) if o.manager == FLAGS_MANAGER for key in o.data}
+            kept = {key: live[key] for key in sorted(mine - names) if key in live}
+            return {"data": kept} if kept else {}
+
+        found = needed(self, CONFIG_MAP, config_map)
+        return ConfigMap.of(_flagged(self, CONFIG_MAP, found, changed, False))
 
     def patch_config_map(
         self,
@@ -147,6 +185,17 @@ class Cluster(Protocol):
 
         found = self.get(CONFIG_MAP, name) or {"metadata": {"name": name}}
         return ConfigMap.of(_flagged(self, CONFIG_MAP, found, changed, force))
+
+
+def _flags_of(found: Object, container: str) -> set[str]:
+    """The variables of a container that we hold as our flags."""
+    return {
+        name
+        for owner in owners(found)
+        if owner.manager == FLAGS_MANAGER
+        for where, name in owner.env
+        if where == container
+    }
 
 
 def needed(cluster: Cluster, kind: Kind, name: str) -> Object:

@@ -108,7 +108,8 @@ class DomainConfig(Model):
     """A slice that moves together: two sides, flags, phases and mappings both ways.
 
     `flag`, `percentage` and `epoch` are what the gateways call them. Without a name of its own the
-    epoch stands beside the percentage: a gateway need not know it.
+    epoch stands beside the percentage: a gateway need not know it. `default` is the variable that
+    tells a gateway which side (old or new) everybody is on where no flag stands.
     """
 
     name: str = ""
@@ -117,6 +118,7 @@ class DomainConfig(Model):
     flag: str
     percentage: str
     epoch: str = ""
+    default: str = ""
     phases: list[PhaseConfig] = Field(min_length=1)
     forward: list[MappingConfig] = Field(min_length=1)
     reverse: list[MappingConfig] = Field(min_length=1)

@@ -3,6 +3,8 @@
 PORT, INSTANCE, ORDER_URL, CHECKOUT_URL, RETURN_URL, GATEWAY_ADMIN_TOKEN, and the flags:
 USE_CHECKOUT_SERVICE, CHECKOUT_TRAFFIC_PERCENTAGE, USE_RETURN_SERVICE, RETURN_TRAFFIC_PERCENTAGE.
 CHECKOUT_TRAFFIC_EPOCH, RETURN_TRAFFIC_EPOCH (default 0) order the changes of a flag.
+CHECKOUT_DEFAULT, RETURN_DEFAULT (old or new; default old): the side of everybody where no flag of
+the domain stands. CHECKOUT_OLD_URL, RETURN_OLD_URL (default ORDER_URL): the domain's old side.
 FLAGS_DIR: a directory with files of these names, which change the flags while it runs.
 OWNERS_REFUSE=true: all services run with OWNER_SIDE, so a 421 sends a request to the other side.
 HOST (default 127.0.0.1) is the address to listen on. SIGTERM ends it gracefully: for DRAIN_S
@@ -21,6 +23,8 @@ from services.gateway.app import Gateway, Settings
 from services.gateway.flags import FlagsInvalid, from_environment, truth
 
 NEEDED = ("PORT", "ORDER_URL", "CHECKOUT_URL", "RETURN_URL", "GATEWAY_ADMIN_TOKEN")
+# Where the old side of a domain is not the service of the orders any more.
+OLD_URLS = {"checkout": "CHECKOUT_OLD_URL", "return": "RETURN_OLD_URL"}
 # Longer than any client's pool keeps an idle connection, so that the client is the one to close.
 IDLE_SECONDS = 75
 
@@ -53,6 +57,11 @@ def settings(environment: Mapping[str, str]) -> Settings:
         instance=environment.get("INSTANCE", f"gateway-{environment['PORT']}"),
         token=environment["GATEWAY_ADMIN_TOKEN"],
         order_url=environment["ORDER_URL"],
+        old_urls={
+            domain: url
+            for domain, name in OLD_URLS.items()
+            if (url := environment.get(name, "").strip())
+        },
         new_urls={"checkout": environment["CHECKOUT_URL"], "return": environment["RETURN_URL"]},
         flags=from_environment(environment),
         owners_refuse=truth(environment, "OWNERS_REFUSE"),

@@ -48,6 +48,7 @@ class Refused(Exception):
 class Settings:
     """What a gateway needs to know. `new_urls`: the new side's service of each domain.
 
+    `old_urls`: the old side's, where that is not the service of the orders.
     `owners_refuse`: all services answer 421 to customers whom their database does not own.
     `flags_folder`: files that change the flags while it runs, a mounted ConfigMap.
     """
@@ -60,6 +61,7 @@ class Settings:
     upstream_seconds: float = 10.0
     owners_refuse: bool = False
     flags_folder: Path | None = None
+    old_urls: dict[str, str] = field(default_factory=dict)
 
 
 def loop_timer(delay: float, callback: Any) -> Cancellable:
@@ -96,14 +98,16 @@ class Gateway:
             self._following = asyncio.create_task(files.follow())
         self._loop = asyncio.get_running_loop()
         self._session = proxy.open_session()
-        old = Upstream(self._session, self.settings.order_url, "old")
-        self._sides = {
-            domain: Sides(
-                {"old": old, "new": Upstream(self._session, self.settings.new_urls[domain], "new")},
-                refusing=self.settings.owners_refuse,
-            )
-            for domain in self.doors
-        }
+        settings, session = self.settings, self._session
+        old = Upstream(session, settings.order_url, "old")
+        self._sides = {}
+        for domain in self.doors:
+            there = settings.old_urls.get(domain)
+            upstreams: dict[Side, Upstream] = {
+                "old": Upstream(session, there, "old") if there else old,
+                "new": Upstream(session, settings.new_urls[domain], "new"),
+            }
+            self._sides[domain] = Sides(upstreams, refusing=settings.owners_refuse)
         self._sides["order"] = Sides({"old": old, "new": old}, refusing=False)
 
     def interrupt(self, drain_s: float, end: Callable[[], None]) -> None:

@@ -1,7 +1,8 @@
 """Flags in files: a mounted ConfigMap, that changes while the gateway runs.
 
 A directory holds a file for each variable, named like it. It is read again and again; whatever
-cannot be read, or is older than what is served, changes nothing and is told in the log.
+cannot be read, or is older than what is served, changes nothing and is told in the log. Nor does a
+domain whose files are gone: it goes on as it is.
 """
 
 import asyncio
@@ -10,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from services.gateway.fence import Door
-from services.gateway.flags import VARIABLES, FlagsInvalid, from_environment
+from services.gateway.flags import VARIABLES, FlagsInvalid, from_environment, stands
 from services.gateway.leases import FenceRefused
 
 log = logging.getLogger(__name__)
@@ -56,7 +57,7 @@ class FlagFiles:
             return
         for domain, flags in wanted.items():
             door = self._doors[domain]
-            if door.flags == flags:
+            if door.flags == flags or not stands(found, domain):
                 continue
             try:
                 door.set_flags(flags)

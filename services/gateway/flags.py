@@ -13,6 +13,8 @@ VARIABLES = {
     "checkout": ("USE_CHECKOUT_SERVICE", "CHECKOUT_TRAFFIC_PERCENTAGE", "CHECKOUT_TRAFFIC_EPOCH"),
     "return": ("USE_RETURN_SERVICE", "RETURN_TRAFFIC_PERCENTAGE", "RETURN_TRAFFIC_EPOCH"),
 }
+# domain -> the side that everybody is on where no flag stands, at the end of a split
+DEFAULTS = {"checkout": "CHECKOUT_DEFAULT", "return": "RETURN_DEFAULT"}
 LONGEST_NUMBER = 18
 WORDS = {
     "true": True, "1": True, "yes": True, "on": True,
@@ -63,6 +65,8 @@ def truth(environment: Mapping[str, str], name: str) -> bool:
 def from_environment(environment: Mapping[str, str]) -> dict[str, DomainFlags]:
     """The flags of each domain; the epoch is 0 where nobody says it.
 
+    Where neither switch nor percentage stands, everybody is on the domain's default side: old,
+    unless it says new. A flag that stands has the last word: so a rollback needs to write it only.
     Raises FlagsInvalid with all that is wrong.
     """
     flags: dict[str, DomainFlags] = {}
@@ -77,8 +81,21 @@ def from_environment(environment: Mapping[str, str]) -> dict[str, DomainFlags]:
         epoch = environment.get(since, "0").strip() or "0"
         if not (epoch.isascii() and epoch.isdigit() and len(epoch) <= LONGEST_NUMBER):
             wrong.append(f"{since}={epoch!r}: say a whole number")
-        if not wrong:
+        default = environment.get(DEFAULTS[domain], "").strip().lower() or "old"
+        if default not in ("old", "new"):
+            wrong.append(f"{DEFAULTS[domain]}={default!r}: say old or new")
+        if wrong:
+            continue
+        if default == "new" and not stands(environment, domain):
+            flags[domain] = DomainFlags(True, 100, int(epoch))
+        else:
             flags[domain] = DomainFlags(WORDS[word], int(number), int(epoch))
     if wrong:
         raise FlagsInvalid("; ".join(wrong))
     return flags
+
+
+def stands(environment: Mapping[str, str], domain: str) -> bool:
+    """Whether a flag of the domain is set at all."""
+    switch, share, _ = VARIABLES[domain]
+    return bool(environment.get(switch, "").strip() or environment.get(share, "").strip())

@@ -38,7 +38,7 @@ NAMESPACES = "/api/v1/namespaces"
 IMAGES = {
     f"splitctl/{name}": (sys.executable, "-m", f"services.{name}")
     for name in ("gateway", "order", "checkout", "returns", "jobs", "partners")
-}
+} | {"splitctl/splitctl": (sys.executable, "-m", "splitctl")}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

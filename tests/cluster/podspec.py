@@ -115,9 +115,9 @@ def _expanded(text: str, values: Mapping[str, str]) -> str:
 
 
 def mounts(pod: Object, directory: Path) -> dict[str, Path]:
-    """The mount paths of a pod's volumes and the directories that stand for them."""
+    """The mount paths of a pod's volumes and what stands for them: a directory, or a file in it."""
     return {
-        mount["mountPath"]: directory / mount["name"]
+        mount["mountPath"]: directory / mount["name"] / mount.get("subPath", "")
         for mount in container_of(pod).get("volumeMounts", [])
         if not mount["mountPath"].startswith(ACCOUNT)
     }
@@ -125,7 +125,7 @@ def mounts(pod: Object, directory: Path) -> dict[str, Path]:
 
 def files(pod: Object, find: Find) -> Iterator[tuple[str, dict[str, str]]]:
     """Each mounted volume of a pod with the files in it. Raises Unresolved."""
-    mounted = {path.name for path in mounts(pod, Path()).values()}
+    mounted = {path.parts[0] for path in mounts(pod, Path()).values()}
     for volume in pod["spec"].get("volumes", []):
         if volume["name"] not in mounted:
             continue

@@ -113,10 +113,25 @@ def test_mounted_files_are_followed_by_pods_that_stay(
 ) -> None:
     cluster, config = namespace.cluster, told("config-map")
     cluster.apply(config_map("flags", **FLAGS))
-    cluster.apply(gateways({"FLAGS_DIR": FOLDER}, mounted=True))
+    values = {"FLAGS_DIR": FOLDER, "CHECKOUT_DEFAULT": "new"}
+    cluster.apply(gateways(values, mounted=True))
     assert wait_until(lambda: cluster.deployment("gateway").complete, LIMIT_S)
     before = {pod.name for pod in cluster.pods("app=gateway")}
     written = ConfigMapFlags(GatewayPods(cluster, config), "flags")
     written.write(DOMAIN, WANTED)
     assert settled(written) == []
+    assert before == {pod.name for pod in cluster.pods("app=gateway")}
+    # At the end of a split the first values go first, then what a step has set.
+    everybody, nobody = DomainFlags(True, 100, 8), DomainFlags(True, 0, 9)
+    written.write(DOMAIN, everybody)
+    others = {key: text for key, text in FLAGS.items() if "RETURN" in key}
+    cluster.apply(config_map("flags", **others))
+    assert settle(written, DOMAIN, everybody, LIMIT_S, time.monotonic, time.sleep) == []
+    written.remove(DOMAIN, everybody)
+    assert cluster.config_map("flags").data == others
+    assert written.stands(DOMAIN) is None
+    assert written.unflagged(DOMAIN) == []
+    # A rollback writes them anew.
+    written.write(DOMAIN, nobody)
+    assert settle(written, DOMAIN, nobody, LIMIT_S, time.monotonic, time.sleep) == []
     assert before == {pod.name for pod in cluster.pods("app=gateway")}

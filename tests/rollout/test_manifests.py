@@ -111,6 +111,78 @@ def test_every_shipped_program_is_probed_drained_and_limited(overlay: str, names
     assert gateway["spec"]["replicas"] == 3
 
 
+def test_a_component_changes_what_is_there_and_is_changed_by_the_overlay(folder: Path) -> None:
+    end = yaml.safe_load(DEPLOYMENT)
+    env = [{"name": "A", "$patch": "delete"}, {"name": "C", "value": "3"}]
+    end["spec"] = {"template": {"spec": {"containers": [{"name": "web", "env": env}]}}}
+    write(folder, "kustomization.yaml", "resources: [../base]\nnamespace: shop\n")
+    write(folder / "end", "patch.yaml", yaml.safe_dump(end))
+    write(folder / "end", "more.yaml", DEPLOYMENT.replace("name: web", "name: beside"))
+    text = "kind: Component\nresources: [more.yaml]\npatches: [{path: patch.yaml}]\n"
+    write(folder / "end", "kustomization.yaml", text)
+    asked = render(folder, "shop", ["end"])
+    assert [m["metadata"] for m in asked] == [
+        {"name": "web", "namespace": "shop"},
+        {"name": "beside", "namespace": "shop"},
+    ]
+    assert container(asked[:1])["env"] == [
+        {"name": "C", "value": "3"},
+        {"name": "B", "value": "2"},
+    ]
+    text = "resources: [../base]\nnamespace: shop\ncomponents: [end]\n"
+    write(folder, "kustomization.yaml", text)
+    assert render(folder, "shop") == render(folder, "shop", ["end"]) == asked
+
+
+ENDS = {"checkout": "CHECKOUT", "return": "RETURN"}
+
+
+@pytest.mark.parametrize("domains", [["checkout"], ["return"], ["checkout", "return"]])
+@pytest.mark.parametrize(
+    ("overlay", "namespace"), [("staging", "shop-staging"), ("production", "shop")]
+)
+def test_a_shipped_end_takes_one_domains_flags_and_code_and_keeps_the_old_code_beside(
+    overlay: str, namespace: str, domains: list[str]
+) -> None:
+    folder = ROOT / "deploy/overlays" / overlay
+    before = {m["metadata"]["name"]: m for m in deployments(render(folder, namespace))}
+    ends = [f"finished/{domain}" for domain in domains]
+    after = {m["metadata"]["name"]: m for m in deployments(render(folder, namespace, ends))}
+    beside = {f"order-with-{domain}" for domain in domains}
+    assert after.keys() - before.keys() == beside
+    assert {n for n in before if before[n] != after[n]} == {"gateway", "order"}
+    gateway, order = (values_of(after[name]) for name in ("gateway", "order"))
+    for domain, word in ENDS.items():
+        flags = {f"USE_{word}_SERVICE", f"{word}_TRAFFIC_PERCENTAGE"}
+        gone = domain in domains
+        assert flags.isdisjoint(gateway) if gone else flags <= gateway.keys()
+        assert gateway.get(f"{word}_DEFAULT") == ("new" if gone else None)
+        assert order.get(f"{word}_MOVED") == ("true" if gone else None)
+    for name in beside:
+        # The order service as it was, in all but its name.
+        as_it_was = yaml.safe_dump(before["order"]).replace("order-split", "the split")
+        there = (
+            yaml.safe_dump(after[name]).replace(name, "order").replace("order-split", "the split")
+        )
+        assert same(there) == same(as_it_was)
+        assert gateway[f"{ENDS[name.removeprefix('order-with-')]}_OLD_URL"] == f"http://{name}:8080"
+
+
+def deployments(found: list[Object]) -> list[Object]:
+    return [manifest for manifest in found if manifest["kind"] == "Deployment"]
+
+
+def values_of(deployment: Object) -> dict[str, str | None]:
+    return {entry["name"]: entry.get("value") for entry in container([deployment])["env"]}
+
+
+def same(text: str) -> Object:
+    """A Deployment whose variables have an order."""
+    found: Object = yaml.safe_load(text)
+    container([found])["env"].sort(key=lambda entry: entry["name"])
+    return found
+
+
 values = st.recursive(
     st.integers() | st.text(max_size=3),
     lambda inner: st.dictionaries(st.sampled_from("abc"), inner, max_size=3),

@@ -10,6 +10,7 @@ from estate.config import Config
 from rollout.field_managers import FieldManagers
 from rollout.flags import DomainFlags
 from rollout.pods import ConfigMapFlags, EnvironmentFlags, GatewayPods, PodMetrics, of_environment
+from rollout.written import FlagsOvertaken
 
 DOMAIN = "d"
 LABELS = {"app": "gateway"}
@@ -119,6 +120,33 @@ def test_everything_that_is_missing_is_named(config: Config, cluster: MemoryClus
         "pod gateway-2 is ending",
         "pod gateway-3 is not ready (ErrImagePull: no such image)",
     ]
+
+
+def test_flags_are_given_up_only_where_those_stand_that_were_seen(
+    config: Config, cluster: MemoryCluster
+) -> None:
+    pods = GatewayPods(cluster, config)
+    head = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "flags"}}
+    cluster.apply({**head, "data": {"OTHER": "1"}})
+    stands = DomainFlags(True, 100, 5)
+    for driver in (EnvironmentFlags(pods), ConfigMapFlags(pods, "flags")):
+        driver.write(DOMAIN, stands)
+        assert driver.stands(DOMAIN) == stands
+        with pytest.raises(FlagsOvertaken):
+            driver.remove(DOMAIN, DomainFlags(True, 100, 4))
+        assert driver.stands(DOMAIN) == stands
+        driver.remove(DOMAIN, stands)
+        assert driver.stands(DOMAIN) is None
+    assert cluster.config_map("flags").data == {"OTHER": "1"}
+
+
+def test_a_default_counts_where_no_flag_stands(config: Config) -> None:
+    domain = config.domains[DOMAIN].model_copy(update={"default": "D"})
+    assert of_environment(domain, {"D": "new"}) == DomainFlags(True, 100, 0)
+    assert of_environment(domain, {"D": "old"}).served == 0
+    assert of_environment(domain, {}).served == 0
+    back = {"F": "true", "P": "0", "P_EPOCH": "8"}
+    assert of_environment(domain, {"D": "new", **back}) == DomainFlags(True, 0, 8)
 
 
 def test_a_deployment_that_is_not_observed_yet_is_not_settled(

@@ -1,6 +1,7 @@
 """Buckets and flags: who is on the new side."""
 
 import uuid
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -13,6 +14,8 @@ from services.gateway.buckets import (
     merge_routes,
     route_of,
 )
+from services.gateway.fence import Door
+from services.gateway.flag_files import FlagFiles
 from services.gateway.flags import DomainFlags, FlagsInvalid, from_environment
 
 # Worked out with md5sum: the first 8 hex digits as an integer, modulo 10,000.
@@ -112,6 +115,38 @@ def test_a_merge_needs_both_identities() -> None:
     assert merge_routes(both) == ("Guest-1", "abc")
     with pytest.raises(IdentityMissing):
         merge_routes({b"x-customer-id": b"ABC"})
+
+
+def test_a_default_counts_where_no_flag_stands_and_a_flag_has_the_last_word() -> None:
+    default = {"CHECKOUT_DEFAULT": "new"}
+    assert from_environment(default)["checkout"] == DomainFlags(True, 100, 0)
+    assert from_environment(default)["return"] == DomainFlags(False, 0, 0)
+    back = {"USE_CHECKOUT_SERVICE": "true", "CHECKOUT_TRAFFIC_PERCENTAGE": "0"}
+    back["CHECKOUT_TRAFFIC_EPOCH"] = "8"
+    assert from_environment({**default, **back})["checkout"] == DomainFlags(True, 0, 8)
+    off = {"USE_CHECKOUT_SERVICE": "false"}
+    assert from_environment({**default, **off})["checkout"].served == 0
+    with pytest.raises(FlagsInvalid):
+        from_environment({"CHECKOUT_DEFAULT": "ours"})
+
+
+def test_a_domain_whose_flag_files_are_gone_goes_on_as_it_is(tmp_path: Path) -> None:
+    flags = {"checkout": DomainFlags(True, 100, 7), "return": DomainFlags(True, 50, 3)}
+    doors = {name: Door(name, of, lambda: 0.0, lambda *_: Never()) for name, of in flags.items()}
+    files = FlagFiles(tmp_path, doors)
+    (tmp_path / "USE_RETURN_SERVICE").write_text("true", encoding="utf-8")
+    (tmp_path / "RETURN_TRAFFIC_PERCENTAGE").write_text("60", encoding="utf-8")
+    (tmp_path / "RETURN_TRAFFIC_EPOCH").write_text("4", encoding="utf-8")
+    files.look()
+    assert doors["checkout"].flags == DomainFlags(True, 100, 7)
+    assert doors["return"].flags == DomainFlags(True, 60, 4)
+
+
+class Never:
+    """A timer that nobody waits for."""
+
+    def cancel(self) -> None:
+        """Nothing."""
 
 
 def test_flags_from_the_environment() -> None:

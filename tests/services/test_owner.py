@@ -20,8 +20,9 @@ from rehearsal.postgres import free_port
 from services.gateway.app import Gateway
 from services.gateway.app import Settings as GatewaySettings
 from services.gateway.buckets import BUCKETS
-from services.gateway.flags import DomainFlags
+from services.gateway.flags import DomainFlags, from_environment
 from services.gateway.metrics import Customers
+from services.order import app as order_app
 from services.web import Settings
 from tests.services.conftest import BUILD, Host, Json, Shop
 
@@ -138,6 +139,38 @@ def test_a_service_refuses_customers_of_the_other_side(owned: Owned) -> None:
         assert owned.call(owned.urls[owner], "GET", path, who).status_code == 200
         assert owned.call(owned.urls[other], "GET", path, who).status_code == 421
         assert carts_of(owned, who, SIDES[other]) == 0
+
+
+def test_at_the_end_the_old_code_is_kept_beside_and_found_by_whoever_comes_back(
+    owned: Owned,
+) -> None:
+    """The order service has no carts any more; where these still are is the domain's old side."""
+    settings = Settings(
+        service="order",
+        database_url=owned.shop.dsns["order"],
+        partners_url=owned.shop.urls["partners"],
+        side="old",
+    )
+    port = free_port()
+    owned.host.serve(order_app.build(settings, moved={"checkout"}).app(), port)
+    ended = f"http://127.0.0.1:{port}"
+    old_urls = {"checkout": owned.urls["order"]}
+    by_default = from_environment({"CHECKOUT_DEFAULT": "new"})["checkout"]
+    gateway = owned.another_gateway(by_default, order_url=ended, old_urls=old_urls)
+    owned.own_both(100)
+    who = customer_of(lambda _: True)
+    made = owned.call(gateway, "POST", "/carts", who)
+    assert (made.status_code, served_by(made)) == (201, "new")
+    for path in ("/carts", f"/carts/{uuid.uuid4()}/items", "/checkouts"):
+        gone = owned.call(ended, "POST", path, who)
+        assert (gone.status_code, gone.json()["error"]) == (410, "moved")
+    assert owned.call(gateway, "GET", "/orders", who).json() == {"orders": []}
+    assert owned.call(ended, "GET", f"/returns/{uuid.uuid4()}", who).status_code == 404
+    # Called back: the owners have moved, and no gateway was told yet.
+    owned.own_both(0)
+    came_back = owned.call(gateway, "POST", "/carts", who)
+    assert (came_back.status_code, served_by(came_back)) == (201, "old")
+    assert carts_of(owned, who, "old") == 1
 
 
 def test_where_nothing_is_carried_the_old_side_alone_serves(owned: Owned) -> None:

@@ -134,6 +134,8 @@ EVERY_COMMAND = [
     ["rollout", "advance", "checkout"],
     ["rollout", "watch"],
     ["rollout", "run"],
+    ["rollout", "finish", "checkout"],
+    ["rollout", "finish", "checkout", "--undo", "--dry-run"],
     ["rollout", "pause", "checkout"],
     ["rollout", "resume", "checkout"],
     ["rollout", "answer", "checkout", "--gate", "complaints", "--no"],

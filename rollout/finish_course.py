@@ -1,0 +1,79 @@
+"""What a finish is made of here: its parts, from the manifests that a person has read."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from estate.cluster import Object
+from estate.config import Config
+from estate.errors import ExitCode, SplitctlError
+from rollout import finish_parts
+from rollout.deploy import Site
+from rollout.deploy_planning import overlay, settings, with_ends
+from rollout.finish_parts import Part
+from rollout.finished import FINISH, finished, prepared
+
+WAY_BACK = "splitctl rollback {}, as before: the flags are written again, the old code is beside"
+
+
+class FlagsNotInCluster(SplitctlError):
+    """The gateways of driver admin keep their flags in memory, so there is none to be taken out of
+    the cluster. Nothing was changed."""
+
+    hint = 'docs/rollout.md, "The end of a split", says what is to be done by hand'
+    exit_code = ExitCode.PRECONDITION
+
+
+class DefaultUnnamed(SplitctlError):
+    """The configuration does not say what the gateways call the default side of domain '{domain}'.
+    Nothing was changed."""
+
+    hint = 'in config.toml: [domains.{domain}] with default = "NAME", a variable of the gateways'
+    exit_code = ExitCode.USAGE
+
+
+class EndNotPrepared(SplitctlError):
+    """There are no manifests for the end of domain '{domain}': {path} is not there. Nothing was
+    changed."""
+
+    hint = 'docs/rollout.md, "The end of a split", says what stands in them'
+    exit_code = ExitCode.USAGE
+
+
+@dataclass(frozen=True)
+class Course:
+    """One way through the parts: there, or back. `command` is what begins it, or goes on.
+
+    stands: the objects that the end changes, as they are without it
+    """
+
+    domain: str
+    act: str
+    parts: Sequence[Part]
+    command: str
+    stands: Sequence[Object]
+
+    @property
+    def way_back(self) -> str:
+        """What brings customers back when it is through."""
+        told = WAY_BACK if self.act == FINISH else "splitctl rollback {}"
+        return told.format(self.domain)
+
+
+def course_of(config: Config, domain: str, act: str, site: Site) -> Course:
+    """The parts, from the manifests with this domain's end and without it."""
+    named = config.domain(domain)
+    if config.gateway.driver == "admin":
+        raise FlagsNotInCluster
+    if not named.default:
+        raise DefaultUnnamed(domain=domain)
+    path = prepared(settings(config), overlay(config), domain)
+    if not path.is_file():
+        raise EndNotPrepared(domain=domain, path=path)
+    cluster = site.cluster
+    others = [name for name in finished(config, cluster) if name != domain]
+    without = with_ends(config, cluster.namespace, others)
+    ended = with_ends(config, cluster.namespace, [*others, domain])
+    stands = finish_parts.touched(without, ended)
+    make = finish_parts.forward if act == FINISH else finish_parts.back
+    command = f"splitctl rollout finish {domain}" + ("" if act == FINISH else " --undo")
+    return Course(domain, act, make(config, domain, without, ended, path), command, stands)
