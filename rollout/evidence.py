@@ -16,16 +16,9 @@ from estate.ledger.records import Rollout, VerdictRecord
 from migrator.status import StreamStatus
 from rollout import trials
 from rollout.counters import Snapshot, Window
-from rollout.gates import (
-    LAG_LOOKS,
-    Evidence,
-    GateResult,
-    StreamSeen,
-    VerdictSeen,
-    asked,
-    evaluate,
-)
+from rollout.gates import LAG_LOOKS, GateResult, asked, evaluate
 from rollout.phases import Phase, Position, Stage
+from rollout.seen import Evidence, StreamSeen, VerdictSeen
 from rollout.tools import Tools
 from rollout.trials import Counted
 from verify.verdict import CHECKED, FOUND, INVARIANTS, VERIFY

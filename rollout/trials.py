@@ -14,9 +14,10 @@ from typing import Any, Literal
 from estate.config import Config, GateConfig
 from estate.errors import in_one_line
 from estate.ledger.records import Rollout
-from rollout.gates import DataSeen, asked
+from rollout.gates import asked
 from rollout.parallel import gather
 from rollout.phases import PER_PERCENT
+from rollout.seen import DataSeen
 from rollout.statistics import Block, Sample, Trial
 from rollout.subjects import Cohort, Slice, Span, Subjects
 

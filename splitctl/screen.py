@@ -224,12 +224,11 @@ def _gates(lines: Sequence[GateLine], pen: Pen) -> Iterator[Text]:
 
 def _row(line: GateLine, pen: Pen) -> tuple[str, str, str, str, str, str]:
     result = line.result
-    value = "-" if result.measured is None else f"{result.measured:.4g}"
     policy = "" if result.on_fail == "rollback" else f" ({result.on_fail})"
     return (
         result.name,
-        value,
-        f"{result.threshold:g}",
+        result.value or "-",
+        result.limit,
         f"{result.samples:,}",
         f"{result.verdict}{policy}",
         pen.spark(line.values),

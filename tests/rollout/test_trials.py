@@ -17,7 +17,8 @@ from estate.connections import DatabaseUnreachable
 from estate.ledger import Rollout
 from migrator.ownership import bucket
 from rollout import power, trials
-from rollout.gates import DataSeen, Evidence, GateResult, evaluate, threshold
+from rollout.gates import GateResult, evaluate, threshold
+from rollout.seen import DataSeen, Evidence
 from rollout.statistics import Sample
 from rollout.subjects import InMemorySubjects, Subject
 from tests.rollout.rig import START

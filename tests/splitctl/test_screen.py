@@ -13,9 +13,10 @@ from estate.config import Config
 from estate.errors import ExitCode
 from migrator.status import StreamStatus
 from rollout.board import Board, DomainBoard, GateLine
-from rollout.gates import GateResult, Word
+from rollout.gates import GateResult
 from rollout.history import Event
 from rollout.looks import Progress, Watched
+from rollout.seen import Word
 from rollout.status import DomainStatus, Served
 from splitctl.screen import Drawing
 from splitctl.watching import WatchLeft, shown
