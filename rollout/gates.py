@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from estate.config import GateConfig
 from rollout import traffic_gates
 from rollout.bounds import wilson
-from rollout.seen import Answer, DataSeen, Evidence, Word, judged, worst
+from rollout.seen import Answer, DataSeen, Evidence, PodSeen, PodsSeen, Word, judged, worst
 from rollout.statistics import Sample
 from rollout.traffic_gates import SHARE_Z
 
@@ -218,6 +218,41 @@ def _duration(gate: GateConfig, evidence: Evidence) -> Answer:
     return Answer("inconclusive", due.share, due.number, f"{reason}: may be chance")
 
 
+def _pods(gate: GateConfig, evidence: Evidence) -> Answer:
+    """Are the new side's pods ready, and do they stay up?
+
+    Only what was seen at this very look fails. Pods that serve both sides never do: to bring
+    customers back would not mend them.
+    """
+    looked = {
+        name: evidence.pods.get(name, PodsSeen(problem="not looked at yet"))
+        for name in (*gate.deployments, *gate.shared)
+    }
+    known = {name: found.pods for name, found in looked.items() if found.problem is None}
+    ours = [pod for name in gate.deployments for pod in known.get(name, ())]
+    everybody = [pod for pods in known.values() for pod in pods]
+    most, samples = max((float(pod.restarts) for pod in ours), default=None), len(everybody)
+    grace_s, limit = gate.grace.total_seconds(), threshold(gate)
+    broken = [pod for pod in ours if pod.broken_s >= grace_s or pod.restarts > limit]
+    if broken:
+        return Answer("fail", most, samples, _told(broken))
+    away = [f"{name}: {found.problem}" for name, found in looked.items() if found.problem]
+    if away:
+        return Answer("inconclusive", most, samples, "; ".join(away))
+    if unsure := [pod for pod in everybody if not pod.ready or pod.restarts > limit]:
+        return Answer("inconclusive", most, samples, _told(unsure))
+    return Answer("pass", most, samples, f"{samples} pods are ready")
+
+
+def _told(pods: Iterable[PodSeen]) -> str:
+    return "; ".join(
+        f"{pod.name} started anew {pod.restarts} times since the phase began: {pod.why}"
+        if pod.ready
+        else f"{pod.why} (for {pod.broken_s:.0f} s)"
+        for pod in pods
+    )
+
+
 def _question(gate: GateConfig, evidence: Evidence) -> Answer:
     answer = evidence.answers.get(gate.name)
     if answer is None:
@@ -250,4 +285,5 @@ _KINDS: dict[str, Callable[[GateConfig, Evidence], Answer]] = {
     "rate": _fell,
     "duration": _duration,
     "question": _question,
+    "pods": _pods,
 }
