@@ -270,7 +270,12 @@ def _unknown_streams(evidence: Evidence) -> Answer | None:
         if stream.problem:
             return Answer("inconclusive", None, 0, f"{stream.name}: {stream.problem}")
         if not stream.alive:
-            return Answer("inconclusive", None, 0, f"{stream.name}: the sync worker is not alive")
+            age = stream.heartbeat_age_ms
+            last = "no heartbeat has come round"
+            if age is not None:
+                last = f"the last heartbeat that came round was sent {age / 1000:.0f} s ago"
+            reason = f"{stream.name}: the sync worker is not alive ({last})"
+            return Answer("inconclusive", None, 0, reason)
     return None
 
 

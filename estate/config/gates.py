@@ -7,7 +7,7 @@ from typing import Literal, Self
 from pydantic import Field, PrivateAttr, ValidationInfo, field_validator, model_validator
 
 from estate.config.model import Model, beside, sql_of
-from estate.config.values import Duration
+from estate.config.values import ALIVE_WITHIN_MS, HEARTBEAT_EVERY_MS, Duration
 
 GateKind = Literal[
     "error_rate",
@@ -135,6 +135,10 @@ class GateConfig(Model):
             raise ValueError(f"a gate of kind {self.kind} has exactly one limit: {wanted}")
         if self.kind == "error_rate" and (self.max or 0) >= 1:
             raise ValueError("max is a share below 1; a gate that can never fail is refused")
+        furthest = ALIVE_WITHIN_MS - HEARTBEAT_EVERY_MS
+        if self.kind == "sync_lag" and (self.max_ms or 0) >= furthest:
+            # Further behind a stream counts as one without a worker: not known, and so no fail.
+            raise ValueError(f"max_ms of a lag is below {furthest:,}; beyond that it never fails")
         person = (self.good, self.asked_of)
         if self.kind == "question" and None in person:
             raise ValueError("a question says which answer is good, and by name who is asked_of")
