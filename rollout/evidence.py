@@ -143,7 +143,8 @@ def _of_phase(rollout: Rollout, seen: Look) -> Snapshot:
 
 def ask(config: Config, evidence: Evidence) -> list[GateResult]:
     """Every gate that applies, asked."""
-    gates = asked(config.gates, evidence.domain, evidence.percentage)
+    before = config.domain(evidence.domain).before(evidence.percentage)
+    gates = asked(config.gates, evidence.domain, evidence.percentage, before)
     return [evaluate(gate, evidence) for gate in gates]
 
 

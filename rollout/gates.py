@@ -19,6 +19,9 @@ from rollout.traffic_gates import SHARE_Z
 TRAFFIC = ("error_rate", "latency_p95", "share", "conversion", "rate", "duration", "question")
 # How many there are is told by comparison with those who stayed; at 100 % nobody has.
 AMONG_OTHERS = ("rate",)
+# A phase this high leaves a holdback: so few move after it that at 100 % they could not tell again
+# what those who stayed have told already.
+HOLDBACK_FROM = 90
 # A lag fails when it was too high this many looks in a row: one stutter brings nobody back.
 LAG_LOOKS = 10
 # A question wants so many answers in each phase.
@@ -64,14 +67,17 @@ class GateResult:
         )
 
 
-def asked(gates: Iterable[GateConfig], domain: str, percentage: int) -> list[GateConfig]:
-    """The gates that apply to a domain at a percentage."""
+def asked(
+    gates: Iterable[GateConfig], domain: str, percentage: int, before: int = 0
+) -> list[GateConfig]:
+    """The gates that apply to a domain at a percentage, come to from the one `before`."""
     return [
         gate
         for gate in gates
         if (gate.domains is None or domain in gate.domains)
         and (percentage > 0 or gate.kind not in TRAFFIC)
         and (percentage < 100 or gate.kind not in AMONG_OTHERS)
+        and (percentage < 100 or before < HOLDBACK_FROM or gate.kind != "conversion")
     ]
 
 

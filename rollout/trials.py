@@ -168,10 +168,9 @@ def any_asked(config: Config, domain: str) -> bool:
 
 def questions(config: Config, domain: str, percentage: int) -> list[Question]:
     """What a domain's gates ask of the data at a percentage."""
-    phases = [phase.percentage for phase in config.domain(domain).phases]
-    before = max((each for each in phases if each < percentage), default=0)
+    before = config.domain(domain).before(percentage)
     found = []
-    for gate in asked(config.gates, domain, percentage):
+    for gate in asked(config.gates, domain, percentage, before):
         moved = Cohort(0, percentage * PER_PERCENT)
         if gate.kind == "rate":
             found.append(Question(gate, domain, percentage, moved, "share"))

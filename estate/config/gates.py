@@ -48,6 +48,8 @@ FROM_DATA: dict[str, tuple[frozenset[str], frozenset[str]]] = {
     "rate": (frozenset({"query", "side"}), frozenset({"after", *SEQUENTIAL})),
     "duration": (frozenset({"query", "side", "within"}), frozenset()),
 }
+# Of these, those that compare cohorts of customers.
+COMPARING = frozenset({"conversion", "rate"})
 DATA_KEYS = frozenset({"query", "side", "after", "within", *SEQUENTIAL})
 POD_KEYS = frozenset({"deployments", "shared", "grace"})
 # What a commit, and sync, need until a row is seen where it is asked for.
@@ -104,6 +106,11 @@ class GateConfig(Model):
     def from_data(self) -> bool:
         """Whether it is asked of the data, by SQL."""
         return self.kind in FROM_DATA
+
+    @property
+    def compares(self) -> bool:
+        """Whether it compares cohorts of customers."""
+        return self.kind in COMPARING
 
     @property
     def settling(self) -> timedelta:
