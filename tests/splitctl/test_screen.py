@@ -132,6 +132,19 @@ def test_in_a_narrow_window_columns_go_and_the_verdict_stays() -> None:
     assert "inconclusive" in narrow
 
 
+def test_a_gate_against_the_old_side_shows_both_figures_and_why_it_fails() -> None:
+    why = "0.42 % errors, the old side 0.1 % of 90,000: 4.2 times, more than 2 times and no chance"
+    lost = replace(gate("errors", "fail", why).result, ratio=4.2, times=2.0)
+    found = board(replace(things(), gates=(GateLine(lost), gate("latency", "pass"))))
+    wide = "\n".join(drawn(found, 80))
+    for wanted in ("0.0042 = 4.2x old", "0.01, 2x", "fail"):
+        assert wanted in wide, wanted
+    assert why in " ".join(wide.split()), "its figures are not cut off"
+    narrow = "\n".join(drawn(found, 50))
+    assert "x old" not in narrow
+    assert "fail" in narrow
+
+
 def test_in_a_narrow_window_the_next_command_is_whole() -> None:
     following = "splitctl rollout answer things --gate complaints --yes|--no"
     text = " ".join(drawn(board(things(next_command=following)), 34))
