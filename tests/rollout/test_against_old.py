@@ -141,7 +141,7 @@ def test_rollouts_whose_errors_are_equal_fail_no_more_often_than_was_said(part: 
     """At times = 1, with a look after each 400 requests, while both sides' rate rises tenfold."""
     random = np.random.default_rng(20240101)
     gate = with_(ERRORS, times=1.0, max=0.9)
-    runs, looks = 400, 60
+    runs, looks = 250, 60
     rates = np.where(np.arange(looks) % 20 < 5, 0.05, 0.005)
     news = np.full((runs, looks), round(400 * part))
     olds = 400 - news
@@ -243,7 +243,7 @@ def test_rollouts_that_are_equally_fast_fail_no_more_often_than_was_said(part: f
     """At times = 1, with a look after each 400 requests."""
     random = np.random.default_rng(20240101)
     gate = with_(LATENCY, times=1.0, max_ms=900)
-    failed, runs = 0, 200
+    failed, runs = 0, 120
     for _ in range(runs):
         new = old = Count()
         for _ in range(25):
