@@ -60,11 +60,14 @@ class GateResult:
         told = f"{self.threshold:g}"
         return told if self.times is None else f"{told}, {self.times:g}x"
 
+    @property
+    def figures(self) -> str:
+        """What was measured, against what."""
+        return f"{self.value or 'no value'}, limit {self.limit}, {self.samples} samples"
+
     def __str__(self) -> str:
-        return (
-            f"{self.domain} {self.name}: {self.verdict} ({self.value or 'no value'}, "
-            f"limit {self.limit}, {self.samples} samples) {self.reason}".rstrip()
-        )
+        told = f"{self.domain} {self.name}: {self.verdict} ({self.figures}) {self.reason}"
+        return told.rstrip()
 
 
 def asked(
