@@ -8,7 +8,7 @@ from typing import Any, LiteralString
 
 import psycopg
 
-from estate.config import Config, DatabaseConfig
+from estate.config import ALIVE_WITHIN_MS, HEARTBEAT_EVERY_MS, Config, DatabaseConfig
 from estate.connections import connect
 from estate.errors import ExitCode, SplitctlError, in_one_line
 from migrator import control, kept, slots, states, watch
@@ -17,9 +17,6 @@ from migrator.pgoutput import lsn_number, lsn_text
 from migrator.watch import LogSeen
 
 Connection = psycopg.Connection[Any]
-# A heartbeat goes round about every second. One this old means that nobody carries anything.
-HEARTBEAT_EVERY_MS = 1_000
-ALIVE_WITHIN_MS = 10_000
 HELD_BYTES = 256 * 1024 * 1024
 # A transaction that is open for so long is named.
 OLD_S = 60.0

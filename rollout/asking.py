@@ -6,8 +6,9 @@ from estate.config import Config
 from estate.ledger import Ledger, Rollout
 from rollout import drift, evidence, marks
 from rollout.evidence import Look
-from rollout.gates import Evidence, GateResult
+from rollout.gates import GateResult
 from rollout.phases import Position
+from rollout.seen import Evidence
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from estate.config import Config
 from estate.errors import SplitctlError
 from estate.ledger import ActRecord, Ledger, Rollout
 from migrator.ownership import Ownership
-from rollout import drift, evidence, marks, phases, recovery
+from rollout import drift, evidence, marks, phases, pod_health, recovery
 from rollout.books import ADOPT, REPAIR, adopt, arrived, finish
 from rollout.flags import DomainFlags
 from rollout.following import ending
@@ -84,6 +84,7 @@ def _start(config: Config, domain: str, ledger: Ledger, tools: Tools, world: Wor
     need_shares(domain, tools.sequences(domain))
     need_verdict(config, domain, None, ledger)
     need_gates(domain, tools.subjects.problems(domain))
+    need_gates(domain, pod_health.problems(config, domain, tools.cluster))
     seen = survey(domain, tools.flags, world)
     drift = seen.disagreements(0)
     if drift:

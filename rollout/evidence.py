@@ -14,18 +14,13 @@ from estate.config import Config
 from estate.errors import SplitctlError
 from estate.ledger.records import Rollout, VerdictRecord
 from migrator.status import StreamStatus
-from rollout import trials
+from rollout import pod_health, trials
 from rollout.counters import Snapshot, Window
-from rollout.gates import (
-    LAG_LOOKS,
-    Evidence,
-    GateResult,
-    StreamSeen,
-    VerdictSeen,
-    asked,
-    evaluate,
-)
+from rollout.gates import LAG_LOOKS, GateResult, asked, evaluate
+from rollout.parallel import Outcome
 from rollout.phases import Phase, Position, Stage
+from rollout.pod_health import Pods
+from rollout.seen import Evidence, StreamSeen, VerdictSeen
 from rollout.tools import Tools
 from rollout.trials import Counted
 from verify.verdict import CHECKED, FOUND, INVARIANTS, VERIFY
@@ -46,19 +41,23 @@ class Look:
     """What was seen at one moment. `streams` is empty when `streams_problem` says why.
 
     counted: what gates counted in the data, by domain and name
+    pods: those that gates look at, by domain and Deployment
     """
 
     snapshot: Snapshot
     streams: tuple[StreamStatus, ...] = ()
     streams_problem: str | None = None
     counted: Mapping[str, Mapping[str, Counted]] = field(default_factory=dict)
+    pods: Mapping[str, Pods] = field(default_factory=dict)
 
 
 def look(tools: Tools, config: Config, ledger: "Ledger", domains: Sequence[str]) -> Look:
-    """Ask gateways for counters, databases for the sync and what these domains' gates count.
+    """Ask gateways for counters, databases for the sync and what these domains' gates count, and
+    the cluster for the pods that they look at.
 
     Never raises.
     """
+    coming = pod_health.begin(config, domains, tools.cluster)
     try:
         streams, problem = tuple(tools.sync()), None
     except SplitctlError as error:
@@ -74,7 +73,12 @@ def look(tools: Tools, config: Config, ledger: "Ledger", domains: Sequence[str])
             continue  # whoever counts this look will meet it, too
         if row is not None:
             found[domain] = trials.count(config, row, tools.subjects, _lag_s(domain, seen), now)
-    return replace(seen, counted=found)
+    outcomes = coming.wait(pod_health.ANSWER_S)
+    pods: dict[str, Mapping[str, Outcome[list[pod_health.PodNow]]]] = {
+        domain: {name: outcomes[name] for name in sorted(pod_health.names(config, domain))}
+        for domain in domains
+    }
+    return replace(seen, counted=found, pods=pods)
 
 
 def opened(snapshot: Snapshot, domain: str, epoch: int = 0) -> dict[str, Any]:
@@ -92,25 +96,25 @@ def counted(rollout: Rollout, seen: Look, now: datetime) -> Rollout:
     grew = window.side("new").requests > before.side("new").requests
     traffic_at = now if grew else _moment(kept.get("traffic_at"))
     lags = [*kept.get("lags", []), _worst_lag(rollout.domain, seen)][-LAG_LOOKS:]
+    # Nobody looked for longer than this: what happened meanwhile is not known.
+    since = (now - rollout.counted_at).total_seconds() if rollout.counted_at else 0.0
+    passed = max(0.0, min(since, LONGEST_COUNT_S))
     evidence = {
         "window": window.to_json(),
         "lags": lags,
         "traffic_at": traffic_at.isoformat() if traffic_at else None,
         "epoch": kept.get("epoch", 0),
         "data": trials.kept(rollout, seen.counted.get(rollout.domain, {})),
+        "pods": pod_health.kept(rollout, seen.pods.get(rollout.domain, {}), passed),
     }
     within_s = TRAFFIC_WITHIN_S + snapshot.behind_s
     fresh = traffic_at is not None and (now - traffic_at).total_seconds() <= within_s
-    seconds = 0.0
     evident = snapshot.complete and fresh and _carried(rollout.domain, seen)
-    if evident and rollout.counted_at is not None:
-        passed = (now - rollout.counted_at).total_seconds()
-        seconds = max(0.0, min(passed, LONGEST_COUNT_S))
     return replace(
         rollout,
         evidence=evidence,
         counted_at=now,
-        soak_evidence_s=rollout.soak_evidence_s + seconds,
+        soak_evidence_s=rollout.soak_evidence_s + (passed if evident else 0.0),
     )
 
 
@@ -127,6 +131,7 @@ def of(rollout: Rollout, seen: Look, verdict: VerdictRecord | None) -> Evidence:
         streams_problem=seen.streams_problem,
         lags=lags,
         data=trials.seen(rollout.evidence),
+        pods=pod_health.seen(rollout.evidence),
     )
 
 
@@ -138,7 +143,8 @@ def _of_phase(rollout: Rollout, seen: Look) -> Snapshot:
 
 def ask(config: Config, evidence: Evidence) -> list[GateResult]:
     """Every gate that applies, asked."""
-    gates = asked(config.gates, evidence.domain, evidence.percentage)
+    before = config.domain(evidence.domain).before(evidence.percentage)
+    gates = asked(config.gates, evidence.domain, evidence.percentage, before)
     return [evaluate(gate, evidence) for gate in gates]
 
 

@@ -9,7 +9,8 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Protocol
 
 from estate.config import Config
-from rollout.gates import AnswerSeen, asked
+from rollout.gates import asked
+from rollout.seen import AnswerSeen
 
 if TYPE_CHECKING:
     from estate.ledger import ActRecord, Rollout

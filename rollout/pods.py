@@ -24,7 +24,6 @@ ESTIMATED_POD_S = 15.0
 # The kubelet looks at a mounted ConfigMap about once a minute.
 ESTIMATED_FILE_S = 90.0
 PERCENTAGE, EPOCH = "gateway_flag_percentage", "gateway_flag_epoch"
-OVER = frozenset(("Failed", "Succeeded"))
 # Conditions of a Deployment that say why its pods do not come.
 WRONG = frozenset(("ReplicaFailure", "Progressing"))
 WORDS = frozenset(("true", "1", "yes", "on"))
@@ -45,9 +44,7 @@ class GatewayPods:
         return self._alive(self.cluster.deployment(self.deployment))
 
     def _alive(self, deployment: Deployment) -> list[Pod]:
-        # One that was evicted, say, stays in the list for days, and serves nobody.
-        found = self.cluster.pods(deployment.selector)
-        return [pod for pod in found if pod.phase not in OVER]
+        return [pod for pod in self.cluster.pods(deployment.selector) if not pod.over]
 
     def page(self, pod: Pod, path: str) -> str:
         """The address of one of its pages."""

@@ -1,5 +1,6 @@
 """How much a phase can tell, said before it begins: from what the data say of the days before."""
 
+from collections.abc import Collection, Iterator
 from datetime import datetime, timedelta
 
 from estate.config import Config
@@ -14,11 +15,13 @@ HOUR_S, DAY_S = 3600.0, 86400.0
 def sentences(
     config: Config, domain: str, percentage: int, subjects: Subjects, now: datetime
 ) -> list[str]:
-    """For each gate that compares: when a drop will be seen at a percentage, and when it passes."""
+    """For each gate that compares: when a drop will be seen at a percentage, and when it passes; or
+    why it is not asked there."""
     phases = config.domain(domain).phases
     soak_s = next(p.soak.total_seconds() for p in phases if p.percentage == percentage)
     told = []
-    for question in questions(config, domain, percentage):
+    found = questions(config, domain, percentage)
+    for question in found:
         if question.gate.kind == "duration":
             continue
         try:
@@ -26,7 +29,22 @@ def sentences(
         except SplitctlError as error:
             sentence = in_one_line(error)
         told.append(f"{question.gate.name}: {sentence}")
+    told += _not_asked(config, domain, percentage, {question.gate.name for question in found})
     return told
+
+
+def _not_asked(
+    config: Config, domain: str, percentage: int, asked: Collection[str]
+) -> Iterator[str]:
+    """Gates that compare customers, where nobody is left to compare with."""
+    before = config.domain(domain).before(percentage)
+    for gate in config.gates:
+        if not gate.compares or domain not in (gate.domains or [domain]) or gate.name in asked:
+            continue
+        why = "nobody has stayed to compare with"
+        if gate.kind == "conversion":
+            why = f"the {100 - before} % who stayed until now have been the control at {before} %"
+        yield f"{gate.name}: not asked at {percentage} %, {why}"
 
 
 def _sentence(question: Question, subjects: Subjects, now: datetime, soak_s: float) -> str:

@@ -78,7 +78,7 @@ def need_shares(domain: str, problems: Iterable[Problem]) -> None:
 
 
 def need_gates(domain: str, problems: Iterable[Problem]) -> None:
-    """Every gate that is asked of the data can tell something. Raises Refused."""
+    """Every gate that is asked of the data, or of pods, can tell something. Raises Refused."""
     told = "; ".join(problem.told for problem in problems)
     if told:
         raise Refused(domain=domain, reason=told.rstrip("."), next="splitctl doctor")

@@ -13,12 +13,15 @@ from typing import Any
 from estate.config import Config, GateConfig
 from estate.errors import ExitCode, SplitctlError
 from rollout.counters import Count, Counts, Side, Snapshot, Window
-from rollout.gates import Evidence, GateResult, evaluate
+from rollout.gates import GateResult, evaluate
 from rollout.prometheus import PrometheusMetrics
+from rollout.seen import Evidence
 
 # What gateways count.
 COUNTED = ("error_rate", "latency_p95", "share")
 MOST_MOMENTS = 100_000
+# Nobody has said how many were on the new side: some. Gates that ask how many are left out then.
+SOME, ALL = 1, 100
 NOBODY = "nobody was seen"
 
 
@@ -40,7 +43,10 @@ class NoCountedGate(SplitctlError):
 
 @dataclass(frozen=True)
 class GateReplayed:
-    """One gate over the whole window. `last` is its answer at the end, the rest counts moments."""
+    """One gate over the whole window. `last` is its answer at the end, the rest counts moments.
+
+    why: what it said when it failed first
+    """
 
     last: GateResult
     passed: int = 0
@@ -48,6 +54,7 @@ class GateReplayed:
     inconclusive: int = 0
     first_pass: datetime | None = None
     first_fail: datetime | None = None
+    why: str = ""
 
     def after(self, result: GateResult, at: datetime) -> "GateReplayed":
         """One moment later."""
@@ -59,6 +66,7 @@ class GateReplayed:
             self.inconclusive + (verdict == "inconclusive"),
             self.first_pass or (at if verdict == "pass" else None),
             self.first_fail or (at if verdict == "fail" else None),
+            self.why or (result.reason if verdict == "fail" else ""),
         )
 
     def lines(self) -> list[str]:
@@ -66,9 +74,11 @@ class GateReplayed:
         told = [f"{self.last}"]
         counts = f"{self.passed} pass, {self.failed} fail, {self.inconclusive} inconclusive"
         told.append(f"    moments: {counts}")
-        for word, at in (("passed", self.first_pass), ("failed", self.first_fail)):
+        firsts = ("passed", self.first_pass, ""), ("failed", self.first_fail, self.why)
+        for word, at, why in firsts:
             if at is not None:
-                told.append(f"    first {word} at {at:%Y-%m-%d %H:%M:%S} UTC")
+                line = f"    first {word} at {at:%Y-%m-%d %H:%M:%S} UTC"
+                told.append(f"{line}: {why}" if why else line)
         return told
 
     def to_json(self) -> dict[str, Any]:
@@ -80,6 +90,7 @@ class GateReplayed:
             },
             "first_pass": self.first_pass,
             "first_fail": self.first_fail,
+            "first_fail_reason": self.why or None,
         }  # fmt: skip
 
 
@@ -204,11 +215,11 @@ def replay(
             most=MOST_MOMENTS,
         )  # fmt: skip
     judged, left_out = chosen(config.gates, side, percentage)
+    asked_for = percentage or (SOME if side == "new" else ALL)
     watched = [
-        _Domain(name, [gate for gate in judged if not gate.domains or name in gate.domains],
-                percentage or 100)
+        _Domain(name, [g for g in judged if not g.domains or name in g.domains], asked_for)
         for name in names
-    ]  # fmt: skip
+    ]
     if not any(item.gates for item in watched):
         raise NoCountedGate(domains=", ".join(names), kinds=", ".join(COUNTED))
     metrics = metrics or PrometheusMetrics.of(config)
@@ -230,7 +241,10 @@ def chosen(
         elif gate.kind == "share" and (percentage is None or side == "old"):
             left_out.append(f"{gate.name} (share): needs --percentage, and the new side's traffic")
         else:
-            judged.append(gate)
+            judged.append(gate if side == "new" else gate.model_copy(update={"times": None}))
+            if side == "old" and gate.times is not None:
+                alone = "it is the old side itself that is judged"
+                left_out.append(f"{gate.name}: {gate.times:g} times the old side: {alone}")
     return judged, left_out
 
 

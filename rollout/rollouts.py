@@ -12,6 +12,8 @@ REVISION = "deployment.kubernetes.io/revision"
 STARTING = ("ContainerCreating", "PodInitializing")
 FETCHING = ("ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull")
 GIVEN_UP = "ProgressDeadlineExceeded"
+# Reasons of an end that say no more than its exit code.
+PLAIN_ENDS = (None, "Error", "Completed")
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,7 @@ def look(cluster: Cluster, name: str) -> RolloutState:
         updated=found.updated,
         available=found.available,
         image=", ".join(found.images.values()),
-        why=None if found.complete else _why(cluster, found),
+        why=None if found.complete else why(cluster, found),
         given_up=_given_up(found),
     )
 
@@ -94,8 +96,9 @@ def wait(
         sleep(PAUSE_S)
 
 
-def _why(cluster: Cluster, found: Deployment) -> str | None:
-    """The most telling reason: what was refused, what cannot start, what is not ready."""
+def why(cluster: Cluster, found: Deployment) -> str | None:
+    """What keeps a Deployment, the most telling reason: what was refused, what cannot start, what
+    is not ready. None where nothing is known to."""
     if found.paused:
         return "its rollout is paused: kubectl rollout resume"
     newest = newest_replica_set(found, cluster.listed(REPLICA_SET, found.selector))
@@ -105,7 +108,7 @@ def _why(cluster: Cluster, found: Deployment) -> str | None:
     pods = [pod for pod in cluster.pods(found.selector) if not pod.ending and not pod.ready]
     for pod in pods:
         if newest is None or pod.owner == newest:
-            return reason_of(pod, _warning(cluster, POD, pod.name))
+            return why_not_ready(cluster, pod)
     return found.reasons.get("Progressing")
 
 
@@ -118,6 +121,22 @@ def newest_replica_set(found: Deployment, sets: Sequence[Object]) -> str | None:
         if ours and wanted and metadata.get("annotations", {}).get(REVISION) == wanted:
             return str(metadata["name"])
     return None
+
+
+def why_not_ready(cluster: Cluster, pod: Pod) -> str:
+    """Why a pod is not ready, with what the cluster says of it."""
+    return reason_of(pod, _warning(cluster, POD, pod.name))
+
+
+def last_end(pod: Pod) -> str:
+    """How a container of a pod ended last; empty when none has."""
+    ends = [_end(container) for container in pod.containers if container.exit_code is not None]
+    return "; ".join(ends)
+
+
+def _end(container: Container) -> str:
+    told = f" ({container.ended})" if container.ended not in PLAIN_ENDS else ""
+    return f"it ended with {container.exit_code}{told}"
 
 
 def reason_of(pod: Pod, warning: str | None) -> str:
@@ -139,8 +158,9 @@ def _container(pod: Pod, container: Container) -> str | None:
     if container.waiting == "CrashLoopBackOff" or (container.restarts and not container.running):
         last = container.last_words.strip().splitlines()
         words = f": {last[-1]}" if last else ""
+        how = f" ({container.ended})" if container.ended not in PLAIN_ENDS else ""
         return (
-            f"pod {pod.name} ends with {container.exit_code} each time it starts,"
+            f"pod {pod.name} ends with {container.exit_code}{how} each time it starts,"
             f" {container.restarts} restarts{words}"
         )
     if container.waiting and container.waiting not in STARTING:

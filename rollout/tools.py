@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from functools import cache
 from typing import TYPE_CHECKING
 
 from estate.config import Config, Problem
@@ -18,10 +19,18 @@ from rollout.written import Written
 
 if TYPE_CHECKING:
     # Loaded only by commands that use it: rollback sets the flags before it looks for a ledger.
+    from estate.cluster import Cluster
     from estate.ledger import Ledger
 
 
 UNLIMITED = 1_000_000
+
+
+def no_cluster() -> "Cluster":
+    """One in memory, with nothing in it."""
+    from estate.cluster import MemoryCluster
+
+    return MemoryCluster()
 
 
 @dataclass
@@ -44,6 +53,7 @@ class Tools:
     written: Written | None = None
     refusing: bool = False
     subjects: Subjects = field(default_factory=InMemorySubjects)
+    cluster: "Callable[[], Cluster]" = no_cluster
     provenance: Provenance = field(default_factory=Unknown)
     notices: Notices = field(default_factory=Notices)
     clock: Callable[[], float] = time.monotonic
@@ -70,6 +80,12 @@ class Tools:
 
             return status(config)
 
+        @cache
+        def cluster() -> "Cluster":
+            from estate.cluster import connect
+
+            return connect(config)
+
         def shared(domain: str) -> list[Problem]:
             from migrator.sequences import check
 
@@ -90,6 +106,7 @@ class Tools:
             notices=Notices.of(config),
             refusing=written is not None and config.gateway.owners_refuse,
             subjects=DatabaseSubjects(config),
+            cluster=cluster,
         )
 
 

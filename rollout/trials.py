@@ -14,9 +14,10 @@ from typing import Any, Literal
 from estate.config import Config, GateConfig
 from estate.errors import in_one_line
 from estate.ledger.records import Rollout
-from rollout.gates import DataSeen, asked
+from rollout.gates import asked
 from rollout.parallel import gather
 from rollout.phases import PER_PERCENT
+from rollout.seen import DataSeen
 from rollout.statistics import Block, Sample, Trial
 from rollout.subjects import Cohort, Slice, Span, Subjects
 
@@ -167,10 +168,9 @@ def any_asked(config: Config, domain: str) -> bool:
 
 def questions(config: Config, domain: str, percentage: int) -> list[Question]:
     """What a domain's gates ask of the data at a percentage."""
-    phases = [phase.percentage for phase in config.domain(domain).phases]
-    before = max((each for each in phases if each < percentage), default=0)
+    before = config.domain(domain).before(percentage)
     found = []
-    for gate in asked(config.gates, domain, percentage):
+    for gate in asked(config.gates, domain, percentage, before):
         moved = Cohort(0, percentage * PER_PERCENT)
         if gate.kind == "rate":
             found.append(Question(gate, domain, percentage, moved, "share"))

@@ -134,10 +134,13 @@ def _domain(config: Config, name: str) -> Examination:
 
 
 def _gates(config: Config, domain: str, found: Examination) -> None:
-    """Whether the gates that are asked of the data could ever tell something."""
+    """Whether the gates that are asked of the data, or of pods, could ever tell something."""
+    from estate.cluster import connect as reach
+    from rollout import pod_health
     from rollout.subjects import DatabaseSubjects
 
     found.problems.extend(DatabaseSubjects(config).problems(domain))
+    found.problems.extend(pod_health.problems(config, domain, lambda: reach(config)))
 
 
 def _verifier(config: Config, domain: str, found: Examination) -> None:

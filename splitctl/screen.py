@@ -7,6 +7,7 @@ but one line for each domain.
 import textwrap
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from datetime import timedelta
 from types import TracebackType
 from typing import Self
@@ -219,17 +220,24 @@ def _gates(lines: Sequence[GateLine], pen: Pen) -> Iterator[Text]:
         line.rstrip()
         yield line
         if number and (result := lines[number - 1].result).verdict != "pass" and result.reason:
-            yield Text(f"    {result.reason}", "dim")
+            # Whole: it has the figures that count.
+            indent = " " * 4
+            for part in textwrap.wrap(result.reason, max(pen.width - len(indent), 20)):
+                yield Text(f"{indent}{part}", "dim")
 
 
 def _row(line: GateLine, pen: Pen) -> tuple[str, str, str, str, str, str]:
     result = line.result
-    value = "-" if result.measured is None else f"{result.measured:.4g}"
+    value, limit = result.value, result.limit
+    if pen.width < SAMPLES_FROM:
+        # The figure against the old side goes first; the verdict has to stay.
+        alone = replace(result, ratio=None, times=None)
+        value, limit = alone.value, alone.limit
     policy = "" if result.on_fail == "rollback" else f" ({result.on_fail})"
     return (
         result.name,
-        value,
-        f"{result.threshold:g}",
+        value or "-",
+        limit,
         f"{result.samples:,}",
         f"{result.verdict}{policy}",
         pen.spark(line.values),

@@ -37,7 +37,8 @@ EVENT = Kind("v1", "Event")
 class Container:
     """A container's state in a pod. `waiting`: the reason, such as `CrashLoopBackOff`.
 
-    exit_code, last_words: of its last end, where it has ended
+    ended, exit_code, last_words: of its last end, where it has ended; `ended` is the reason, such
+    as `OOMKilled`
     """
 
     name: str
@@ -47,6 +48,7 @@ class Container:
     restarts: int
     waiting: str | None
     message: str
+    ended: str | None
     exit_code: int | None
     last_words: str
 
@@ -87,6 +89,11 @@ class Pod:
             raw=found,
         )
 
+    @property
+    def over(self) -> bool:
+        """Whether it has ended for good. One that was evicted, say, stays in the list for days."""
+        return self.phase in ("Failed", "Succeeded")
+
     def env(self, container: str) -> dict[str, str]:
         """The plain variables of a container, as it was started with them."""
         return plain_env(self.raw["spec"], container)
@@ -104,6 +111,7 @@ def _container(status: Mapping[str, Any]) -> Container:
         restarts=status.get("restartCount", 0),
         waiting=waiting.get("reason"),
         message=waiting.get("message", ""),
+        ended=ended.get("reason"),
         exit_code=ended.get("exitCode"),
         last_words=ended.get("message", ""),
     )

@@ -29,10 +29,18 @@ from estate.config.traffic import (
     RollbackConfig,
     WriterConfig,
 )
-from estate.config.values import BUCKETS, StrayRule, parse_duration
+from estate.config.values import (
+    ALIVE_WITHIN_MS,
+    BUCKETS,
+    HEARTBEAT_EVERY_MS,
+    StrayRule,
+    parse_duration,
+)
 
 __all__ = [
+    "ALIVE_WITHIN_MS",
     "BUCKETS",
+    "HEARTBEAT_EVERY_MS",
     "BackfillConfig",
     "ClusterConfig",
     "Config",

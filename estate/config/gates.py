@@ -7,7 +7,7 @@ from typing import Literal, Self
 from pydantic import Field, PrivateAttr, ValidationInfo, field_validator, model_validator
 
 from estate.config.model import Model, beside, sql_of
-from estate.config.values import Duration
+from estate.config.values import ALIVE_WITHIN_MS, HEARTBEAT_EVERY_MS, Duration
 
 GateKind = Literal[
     "error_rate",
@@ -20,6 +20,7 @@ GateKind = Literal[
     "rate",
     "duration",
     "question",
+    "pods",
 ]
 # What a `fail` brings: the customers back, no further step, or only a word to whoever watches.
 OnFail = Literal["rollback", "hold", "tell"]
@@ -34,7 +35,12 @@ GATE_LIMITS: dict[str, str] = {
     "rate": "drop",
     "duration": "share",
     "question": "question",
+    "pods": "max",
 }
+# The kinds that may have a limit against the old side beside their own.
+AGAINST_OLD = frozenset({"error_rate", "latency_p95"})
+# A limit that nobody could ever meet is none.
+MOST_TIMES = 100
 # The kinds whose evidence is SQL: what each needs beside its limit, and what else it may say.
 SEQUENTIAL = ("alpha", "beta", "baseline")
 FROM_DATA: dict[str, tuple[frozenset[str], frozenset[str]]] = {
@@ -42,7 +48,10 @@ FROM_DATA: dict[str, tuple[frozenset[str], frozenset[str]]] = {
     "rate": (frozenset({"query", "side"}), frozenset({"after", *SEQUENTIAL})),
     "duration": (frozenset({"query", "side", "within"}), frozenset()),
 }
+# Of these, those that compare cohorts of customers.
+COMPARING = frozenset({"conversion", "rate"})
 DATA_KEYS = frozenset({"query", "side", "after", "within", *SEQUENTIAL})
+POD_KEYS = frozenset({"deployments", "shared", "grace"})
 # What a commit, and sync, need until a row is seen where it is asked for.
 SETTLING = timedelta(minutes=1)
 
@@ -50,18 +59,22 @@ SETTLING = timedelta(minutes=1)
 class GateConfig(Model):
     """A question put to evidence before a step. Each kind has one limit of its own.
 
+    `times`: the new side's errors or p95 may also be at most so many times the old side's at the
+    same time. `alpha`: how often, at most, that is told to be broken, or a drop, though it is not.
     Kinds that are asked of the data have a `query` for one side's database. `after`: how long a
-    subject is given to succeed; `alpha`: how often, at most, a drop is told that is none; `beta`:
-    how often, at most, a drop as large as `drop` passes; `baseline`: how far back that lies what a
-    cohort is compared with where nobody stayed to compare it with; `within`: how long it may take
-    the `share` of all.
+    subject is given to succeed; `beta`: how often, at most, a drop as large as `drop` passes;
+    `baseline`: how far back that lies what a cohort is compared with where nobody stayed to compare
+    it with; `within`: how long it may take the `share` of all.
     A `question` is put to a person, `asked_of`, in every phase; `good` is the answer that passes.
+    `pods` of the new side's `deployments` restart at most `max` times each in a phase, and none is
+    longer than `grace` without being ready. Those of `shared` serve both sides: they never fail.
     """
 
     name: str
     kind: GateKind
-    max: float | None = Field(default=None, ge=0)
-    max_ms: float | None = Field(default=None, gt=0)
+    max: float | None = Field(default=None, ge=0, allow_inf_nan=False)
+    max_ms: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    times: float | None = Field(default=None, ge=1, le=MOST_TIMES)
     max_age: Duration | None = None
     tolerance: float | None = Field(default=None, gt=0, lt=1)
     drop: float | None = Field(default=None, gt=0, lt=1)
@@ -79,6 +92,9 @@ class GateConfig(Model):
     alpha: float = Field(default=0.05, gt=0, lt=0.5)
     beta: float = Field(default=0.2, gt=0, lt=0.5)
     baseline: Duration = timedelta(days=7)
+    deployments: list[str] = Field(default_factory=list)
+    shared: list[str] = Field(default_factory=list)
+    grace: Duration = timedelta(minutes=2)
     _sql: str = PrivateAttr(default="")
 
     @property
@@ -90,6 +106,11 @@ class GateConfig(Model):
     def from_data(self) -> bool:
         """Whether it is asked of the data, by SQL."""
         return self.kind in FROM_DATA
+
+    @property
+    def compares(self) -> bool:
+        """Whether it compares cohorts of customers."""
+        return self.kind in COMPARING
 
     @property
     def settling(self) -> timedelta:
@@ -106,7 +127,7 @@ class GateConfig(Model):
     def _relative_to_config(cls, value: Path | None, info: ValidationInfo) -> Path | None:
         return None if value is None else beside(value, info)
 
-    @field_validator("after", "within", "baseline")
+    @field_validator("after", "within", "baseline", "grace")
     @classmethod
     def _some_time(cls, value: timedelta | None) -> timedelta | None:
         if value is not None and value <= timedelta():
@@ -121,6 +142,10 @@ class GateConfig(Model):
             raise ValueError(f"a gate of kind {self.kind} has exactly one limit: {wanted}")
         if self.kind == "error_rate" and (self.max or 0) >= 1:
             raise ValueError("max is a share below 1; a gate that can never fail is refused")
+        furthest = ALIVE_WITHIN_MS - HEARTBEAT_EVERY_MS
+        if self.kind == "sync_lag" and (self.max_ms or 0) >= furthest:
+            # Further behind a stream counts as one without a worker: not known, and so no fail.
+            raise ValueError(f"max_ms of a lag is below {furthest:,}; beyond that it never fails")
         person = (self.good, self.asked_of)
         if self.kind == "question" and None in person:
             raise ValueError("a question says which answer is good, and by name who is asked_of")
@@ -130,12 +155,21 @@ class GateConfig(Model):
 
     @model_validator(mode="after")
     def _evidence_of_its_kind(self) -> Self:
-        needed, allowed = FROM_DATA.get(self.kind, (frozenset[str](), frozenset[str]()))
-        told = self.model_fields_set & DATA_KEYS
+        if self.times is not None and self.kind not in AGAINST_OLD:
+            raise ValueError(f"a gate of kind {self.kind} knows no times")
+        nothing = frozenset[str]()
+        needed, allowed = FROM_DATA.get(self.kind, (nothing, nothing))
+        if self.kind == "pods":
+            needed, allowed = frozenset({"deployments"}), frozenset({"shared", "grace"})
+        elif self.times is not None:
+            allowed = frozenset({"alpha"})
+        told = self.model_fields_set & (DATA_KEYS | POD_KEYS)
         if missing := sorted(needed - told):
             raise ValueError(f"a gate of kind {self.kind} needs {', '.join(missing)}")
         if surplus := sorted(told - needed - allowed):
             raise ValueError(f"a gate of kind {self.kind} knows no {', '.join(surplus)}")
+        if self.kind == "pods" and not self.deployments:
+            raise ValueError("deployments names at least one; a gate that looks at none is refused")
         if self.query is not None:
             self._sql = sql_of(self.query, "query")
         return self

@@ -84,15 +84,7 @@ def of_names(data: dict[str, Any]) -> Iterator[Problem]:
                 yield Problem(f"{key}.{side}", f"no database '{database}'", f"There are: {known}.")
         if domain.get("old") is not None and domain.get("old") == domain.get("new"):
             yield Problem(f"{key}.new", "the same database as old", "Name two databases.")
-    gates = data.get("gates")
-    for number, gate in enumerate(gates if isinstance(gates, list) else []):
-        named = gate.get("domains") if isinstance(gate, dict) else None
-        for name in named if isinstance(named, list) else []:
-            if name not in domains:
-                known = ", ".join(domains) or "none"
-                yield Problem(
-                    f"gates.{number}.domains", f"no domain '{name}'", f"There are: {known}."
-                )
+    yield from _of_gates(data, domains)
     yield from _of_gateways(data)
     observe = data.get("observe")
     panels = observe.get("panels") if isinstance(observe, dict) else None
@@ -106,6 +98,22 @@ def of_names(data: dict[str, Any]) -> Iterator[Problem]:
         if name not in domains:
             known = ", ".join(domains) or "none"
             yield Problem(f"flows.urls.{name}", f"no domain '{name}'", f"There are: {known}.")
+
+
+def _of_gates(data: dict[str, Any], domains: Collection[str]) -> Iterator[Problem]:
+    """Gates name domains, and some need a cluster."""
+    gates = data.get("gates")
+    for number, gate in enumerate(gates if isinstance(gates, list) else []):
+        named = gate.get("domains") if isinstance(gate, dict) else None
+        for name in named if isinstance(named, list) else []:
+            if name not in domains:
+                known = ", ".join(domains) or "none"
+                yield Problem(
+                    f"gates.{number}.domains", f"no domain '{name}'", f"There are: {known}."
+                )
+        if isinstance(gate, dict) and gate.get("kind") == "pods" and "cluster" not in data:
+            remedy = "Add [cluster]; an empty one takes what kubectl would take."
+            yield Problem(f"gates.{number}.kind", "there is no [cluster] to ask for pods", remedy)
 
 
 def _of_gateways(data: dict[str, Any]) -> Iterator[Problem]:

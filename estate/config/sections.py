@@ -131,6 +131,11 @@ class DomainConfig(Model):
         """The variable that holds the flags' epoch."""
         return self.epoch or f"{self.percentage}_EPOCH"
 
+    def before(self, percentage: int) -> int:
+        """The phase from which a percentage is come to; 0 where it is the first."""
+        lower = (phase.percentage for phase in self.phases if phase.percentage < percentage)
+        return max(lower, default=0)
+
     @field_validator("phases")
     @classmethod
     def _rising(cls, value: list[PhaseConfig]) -> list[PhaseConfig]:

@@ -8,6 +8,10 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator
 
 BUCKETS = 10_000
+# A heartbeat of sync goes round about every second. One that was sent so long ago means that nobody
+# carries anything; until then it tells how far behind a stream is.
+HEARTBEAT_EVERY_MS = 1_000
+ALIVE_WITHIN_MS = 10_000
 IDENTIFIER = re.compile(r"[a-z_][a-z0-9_]{0,62}")
 DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)")
 HTTP_URL = re.compile(r"https?://[^\s/]+\S*")

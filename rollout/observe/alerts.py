@@ -19,6 +19,7 @@ from rollout.observe.expressions import (
     streams,
 )
 from rollout.prometheus import UP, Expected
+from rollout.traffic_gates import FEWEST_ERRORS
 
 Severity = Literal["page", "chat"]
 
@@ -114,6 +115,7 @@ def _of_domain(config: Config, domain: str) -> Iterator[Alert]:
             f"One request in twenty takes longer than {slow:g} ms, as seen at the gateways.",
             "splitctl status", (ask.buckets,), domain,
         )  # fmt: skip
+    yield from _against_old(config, domain, enough_of=own.min_requests)
     served = ask.served()
     yield Alert(
         "SplitctlGatewaysDisagree", "page",
@@ -131,6 +133,43 @@ def _of_domain(config: Config, domain: str) -> Iterator[Alert]:
         "splitctl status", (epoch,), domain,
     )  # fmt: skip
     yield from _of_sync(config, domain, hold)
+
+
+def _against_old(config: Config, domain: str, enough_of: int) -> Iterator[Alert]:
+    """The new side against the old one, where gates ask for that."""
+    ask = questions(config, domain)
+    new, old, hold = ask.of("new"), ask.of("old"), ask.windows.hold
+    both = f"({new.number()} >= {enough_of}) and on (domain) ({old.number()} >= {enough_of})"
+    more = times(config, domain, "error_rate")
+    if more is not None:
+        # Where nobody was answered 5xx there is no such series.
+        others = f"({old.error_share()} or 0 * {old.rate()})"
+        yield Alert(
+            "SplitctlErrorsAgainstOld", "chat",
+            f"({new.error_share()} > on (domain) {more:g} * {others}) and on (domain)"
+            f" ({new.errors()} >= {FEWEST_ERRORS}) and on (domain) {both}", hold,
+            f"{domain}: {{{{ $value | humanizePercentage }}}} of the new side's answers are errors,"
+            f" more than {more:g} times the old side's share",
+            "The new side fails where the old one does not. The gate fails when chance cannot"
+            " explain it.",
+            "splitctl status", (new.requests, old.requests), domain,
+        )  # fmt: skip
+    slower = times(config, domain, "latency_p95")
+    if slower is not None:
+        yield Alert(
+            "SplitctlLatencyAgainstOld", "chat",
+            f"({new.p95()} > on (domain) {slower:g} * {old.p95()}) and on (domain) {both}", hold,
+            f"{domain}: the new side's p95 is {{{{ $value | humanizeDuration }}}}, more than"
+            f" {slower:g} times the old side's",
+            "Customers of the new side wait longer than those of the old one, at the same time.",
+            "splitctl status", (new.buckets, old.buckets), domain,
+        )  # fmt: skip
+
+
+def times(config: Config, domain: str, kind: str) -> float | None:
+    """What is too much against the old side: the strictest gate's; None where none asks."""
+    gates = [g for g in config.gates if g.kind == kind and domain in (g.domains or [domain])]
+    return min((gate.times for gate in gates if gate.times is not None), default=None)
 
 
 def _of_sync(config: Config, domain: str, hold: str) -> Iterator[Alert]:

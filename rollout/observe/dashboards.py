@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from estate.config import Config, ServiceConfig
-from rollout.observe.alerts import limit
+from rollout.observe.alerts import limit, times
 from rollout.observe.expressions import (
     OWNED,
     OWNER_EPOCH,
@@ -72,10 +72,12 @@ def of_domain(config: Config, domain: str) -> Iterator[Panel]:
     owned = series(OWNED, own.worker, labelled("domain", domain))
     yield Panel("Requests", "reqps", ((ask.rate(), "{{side}}"),))
     yield Panel(
-        "Errors", "percentunit", ((ask.error_share(), "{{side}}"),), "Answered with 5xx.", errors
-    )
+        "Errors", "percentunit", ((ask.error_share(), "{{side}}"),),
+        f"Answered with 5xx.{_beside(config, domain, 'error_rate')}", errors,
+    )  # fmt: skip
     yield Panel(
-        "p95", "s", ((ask.p95(), "{{side}}"),), "As seen at the gateways, holds included.",
+        "p95", "s", ((ask.p95(), "{{side}}"),),
+        f"As seen at the gateways, holds included.{_beside(config, domain, 'latency_p95')}",
         None if slow is None else slow / 1000,
     )  # fmt: skip
     yield Panel(
@@ -101,6 +103,12 @@ def of_domain(config: Config, domain: str) -> Iterator[Panel]:
     for panel in own.panels:
         if panel.domain == domain:
             yield Panel(panel.title, panel.unit, ((panel.expr, "__auto"),))
+
+
+def _beside(config: Config, domain: str, kind: str) -> str:
+    """What a panel says of a limit that is no line: it moves with the old side."""
+    most = times(config, domain, kind)
+    return "" if most is None else f" The new side: at most {most:g} times the old side's."
 
 
 def of_service(config: Config, service: ServiceConfig) -> Iterator[Panel]:

@@ -1,10 +1,11 @@
 """PromQL: selectors, windows, and the questions that alerts and dashboards share. Pure."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 
 from estate.config import Config
 from estate.config.values import UNITS
+from rollout.counters import Side
 from rollout.sums import CUSTOMERS, REQUESTS, SECONDS
 
 ANY_GATEWAY = 'job="gateway"'
@@ -67,6 +68,10 @@ class Questions:
     domain: str
     windows: Windows
 
+    def of(self, side: Side) -> "Questions":
+        """The same, asked about one side alone."""
+        return replace(self, gateways=f"{self.gateways},{labelled('side', side)}")
+
     @property
     def requests(self) -> str:
         """The counter of its requests."""
@@ -85,11 +90,18 @@ class Questions:
         """Requests in the window."""
         return f"sum by (domain, side) (increase({self.requests}[{self.windows.rate}]))"
 
+    @property
+    def failed(self) -> str:
+        """The counter of those answered with 5xx."""
+        return series(self.requests, 'status=~"5.."')
+
+    def errors(self) -> str:
+        """Errors in the window."""
+        return f"sum by (domain, side) (increase({self.failed}[{self.windows.rate}]))"
+
     def error_share(self) -> str:
         """The share answered with 5xx."""
-        failed = series(self.requests, 'status=~"5.."')
-        errors = f"sum by (domain, side) (rate({failed}[{self.windows.rate}]))"
-        return f"{errors} / {self.rate()}"
+        return f"sum by (domain, side) (rate({self.failed}[{self.windows.rate}])) / {self.rate()}"
 
     def p95(self) -> str:
         """Seconds."""

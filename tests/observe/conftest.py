@@ -33,6 +33,19 @@ name = "lag"
 kind = "sync_lag"
 max_ms = 5000
 """
+# Gates beside those, which compare the sides.
+AGAINST_OLD = """
+[[gates]]
+name = "errors against old"
+kind = "error_rate"
+max = 0.01
+times = 2
+[[gates]]
+name = "latency against old"
+kind = "latency_p95"
+max_ms = 100
+times = 1.5
+"""
 OBSERVED = """
 [observe]
 interval = "{interval}"

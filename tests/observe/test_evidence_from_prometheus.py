@@ -12,11 +12,12 @@ from estate.config import Config
 from estate.errors import ExitCode
 from rehearsal.children import Children, wait_until
 from rollout.counters import Snapshot, Window
-from rollout.gates import Evidence, GateResult, asked, evaluate
+from rollout.gates import GateResult, asked, evaluate
 from rollout.gateways import metrics_of
 from rollout.metrics import Metrics, ScrapeMetrics
 from rollout.prometheus import PrometheusMetrics
 from rollout.replay import NothingToReplay, Replay, replay
+from rollout.seen import Evidence
 from tests.observe import programs
 from tests.observe.conftest import Configure
 from tests.observe.pages import GatewayPage, opened

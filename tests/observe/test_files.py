@@ -21,18 +21,19 @@ from rollout.observe.prometheus import NoReceiver
 from rollout.prometheus import Expected
 from rollout.prometheus_api import Prometheus
 from tests.observe import programs
-from tests.observe.conftest import Configure
+from tests.observe.conftest import AGAINST_OLD, Configure
 from tests.observe.pages import GatewayPage, Page, opened
 from tests.observe.programs import needed
 
 MATCHED = "matcher = 'job=\"gateway\"'"
 GATEWAY = 'job="gateway",instance="g1",domain="d",side="new"'
+OLD = GATEWAY.replace("new", "old")
 WORKER = 'job="splitctl",instance="w"'
 
 
 @pytest.fixture
 def config(configure: Configure) -> Config:
-    return configure(metrics=MATCHED)
+    return configure(metrics=MATCHED, extra=AGAINST_OLD)
 
 
 @pytest.fixture
@@ -81,6 +82,27 @@ STORIES: dict[str, tuple[dict[str, str], str]] = {
             f'gateway_request_seconds_bucket{{{GATEWAY},le="1"}}': "0+100x20",
             f'gateway_request_seconds_bucket{{{GATEWAY},le="+Inf"}}': "0+100x20",
             f'gateway_requests_total{{{GATEWAY},status="200"}}': "0+100x20",
+        },
+        "chat",
+    ),
+    "SplitctlErrorsAgainstOld": (
+        {
+            f'gateway_requests_total{{{GATEWAY},status="200"}}': "0+995x20",
+            f'gateway_requests_total{{{GATEWAY},status="500"}}': "0+5x20",
+            f'gateway_requests_total{{{OLD},status="200"}}': "0+1000x20",
+        },
+        "chat",
+    ),
+    "SplitctlLatencyAgainstOld": (
+        {
+            f'gateway_request_seconds_bucket{{{GATEWAY},le="0.05"}}': "0+0x20",
+            f'gateway_request_seconds_bucket{{{GATEWAY},le="0.1"}}': "0+100x20",
+            f'gateway_request_seconds_bucket{{{GATEWAY},le="+Inf"}}': "0+100x20",
+            f'gateway_requests_total{{{GATEWAY},status="200"}}': "0+100x20",
+            f'gateway_request_seconds_bucket{{{OLD},le="0.05"}}': "0+100x20",
+            f'gateway_request_seconds_bucket{{{OLD},le="0.1"}}': "0+100x20",
+            f'gateway_request_seconds_bucket{{{OLD},le="+Inf"}}': "0+100x20",
+            f'gateway_requests_total{{{OLD},status="200"}}': "0+100x20",
         },
         "chat",
     ),
@@ -134,6 +156,10 @@ STORIES: dict[str, tuple[dict[str, str], str]] = {
     "SplitctlGatewayUnseen": ({'up{job="gateway",instance="g1"}': "0x20"}, "chat"),
 }
 HEALTHY = {
+    f'gateway_requests_total{{{OLD},status="200"}}': "0+9960x20",
+    f'gateway_requests_total{{{OLD},status="500"}}': "0+40x20",
+    f'gateway_request_seconds_bucket{{{OLD},le="0.1"}}': "0+9900x20",
+    f'gateway_request_seconds_bucket{{{OLD},le="+Inf"}}': "0+10000x20",
     f'gateway_requests_total{{{GATEWAY},status="200"}}': "0+995x20",
     f'gateway_requests_total{{{GATEWAY},status="500"}}': "0+5x20",
     f'gateway_request_seconds_bucket{{{GATEWAY},le="0.1"}}': "0+990x20",
@@ -262,7 +288,7 @@ def test_check_asks_prometheus_and_names_what_could_never_fire(
     with opened(page):
         prometheus = programs.start(tmp_path, children, {"gateway": [page.address]})
         prometheus.await_value('gateway_customers{side="new"}', 0)
-        config = configure(metrics=MATCHED)
+        config = configure(metrics=MATCHED, extra=AGAINST_OLD)
         asked = Prometheus(prometheus.url)
         found = checking.check(config, written, asked)
         states = {finding.what: finding for finding in found.findings}

@@ -12,7 +12,7 @@ from rollout.observe.alerts import alerts
 from services.gateway.metrics import Metrics
 from services.jobs.report import Report
 from services.web import Service, Settings
-from tests.observe.conftest import Configure
+from tests.observe.conftest import AGAINST_OLD, Configure
 
 PAGE = Path(__file__).parents[2] / "docs" / "observe.md"
 
@@ -45,7 +45,7 @@ def test_every_metric_is_in_the_reference() -> None:
 def test_every_alert_is_in_the_table_with_its_severity_and_what_to_type(
     configure: Configure,
 ) -> None:
-    config: Config = configure()
+    config: Config = configure(extra=AGAINST_OLD)
     rows = {
         cells[0]: cells
         for line in PAGE.read_text(encoding="utf-8").splitlines()

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
+from estate.cluster import MemoryCluster
 from estate.ledger import ActRecord
 from migrator.status import StreamStatus
 from rollout.counters import Count, Snapshot
@@ -88,6 +89,7 @@ class Rig:
         )
         self.writers = MemoryWriters(self.log, before=self._before)
         self.metrics = InMemoryMetrics(Snapshot({name: {} for name in self.gateways}))
+        self.cluster = MemoryCluster()
         self.statuses = [healthy("forward"), healthy("reverse")]
 
     def _before(self, act: str) -> None:
@@ -133,6 +135,7 @@ class Rig:
             world=lambda _: self.world,
             writers=self.writers,
             sync=lambda: list(self.statuses),
+            cluster=lambda: self.cluster,
             clock=self.clock,
             sleep=self.clock.sleep,
         )

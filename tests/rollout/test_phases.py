@@ -8,8 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rollout import phases
-from rollout.gates import GateResult, Word
+from rollout.gates import GateResult
 from rollout.phases import Move, Phase, Position, Stage
+from rollout.seen import Word
 
 PHASES = (Phase(10, 20.0), Phase(50, 40.0), Phase(100, 60.0))
 

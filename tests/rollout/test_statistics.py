@@ -121,7 +121,8 @@ def test_of_rollouts_with_the_drop_that_matters_few_ever_pass(part: float) -> No
 
 
 @pytest.mark.parametrize(
-    ("rate", "drop", "part"), [(0.3, 0.1, 0.1), (0.3, 0.1, 0.5), (0.03, 0.2, 0.1), (0.8, 0.05, 0.5)]
+    ("rate", "drop", "part"),
+    [(0.3, 0.1, 0.1), (0.3, 0.1, 0.5), (0.03, 0.2, 0.1), (0.8, 0.05, 0.5)],
 )
 def test_a_drop_is_seen_and_its_absence_passes_when_the_plan_says(
     rate: float, drop: float, part: float
@@ -134,6 +135,18 @@ def test_a_drop_is_seen_and_its_absence_passes_when_the_plan_says(
     customers = to_pass(rate, drop, part, BETA)
     _, sound = simulated(runs, looks, customers / looks, part, rate, rate, drop)
     assert (sound >= -math.log(BETA)).mean() == pytest.approx(POWER, abs=error)
+
+
+def test_with_a_holdback_of_1_percent_the_plan_promises_rather_too_little() -> None:
+    """Ten of the few who stayed close a block, of a thousand in all."""
+    runs, looks, part = 2000, 400, 0.99
+    error = 3 * math.sqrt(POWER * (1 - POWER) / runs)
+    customers = to_see(0.3, 0.2, part, ALPHA)
+    drops, _ = simulated(runs, looks, customers / looks, part, 0.24, 0.3, 0.2)
+    customers = to_pass(0.3, 0.2, part, BETA)
+    _, sound = simulated(runs, looks, customers / looks, part, 0.3, 0.3, 0.2)
+    for reached in ((drops >= -math.log(ALPHA)).mean(), (sound >= -math.log(BETA)).mean()):
+        assert POWER - error <= reached <= POWER + 0.05
 
 
 def test_a_larger_drop_is_seen_sooner() -> None:

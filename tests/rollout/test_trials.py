@@ -12,12 +12,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from estate.config import Config, GateConfig
+from estate.config import Config, GateConfig, PhaseConfig
 from estate.connections import DatabaseUnreachable
 from estate.ledger import Rollout
 from migrator.ownership import bucket
-from rollout import power, trials
-from rollout.gates import DataSeen, Evidence, GateResult, evaluate, threshold
+from rollout import evidence, power, trials
+from rollout.gates import GateResult, evaluate, threshold
+from rollout.seen import DataSeen, Evidence
 from rollout.statistics import Sample
 from rollout.subjects import InMemorySubjects, Subject
 from tests.rollout.rig import START
@@ -252,6 +253,34 @@ def test_at_100_percent_those_who_moved_last_are_compared_with_what_they_did_bef
     if before is not None:
         assert "of the same customers before" in result.reason
         assert result.samples == pytest.approx(10_000, rel=0.1)
+
+
+def holding_back(config: Config, *percentages: int) -> Config:
+    """The estate with other phases."""
+    domain = config.domains["d"]
+    phases = [PhaseConfig(percentage=each, soak=DAY) for each in percentages]
+    changed = domain.model_copy(update={"phases": phases})
+    return config.model_copy(update={"domains": {"d": changed}})
+
+
+@pytest.mark.parametrize(("new", "verdict"), [(0.1, "fail"), (0.3, "pass")])
+def test_a_holdback_is_the_control_and_then_the_question_is_answered(
+    plain_config: Config, tmp_path: Path, new: float, verdict: str
+) -> None:
+    """Those few who stayed at 99 % are compared with; the last of them could not tell it again."""
+    conversion = gate(tmp_path, "conversion", after="30m", drop=0.5)
+    rate = gate(tmp_path, "rate", drop=0.2)
+    config = holding_back(asking(plain_config, conversion, rate), 10, 50, 99, 100)
+    result = after(config, 99, visits(15_000, new, 0.3, below=9900))
+    assert result.verdict == verdict, result
+    assert "of those who stayed (" in result.reason
+    assert trials.questions(config, "d", 100) == []
+    assert evidence.ask(config, Evidence("d", 100)) == []
+    stayed, nobody = power.sentences(config, "d", 100, InMemorySubjects(), START)
+    assert stayed.endswith("the 1 % who stayed until now have been the control at 99 %")
+    assert nobody == "rate: not asked at 100 %, nobody has stayed to compare with"
+    plain = asking(plain_config, conversion)
+    assert [question.control for question in trials.questions(plain, "d", 100)] == ["before"]
 
 
 def test_a_baseline_that_is_used_up_is_not_gone_on_with_in_the_phase_itself(

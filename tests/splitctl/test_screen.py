@@ -13,9 +13,10 @@ from estate.config import Config
 from estate.errors import ExitCode
 from migrator.status import StreamStatus
 from rollout.board import Board, DomainBoard, GateLine
-from rollout.gates import GateResult, Word
+from rollout.gates import GateResult
 from rollout.history import Event
 from rollout.looks import Progress, Watched
+from rollout.seen import Word
 from rollout.status import DomainStatus, Served
 from splitctl.screen import Drawing
 from splitctl.watching import WatchLeft, shown
@@ -129,6 +130,19 @@ def test_in_a_narrow_window_columns_go_and_the_verdict_stays() -> None:
     assert "12,345" not in narrow
     assert "▁▂▃█" not in narrow
     assert "inconclusive" in narrow
+
+
+def test_a_gate_against_the_old_side_shows_both_figures_and_why_it_fails() -> None:
+    why = "0.42 % errors, the old side 0.1 % of 90,000: 4.2 times, more than 2 times and no chance"
+    lost = replace(gate("errors", "fail", why).result, ratio=4.2, times=2.0)
+    found = board(replace(things(), gates=(GateLine(lost), gate("latency", "pass"))))
+    wide = "\n".join(drawn(found, 80))
+    for wanted in ("0.0042 = 4.2x old", "0.01, 2x", "fail"):
+        assert wanted in wide, wanted
+    assert why in " ".join(wide.split()), "its figures are not cut off"
+    narrow = "\n".join(drawn(found, 50))
+    assert "x old" not in narrow
+    assert "fail" in narrow
 
 
 def test_in_a_narrow_window_the_next_command_is_whole() -> None:

@@ -15,7 +15,8 @@ from estate.config import Config, GateConfig, VerifyConfig
 from estate.ledger import Ledger, open_ledger
 from migrator import backfill, worker
 from rollout import evidence, verification
-from rollout.gates import Evidence, evaluate
+from rollout.gates import evaluate
+from rollout.seen import Evidence
 from tests.conftest import ConfigWriter, FreshDatabase
 from tests.faulty import fault
 from tests.migrator.library import DOMAIN, Library
