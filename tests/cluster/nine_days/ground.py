@@ -77,7 +77,6 @@ class NineDays(Split):
         text = rewrite(
             text, {("observe", "interval"): toml("1s"), ("observe", "min_requests"): toml(20)}
         )
-        text = text.replace("max_ms = 5000  ", f"max_ms = {LATENCY_MS}  ", 1)
         text = text.replace("max_ms = 5000\n", f"max_ms = {LATENCY_MS}\n", 1)
         evidence = [
             'driver = "prometheus"',
