@@ -97,14 +97,19 @@ def verdict_lack(config: Config, domain: str, row: Rollout | None, ledger: Ledge
     seen = evidence.verdict_seen(record, row.moved_at if row else None)
     if seen is None:
         return "it was never verified"
-    ages = [g.max_age for g in config.gates if g.max_age and domain in (g.domains or [domain])]
     if seen.verdict != "equal":
         return f"the last verification was {seen.verdict}"
     if not seen.covers_now:
         return "the last verification began before customers moved"
-    if seen.age_s > min(ages, default=FRESH).total_seconds():
+    if seen.age_s > fresh_for(config, domain).total_seconds():
         return "the last verification is too old"
     return ""
+
+
+def fresh_for(config: Config, domain: str) -> timedelta:
+    """For how long a verification of the domain counts as fresh."""
+    ages = [g.max_age for g in config.gates if g.max_age and domain in (g.domains or [domain])]
+    return min(ages, default=FRESH)
 
 
 def ask(config: Config, row: Rollout, ledger: Ledger, looked: Look) -> Asked:
