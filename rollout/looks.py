@@ -166,7 +166,7 @@ def _one(
     for event, result in _keep(item, asked, ledger):
         following = f"splitctl rollout status  ({result.name})"
         if event == "asked":
-            following = f"splitctl rollout answer {item.name} --gate '{result.name}' --yes or --no"
+            following = f"splitctl rollout answer {item.name} --gate '{result.name}' --yes|--no"
         Teller(config, tools.notices).tell_meanwhile(
             item.name, event, following, reason=result.reason, verdicts=(result,)
         )

@@ -20,7 +20,7 @@ PATIENCE_S = 120.0
 REMEDIES = {
     "SecretMissing": "Set it ({remedy}), or correct the reference.",
     "DatabaseUnreachable": "Start it, or correct its connection string.",
-    "LedgerUnreachable": "Start it, or correct ledger.dsn; splitctl rollback works without it.",
+    "LedgerUnreachable": "Start it, or correct ledger.dsn; `splitctl rollback` works without it.",
 }
 
 

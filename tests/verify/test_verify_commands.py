@@ -10,10 +10,13 @@ from typing import Any
 
 import psycopg
 import pytest
+from typer.testing import CliRunner
 
 from estate.errors import ExitCode
+from splitctl.main import app
 from tests.conftest import ConfigWriter, FreshDatabase
 from tests.migrator.library import DOMAIN, OWNER, TOOL, Library
+from tests.pages.commands import commands
 from tests.splitctl.test_commands import SPLITCTL, splitctl, surroundings
 from tests.verify import lent
 from tests.verify.test_with_sync import damage
@@ -201,3 +204,16 @@ def until(connection: psycopg.Connection[Any], count: str, *, some: bool) -> Non
     while bool((connection.execute(count.encode()).fetchone() or (0,))[0]) is not some:
         assert time.monotonic() < end, count
         time.sleep(0.02)
+
+
+def test_the_page_is_true(
+    library: Library, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each command of docs/verify.md: a book differs, is found, and set right."""
+    monkeypatch.chdir(tmp_path)
+    damage(library.new, "lending.forward", "UPDATE volumes SET title = 'wrong' WHERE id = 5")
+    for command in commands("docs/verify.md"):
+        words = [*command.words(named=[("checkout", DOMAIN)]), "--config", str(library.path)]
+        found = CliRunner().invoke(app, words)
+        command.ended(found.exit_code, found.output)
+    assert (tmp_path / "report.html").is_file()
