@@ -22,6 +22,7 @@ from rollout.preconditions import (
     held,
     in_line,
     need_gates,
+    need_gateways,
     need_shares,
     need_sync,
     need_verdict,
@@ -66,6 +67,7 @@ def start(config: Config, domain: str, *, tools: Tools | None = None) -> Started
     world = tools.world(domain)
     try:
         with tools.ledger() as ledger, ledger.lock():
+            need_gateways(domain, tools.written)
             known = ledger.rollout(domain)
             if known is not None and known.stage != Stage.DUAL_WRITE:
                 started = _start_again(config, domain, known, ledger, tools, world)
@@ -230,6 +232,7 @@ def _advance(
                 return held(row, decision, asked.results)
             need_sync(domain, looked.streams)
             need_shares(domain, tools.sequences(domain))
+            need_gateways(domain, tools.written)
             # Whatever the gates ask: no step without a verification of what it moves.
             need_verdict(config, domain, row, ledger)
             chosen = next_step(config, row, seen, decision.phase, ledger)

@@ -14,6 +14,7 @@ from rollout.evidence import Look
 from rollout.gates import GateResult
 from rollout.phases import Move
 from rollout.survey import Drift, Survey
+from rollout.written import Written
 
 # Without a consistency gate, a verification counts as fresh for so long.
 FRESH = timedelta(hours=1)
@@ -82,6 +83,17 @@ def need_gates(domain: str, problems: Iterable[Problem]) -> None:
     told = "; ".join(problem.told for problem in problems)
     if told:
         raise Refused(domain=domain, reason=told.rstrip("."), next="splitctl doctor")
+
+
+def need_gateways(domain: str, written: Written | None) -> None:
+    """A change of flags would reach the gateways; with a fence that shows at once. Raises Refused.
+
+    A step would find out by waiting, with flags that are half-way.
+    """
+    for problem in written.hindrances() if written is not None else ():
+        reason = f"{problem.key} {problem.reason}"
+        following = f"{problem.fix}, then: splitctl doctor" if problem.fix else "splitctl doctor"
+        raise Refused(domain=domain, reason=reason, next=following)
 
 
 def need_verdict(config: Config, domain: str, row: Rollout | None, ledger: Ledger) -> None:

@@ -165,8 +165,14 @@ def test_a_change_is_shown_field_by_field_and_rolled_out(
     assert namespace.cluster.deployment("web").env("web")["COLOUR"] == "red"
 
 
-def test_the_page_is_true(namespace: Namespace, deployment_config: MakeConfig) -> None:
+def test_the_page_is_true(
+    namespace: Namespace,
+    deployment_config: MakeConfig,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
     """Each command of docs/deploy.md. The page's overlay is the test's; no pods, so it is quick."""
+    monkeypatch.setenv("SPLITCTL_STATE_DIR", str(tmp_path / "state"))
     config = deployment_config()
 
     def first() -> None:

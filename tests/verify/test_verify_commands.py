@@ -211,6 +211,7 @@ def test_the_page_is_true(
 ) -> None:
     """Each command of docs/verify.md: a book differs, is found, and set right."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SPLITCTL_STATE_DIR", str(tmp_path / "state"))
     damage(library.new, "lending.forward", "UPDATE volumes SET title = 'wrong' WHERE id = 5")
     for command in commands("docs/verify.md"):
         words = [*command.words(named=[("checkout", DOMAIN)]), "--config", str(library.path)]
