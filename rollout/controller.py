@@ -76,7 +76,7 @@ def start(config: Config, domain: str, *, tools: Tools | None = None) -> Started
     finally:
         world.close()
     told = "; ".join(started.changes) or None
-    Teller(config, tools.notices).tell(domain, "started", started.next_command, reason=told)
+    Teller(config, tools).tell(domain, "started", started.next_command, reason=told)
     return started
 
 
@@ -197,7 +197,7 @@ def advance(
     """
     config.domain(domain)
     tools = tools or Tools.of(config)
-    teller = Teller(config, tools.notices)
+    teller = Teller(config, tools)
     try:
         result = _advance(config, domain, soak, until, tools)
     except StepUnfinished as error:

@@ -152,7 +152,7 @@ def _one(
     if drifted is not None and not item.drifted:
         following = f"splitctl rollout start {item.name}"
         why = marks.why_drifted(drifted)
-        Teller(config, tools.notices).tell_meanwhile(item.name, "drifted", following, reason=why)
+        Teller(config, tools).tell_meanwhile(item.name, "drifted", following, reason=why)
     item.drifted = drifted is not None
     asked = asking.count(config, item.name, ledger, seen, stands=stands)
     if asked is None:
@@ -167,7 +167,7 @@ def _one(
         following = f"splitctl rollout status  ({result.name})"
         if event == "asked":
             following = f"splitctl rollout answer {item.name} --gate '{result.name}' --yes|--no"
-        Teller(config, tools.notices).tell_meanwhile(
+        Teller(config, tools).tell_meanwhile(
             item.name, event, following, reason=result.reason, verdicts=(result,)
         )
 

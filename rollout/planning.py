@@ -111,9 +111,7 @@ def next_step(config: Config, row: Rollout, seen: Survey, phase: int, ledger: Le
     """The step to a phase, under an epoch that nobody has used."""
     # Above every step that was ever begun, too: gateways whose lease ended without an answer have
     # given its epoch up for good.
-    begun = [
-        int(act.intent["epoch"]) for act in ledger.history(row.domain, LAST) if act.kind == STEP
-    ]
+    begun = [int(act.intent["epoch"]) for act in ledger.history(row.domain, LAST, kinds=(STEP,))]
     return StepPlan(
         domain=row.domain,
         from_percentage=row.percentage,

@@ -146,7 +146,7 @@ class Runner:
         self._config, self._domains, self._ledger, self._tools = config, domains, ledger, tools
         self._keeper = keeper
         self._until, self._hold = until, hold
-        self._teller = Teller(config, tools.notices)
+        self._teller = Teller(config, tools)
         self.on_new: list[Domain] = []
         self._rollbacks: list[dict[str, Any]] = []
 
