@@ -62,13 +62,17 @@ class Keeper:
         due = self._due(domain, row, ledger)
         if kept.running is not None:
             self._see(domain, kept, kept.running, due, clock)
-        elif due and clock >= kept.backoff.not_before:
+        elif due and clock >= kept.backoff.not_before and not self._busy():
             self._begin(domain, kept, clock, due)
 
     def running(self, domain: str) -> bool:
         """Whether one is under way."""
         kept = self._kept.get(domain)
         return kept is not None and kept.running is not None
+
+    def _busy(self) -> bool:
+        """One at a time, whatever the domains: they share databases, which others use too."""
+        return any(kept.running is not None for kept in self._kept.values())
 
     def stop(self, domain: str) -> None:
         """No more of it: what it would find is of no use any more. Waits for nothing."""

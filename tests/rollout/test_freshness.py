@@ -142,6 +142,27 @@ def test_what_began_before_customers_moved_ends_and_another_begins(
     assert all(running.ended for running in verifier.begun)
 
 
+def test_two_domains_are_verified_one_after_the_other(
+    config: Config, verifier: Verifier, tools: Tools
+) -> None:
+    other = config.domain(DOMAIN).model_copy(update={"name": "e"})
+    config = config.model_copy(update={"domains": {**config.domains, "e": other}})
+    verifier.at_once, begun = "", verifier.begun
+    with open_ledger(config) as ledger, closing(Keeper(config, verifier.made, print)) as it:
+
+        def look(clock: float) -> list[str]:
+            for domain in (DOMAIN, "e"):
+                it.keep(domain, None, ledger, clock)
+            return [running.domain for running in begun]
+
+        assert look(0) == look(1) == [DOMAIN]
+        verifier.finds(begun[0], "not made")
+        assert look(2) == [DOMAIN, "e"], "the other has its turn, while this one waits"
+        verifier.finds(begun[1], "equal")
+        look(1000)
+        assert look(1001) == look(1002) == [DOMAIN, "e", DOMAIN]
+
+
 def test_work_that_somebody_else_has_done_is_not_done_again(
     config: Config, tools: Tools, rig: Rig, verifier: Verifier
 ) -> None:
