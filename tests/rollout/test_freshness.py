@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from estate.config import Config
 from estate.errors import ExitCode
 from estate.ledger import Rollout, open_ledger
+from rehearsal.children import wait_until
 from rollout.evidence import VERIFY
 from rollout.freshness import LONGEST_PAUSE_S, Keeper, ages
 from rollout.run import run
@@ -286,10 +287,7 @@ def test_one_that_is_deaf_ends_too(monkeypatch: pytest.MonkeyPatch) -> None:
         "import signal; signal.signal(2, signal.SIG_IGN); print('up', flush=True); signal.pause()"
     )
     child = Child([sys.executable, "-c", program])
-    until = time.monotonic() + 20
-    while not os.fstat(child._answer.fileno()).st_size:
-        assert time.monotonic() < until
-        time.sleep(0.02)
+    assert wait_until(lambda: os.fstat(child._answer.fileno()).st_size > 0, 20)
     child.close()
     assert child._process.returncode == -signal.SIGKILL
 
@@ -310,10 +308,11 @@ def test_kill_9_of_the_run_leaves_no_verification() -> None:
     assert alive(pid)
     owner.kill()
     owner.wait()
-    until = time.monotonic() + 10
-    while alive(pid):
-        assert time.monotonic() < until
-        time.sleep(0.02)
+    try:
+        assert wait_until(lambda: not alive(pid), 10)
+    finally:
+        if alive(pid):
+            os.kill(pid, signal.SIGKILL)
 
 
 def test_databases_that_are_away_are_told_in_words(config: Config) -> None:
