@@ -56,7 +56,10 @@ class Reply:
 
 
 class Browser:
-    """Sends requests to a gateway picked at random for each. One browser per shopper."""
+    """Sends requests to a gateway picked at random for each. One browser per shopper.
+
+    `served`: who answered last, None before the first answer and where it was not told.
+    """
 
     def __init__(
         self,
@@ -69,6 +72,7 @@ class Browser:
     ) -> None:
         self._session, self._gateways, self.recorder = session, gateways, recorder
         self.chance, self._closing, self._think_s = chance, closing, think_s
+        self.served: Served | None = None
 
     async def think(self) -> None:
         """Pause as people do between two clicks. Raises Leaving when the shop closes."""
@@ -113,7 +117,7 @@ class Browser:
             self.recorder.failure({**tell, "gateway": url, "reason": reason, "seconds": seconds})
             raise Unexpected(reason) from error
         now = time.monotonic()
-        served = Served.parse(header)
+        self.served = served = Served.parse(header)
         self.recorder.request(served, now - began)
         if status != expect:
             reason = f"status {status} instead of {expect}"

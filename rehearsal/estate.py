@@ -103,6 +103,11 @@ class Estate:
         return [self.ports.url("gateway-1"), self.ports.url("gateway-2")]
 
     @property
+    def metrics_urls(self) -> list[str]:
+        """The gateways' pages, where they are known beforehand."""
+        return [f"{url}/metrics" for url in self.gateways]
+
+    @property
     def sync_url(self) -> str:
         """The health and metrics address of `splitctl sync run`."""
         return self.ports.url("sync")
@@ -237,7 +242,7 @@ class Estate:
             ("gateway", "urls"): toml(self.gateways),
             ("gateway", "token"): toml(token),
             ("gates", "max_ms"): toml(LATENCY_MS),  # the first of its name: latency
-            ("metrics", "urls"): toml([f"{url}/metrics" for url in self.gateways]),
+            ("metrics", "urls"): toml(self.metrics_urls),
             ("sync", "listen"): toml(f"127.0.0.1:{self.ports.of('sync')}"),
         }
         for name in SIDES:

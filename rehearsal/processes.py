@@ -44,6 +44,10 @@ class Programs:
         for program in programs:
             self.await_ready(program.name, limit_s=limit_s)
 
+    def start_again(self, name: str) -> None:
+        """Start one that was stopped, as it was. Raises ChildFailed, KeyError."""
+        self.start(self._programs[name])
+
     def await_ready(self, name: str, *, limit_s: float = READY_LIMIT_S) -> None:
         """Wait until one is ready. Raises ChildFailed with the end of its log."""
         child, url = self._children.get(name), self._programs[name].ready_url

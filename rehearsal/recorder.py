@@ -71,6 +71,11 @@ class Stages:
         """How many times as fast as usual customers click."""
         return int((self._read() or {}).get("pace", 1))
 
+    def reluctance(self, side: str) -> float:
+        """The share of those who would have bought that a side puts off."""
+        told: dict[str, float] = (self._read() or {}).get("reluctance", {})
+        return told.get(side, 0.0)
+
     def _read(self) -> dict[str, Any] | None:
         try:
             stat = self._path.stat()

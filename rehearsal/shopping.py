@@ -106,10 +106,16 @@ class Shopper:
         if share < CLEARS:
             await self._browser.think()
             await self._carts.clear(cart)
-        elif share < CLEARS + BUYS and cart.items:
+        elif share < CLEARS + BUYS and cart.items and not self._put_off():
             checkout = await self._buy(cart)
             if self._chance.random() < RETURNS_IT:
                 await self._send_back(checkout)
+
+    def _put_off(self) -> bool:
+        """Whether the side that showed this cart costs the shop a sale, without any error."""
+        served = self._browser.served
+        reluctance = self._browser.recorder.stages.reluctance(served.side if served else "")
+        return reluctance > 0 and self._chance.random() < reluctance
 
     async def _buy(self, cart: CartState) -> CheckoutState:
         await self._browser.think()

@@ -110,12 +110,15 @@ class GateResult:
     reason: str
     on_fail: str = "rollback"
 
-    def __str__(self) -> str:
+    @property
+    def figures(self) -> str:
+        """What was measured, against what."""
         value = "no value" if self.measured is None else f"{self.measured:.4g}"
-        return (
-            f"{self.domain} {self.name}: {self.verdict} "
-            f"({value}, limit {self.threshold:g}, {self.samples} samples) {self.reason}".rstrip()
-        )
+        return f"{value}, limit {self.threshold:g}, {self.samples} samples"
+
+    def __str__(self) -> str:
+        told = f"{self.domain} {self.name}: {self.verdict} ({self.figures}) {self.reason}"
+        return told.rstrip()
 
 
 @dataclass(frozen=True)

@@ -218,7 +218,7 @@ def _held(position: Position, results: Iterable[GateResult]) -> Decision | None:
 
 def _told(results: Iterable[GateResult], verdict: str) -> str:
     return "; ".join(
-        f"{result.name}: {result.reason or 'beyond its limit'}"
+        f"{result.name}: {result.reason or result.figures}"
         for result in results
         if result.verdict == verdict
     )

@@ -43,10 +43,15 @@ LONGEST_S = 60.0
 
 
 def rollback(
-    config: Config, domains: Sequence[str] | None = None, *, tools: Tools | None = None
+    config: Config,
+    domains: Sequence[str] | None = None,
+    *,
+    why: Mapping[str, str] | None = None,
+    tools: Tools | None = None,
 ) -> RollbackResult:
     """Bring the customers of these domains (or all that are not at 0 %) back to the old side.
 
+    why: the reason, by domain, for the books and for whoever is told
     Raises WayClosed for a named domain that is complete, GatewaysAway when none can be asked.
     """
     names = list(domains or config.domains)
@@ -70,6 +75,8 @@ def rollback(
                 assert outcome.error is not None
                 raise outcome.error
             results.append(outcome.value)
+        for item in results:
+            item.why = (why or {}).get(item.domain, "")
         notes = _keep_books(config, results, tools)
         # Last of all: customers are back, and it is written down.
         for item in results:

@@ -39,6 +39,7 @@ class RolledBack:
     barrier_passed: bool = False
     held_requests: int = 0
     held_ms_max: int = 0
+    why: str = ""
     unreachable: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -62,6 +63,7 @@ class RolledBack:
             "barrier_passed": self.barrier_passed,
             "held_requests": self.held_requests,
             "held_ms_max": self.held_ms_max,
+            "why": self.why,
             "unreachable": self.unreachable,
             "problems": self.problems,
             "notes": self.notes,

@@ -205,7 +205,7 @@ class Runner:
             why = item.subject.decision.reason
             self._keeper.stop(item.name)  # the databases have something better to do
             item.verifying = False
-            result = rollback(self._config, [item.name], tools=self._tools)
+            result = rollback(self._config, [item.name], why={item.name: why}, tools=self._tools)
             self._rollbacks += result.to_json()["rollbacks"]
             item.percentage, item.over = 0, ExitCode.ROLLED_BACK
             item.say(State.ROLLED_BACK, why, f"splitctl verify run --domain {item.name}")

@@ -113,5 +113,5 @@ class Teller:
             "splitctl verify run" if result.complete else f"splitctl rollback {result.domain}",
             before=f"{result.from_percentage} %",
             after=f"{TARGET} %",
-            reason="; ".join([*result.problems, risk]).strip("; ") or None,
+            reason="; ".join(filter(None, [result.why, *result.problems, risk])) or None,
         )

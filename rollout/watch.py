@@ -4,7 +4,7 @@ Everything is kept in the ledger, so a watch can end and another begin anywhere.
 once do no harm: each second is counted once.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any
@@ -62,7 +62,11 @@ def watch(
         while True:
             looks.look(config, watched, ledger, tools)
             on_progress(looks.progress(watched))
-            failed = [i.name for i in watched if i.decision.move is Move.ROLL_BACK]
+            failed = {
+                item.name: item.decision.reason
+                for item in watched
+                if item.decision.move is Move.ROLL_BACK
+            }
             if failed:
                 return _rolled_back(config, failed, watched, tools)
             code = _end(watched, tools.clock(), began, timeout)
@@ -114,9 +118,9 @@ def _end(
 
 
 def _rolled_back(
-    config: Config, failed: list[str], watched: list[Subject], tools: Tools
+    config: Config, failed: Mapping[str, str], watched: list[Subject], tools: Tools
 ) -> WatchResult:
-    data = rollback(config, failed, tools=tools).to_json()["rollbacks"]
+    data = rollback(config, list(failed), why=failed, tools=tools).to_json()["rollbacks"]
     result = _result(watched, ExitCode.ROLLED_BACK)
     return replace(result, rollbacks=data, next_command="splitctl verify run")
 

@@ -13,7 +13,6 @@ A handler takes a `Call` and returns (status, JSON value). What it cannot do it 
 import json
 import logging
 import os
-import random
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -34,6 +33,7 @@ from starlette.routing import Route
 
 from services import owner
 from services.body import Body
+from services.faults import Faults
 from services.owner import Customer, Owners, TornDown
 from services.problems import BadRequest, Problem, Unavailable
 from services.rules import Identity
@@ -277,7 +277,7 @@ class Service:
         side = settings.side
         owners = None if side is None else Owners(side, settings.alone)
         self.database = Database(settings.database_url, f"{settings.service}-service", owners)
-        self.fault_rate = settings.fault_rate
+        self.faults = Faults(settings.fault_rate)
         self._resources: list[Resource] = [self.database]
         self.registry = CollectorRegistry()
         self._requests = Counter(
@@ -341,7 +341,7 @@ class Service:
         return Starlette(routes=self._routes, lifespan=lifespan, exception_handlers=handlers)
 
     async def _answer(self, name: str, method: str, handler: Handler, call: Call) -> Answer:
-        if method != "GET" and self.fault_rate and random.random() < self.fault_rate:
+        if await self.faults.strike(method):
             return 500, {"error": "fault", "detail": "a fault that was asked for"}
         try:
             with owner.serving(call.customer()):
@@ -372,10 +372,10 @@ class Service:
 
     async def _set_fault(self, request: Request) -> Response:
         try:
-            self.fault_rate = (await Call(request).body()).share("rate")
+            stands = self.faults.set(await Call(request).body())
         except Problem as problem:
             return reply(problem.status, problem.json())
-        return reply(200, {"rate": self.fault_rate})
+        return reply(200, stands)
 
 
 def unconnected(error: Exception) -> bool:

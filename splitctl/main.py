@@ -165,6 +165,9 @@ def history(
 @app.command()
 def rollback(
     domain: OptionalDomain = None,
+    reason: Annotated[
+        str, typer.Option("--reason", help="Why: kept in the history, and told.")
+    ] = "",
     config: ConfigPath = None,
     output: OutputFormat = Output.TEXT,
     dry_run: DryRun = False,
@@ -175,7 +178,10 @@ def rollback(
         from rollout import rollback as room
 
         domains = [domain] if domain else None
-        return room.plan(c, domains) if dry_run else room.rollback(c, domains)
+        if dry_run:
+            return room.plan(c, domains)
+        why = dict.fromkeys(domains or c.domains, reason)
+        return room.rollback(c, domains, why=why)
 
     answer(work, config, output)
 

@@ -2,6 +2,7 @@
 
 `api_server` (session): the kubeconfig of its administrator, started once. SPLITCTL_TEST_KUBECONFIG
     names another cluster instead: one without kubelets, whose scheduler would be in the way.
+`own_server` (session): the server that is started, for tests that do harm to it.
 `namespace`: a new namespace as a `Namespace`: `.name`, `.api`, `.cluster` (as the administrator),
     `.cluster_as(account)`, `.kubeconfig_of(account)`. It is deleted after the test.
 `kubelet`: runs the pods of that namespace, see `tests.cluster.kubelet`; `new_kubelet(...)` makes
@@ -12,6 +13,7 @@
 import secrets
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -51,21 +53,27 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session")
-def api_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """The kubeconfig of the administrator."""
-    other = binaries.other_cluster()
-    if other is not None:
-        yield other
-        return
+def own_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """The API server that only these tests use."""
     binaries.await_build()
     if lacking := binaries.missing():
         pytest.skip(f"no {', '.join(lacking)} in {binaries.directory()}: make system builds them")
     server = Server(tmp_path_factory.mktemp("cluster"), binaries.directory())
     try:
         server.start()
-        yield server.kubeconfig
+        yield server
     finally:
         server.stop()
+
+
+@pytest.fixture(scope="session")
+def api_server(request: pytest.FixtureRequest) -> Path:
+    """The kubeconfig of the administrator."""
+    other = binaries.other_cluster()
+    if other is not None:
+        return other
+    server: Server = request.getfixturevalue("own_server")
+    return server.kubeconfig
 
 
 @dataclass(frozen=True)
@@ -96,11 +104,11 @@ class Namespace:
         return KubernetesCluster.of(ClusterConfig(kubeconfig=self.kubeconfig_of(account)))
 
 
-@pytest.fixture
-def namespace(api_server: Path, tmp_path: Path) -> Iterator[Namespace]:
+@contextmanager
+def new_namespace(kubeconfig: Path, directory: Path) -> Iterator[Namespace]:
     """A new namespace in which pods may be made."""
     name = f"t-{secrets.token_hex(4)}"
-    made = Namespace(name, api_server, tmp_path)
+    made = Namespace(name, kubeconfig, directory)
     api = made.api
     body: Object = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}
     api.call("POST", NAMESPACES, body=body)
@@ -109,6 +117,13 @@ def namespace(api_server: Path, tmp_path: Path) -> Iterator[Namespace]:
     yield made
     api.call("DELETE", f"{NAMESPACES}/{name}")
     api.close()
+
+
+@pytest.fixture
+def namespace(api_server: Path, tmp_path: Path) -> Iterator[Namespace]:
+    """A namespace of this test."""
+    with new_namespace(api_server, tmp_path) as made:
+        yield made
 
 
 @pytest.fixture

@@ -17,6 +17,7 @@ server may forget it. What is different:
 import contextlib
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -32,6 +33,10 @@ from tests.cluster.services import Services
 WATCH_S = 30.0
 AGAIN_S = 0.3
 KINDS = {"ConfigMap": "configmaps", "Secret": "secrets"}
+
+
+def _none(_: str) -> bool:
+    return False
 
 
 class Kubelet:
@@ -55,7 +60,8 @@ class Kubelet:
         self._children = Children(directory)
         self._runs: dict[str, PodRun] = {}
         self._subnet = Subnet()
-        self._held: Callable[[str], bool] = lambda _: False
+        self._held: Callable[[str], bool] = _none
+        self._frozen: Callable[[str], bool] = _none
         self._stop = threading.Event()
         self._services = Services(api, self._subnet, self._endpoints)
         self.node = Node(
@@ -87,6 +93,11 @@ class Kubelet:
         """What a pod has written."""
         return (self._children.logs / f"{pod}.log").read_text(encoding="utf-8", errors="replace")
 
+    def running(self) -> list[Pod]:
+        """The pods that have a process, with their addresses."""
+        runs = list(self._runs.values())
+        return [replace(Pod.of(run.pod), ip=run.ip) for run in runs if run.started]
+
     def service(self, name: str) -> str:
         """The address of a service, which passes connections on to its ready pods."""
         return self._services.addresses()[name]
@@ -95,9 +106,13 @@ class Kubelet:
         """Pods whose name is chosen stay as they are before their start, until `go_on`."""
         self._held = which
 
+    def freeze(self, which: Callable[[str], bool]) -> None:
+        """Files of pods whose name is chosen stay as they are, until `go_on`."""
+        self._frozen = which
+
     def go_on(self) -> None:
-        """Start what was paused."""
-        self._held = lambda _: False
+        """Start what was paused, follow what was frozen."""
+        self._held = self._frozen = _none
 
     # Its life
 
@@ -212,8 +227,9 @@ class Kubelet:
                 self._beat()
                 self._services.refresh()
                 for run in list(self._runs.values()):
-                    with contextlib.suppress(Unresolved):
-                        run.write_files()
+                    if not self._frozen(run.name_of_pod):
+                        with contextlib.suppress(Unresolved):
+                            run.write_files()
 
     def _is_held(self, name: str) -> bool:
         return self._held(name)

@@ -19,6 +19,59 @@ def field(name: str, path: str) -> Object:
     return {"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}}
 
 
+def deployment(name: str, image: str, values: dict[str, str], *, replicas: int) -> Object:
+    """A Deployment of one of the split's own programs; its pods have the label app=NAME."""
+    env = [field("HOST", "status.podIP"), variable("PORT", str(PORT))]
+    env += [variable(key, value) for key, value in values.items()]
+    container: Object = {
+        "name": name,
+        "image": image,
+        "env": env,
+        "readinessProbe": {
+            "httpGet": {"path": "/health/ready", "port": PORT},
+            "periodSeconds": 1,
+            "failureThreshold": 2,
+        },
+    }
+    labels = {"app": name}
+    return {
+        "apiVersion": "apps/v1",
+        "kind": "Deployment",
+        "metadata": {"name": name},
+        "spec": {
+            "replicas": replicas,
+            "strategy": {
+                "type": "RollingUpdate",
+                "rollingUpdate": {"maxUnavailable": 0, "maxSurge": 1},
+            },
+            "selector": {"matchLabels": labels},
+            "template": {
+                "metadata": {"labels": labels},
+                "spec": {"terminationGracePeriodSeconds": 20, "containers": [container]},
+            },
+        },
+    }
+
+
+def mounted(manifest: Object, config_map: str, path: str) -> Object:
+    """The same Deployment with a ConfigMap as files in a folder of its container."""
+    spec = manifest["spec"]["template"]["spec"]
+    spec["volumes"] = [{"name": config_map, "configMap": {"name": config_map}}]
+    spec["containers"][0]["volumeMounts"] = [{"name": config_map, "mountPath": path}]
+    return manifest
+
+
+def service(name: str, **selector: str) -> Object:
+    """A Service on port 80 before the pods with these labels."""
+    ports = [{"port": 80, "targetPort": PORT, "protocol": "TCP"}]
+    return {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": {"name": name},
+        "spec": {"selector": selector, "ports": ports},
+    }
+
+
 def web(
     name: str = "web",
     *,

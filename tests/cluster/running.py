@@ -130,6 +130,11 @@ class PodRun(threading.Thread):
         """Whether it was told to end."""
         return self._told.is_set()
 
+    @property
+    def started(self) -> bool:
+        """Whether its program was started, and has not ended for good."""
+        return self._phase == "Running"
+
     def told_to_end(self, grace_s: float) -> None:
         """The API server has marked it for deletion."""
         self._grace = grace_s

@@ -4,8 +4,11 @@ It has no scheduler and no kubelets: `tests.cluster.kubelet` runs pods as proces
 outlives the process that started it.
 """
 
+import signal
 import ssl
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
@@ -60,6 +63,16 @@ class Server:
         self._start_etcd(etcd)
         self._start_api_server(etcd)
         self._start_controllers()
+
+    @contextmanager
+    def away(self) -> Iterator[None]:
+        """The API server answers nobody meanwhile; connections stay open, as at a dead host."""
+        child = self._children.get("kube-apiserver")
+        child.signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            child.signal(signal.SIGCONT)
 
     def stop(self) -> None:
         """End everything, the API server before its store."""

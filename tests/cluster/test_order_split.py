@@ -13,12 +13,23 @@ from rehearsal.scene import Scene
 from rehearsal.story import Story
 from rehearsal.view import view_for
 from tests.cluster.conftest import Namespace
-from tests.cluster.estate import ClusterEstate
+from tests.cluster.estate import EnvironmentEstate
 from tests.cluster.kubelet import Kubelet
 
 SOAK_S = 5.0
 # The new side serves everybody when all of them are called back.
 WAY_UP = (10, 100)
+
+
+class TwoPhases(EnvironmentEstate):
+    """Each phase is a rolling restart of all gateways for each domain."""
+
+    def _write_config(self) -> None:
+        super()._write_config()
+        text = self.config.read_text(encoding="utf-8")
+        between = f'{{ percentage = 50, soak = "{SOAK_S:g}s" }}, '
+        assert between in text
+        self.config.write_text(text.replace(between, ""), encoding="utf-8")
 
 
 class UpAndBack(Story):
@@ -37,9 +48,7 @@ def test_up_to_100_and_back_with_flags_that_come_pod_by_pod(
     namespace: Namespace, kubelet: Kubelet, tmp_path: Path
 ) -> None:
     directory = tmp_path / "estate"
-    estate = ClusterEstate(
-        directory, namespace.cluster, kubelet, namespace.kubeconfig, soak_s=SOAK_S
-    )
+    estate = TwoPhases(directory, namespace.cluster, kubelet, namespace.kubeconfig, soak_s=SOAK_S)
     options = Options(
         carts=1_000,
         returns=200,

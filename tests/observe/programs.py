@@ -57,22 +57,25 @@ def start(
     interval: str = "1s",
     rules: Path | None = None,
     alertmanager: Path | None = None,
+    port: int | None = None,
+    discovered: Sequence[Mapping[str, object]] = (),
 ) -> Monitoring:
-    """Scrape these jobs' targets. With a configuration of Alertmanager, start that too."""
+    """Scrape these jobs' targets. With a configuration of Alertmanager, start that too.
+
+    `discovered`: entries of `scrape_configs` whose targets Prometheus finds by itself.
+    """
     programs = Programs(children)
     alertmanager_url = None
     if alertmanager is not None:
-        port = free_port()
-        alertmanager_url = f"http://127.0.0.1:{port}"
+        alertmanager_url = f"http://127.0.0.1:{free_port()}"
         command = [
             needed("prometheus-alertmanager"),
             f"--config.file={alertmanager}",
             f"--storage.path={directory / 'alertmanager'}",
-            f"--web.listen-address=127.0.0.1:{port}",
+            f"--web.listen-address={alertmanager_url.removeprefix('http://')}",
             "--cluster.listen-address=",
         ]
         programs.start(Program("alertmanager", command, {}, f"{alertmanager_url}/-/ready"))
-    port = free_port()
     # JSON is YAML.
     config = directory / "prometheus.yml"
     config.write_text(
@@ -94,16 +97,18 @@ def start(
                 "scrape_configs": [
                     {"job_name": name, "static_configs": [{"targets": list(targets)}]}
                     for name, targets in jobs.items()
-                ],
+                ]
+                + list(discovered),
             }
         )
     )
-    url = f"http://127.0.0.1:{port}"
+    address = f"127.0.0.1:{port or free_port()}"
+    url = f"http://{address}"
     command = [
         needed("prometheus"),
         f"--config.file={config}",
         f"--storage.tsdb.path={directory / 'prometheus'}",
-        f"--web.listen-address=127.0.0.1:{port}",
+        f"--web.listen-address={address}",
         "--log.level=warn",
     ]
     programs.start(Program("prometheus", command, {}, f"{url}/-/ready"), limit_s=READY_S)

@@ -183,7 +183,8 @@ def test_faults_that_were_asked_for(side: Side, customer: Json) -> None:
     """They strike writes only, before anything is done."""
     cart = new_cart(side, customer, SKU_1=1)
     base = side.url("/carts").removesuffix("/carts")
-    assert httpx.post(f"{base}/admin/fault", json={"rate": 1}).json() == {"rate": 1.0}
+    fault = httpx.post(f"{base}/admin/fault", json={"rate": 1})
+    assert fault.json() == {"rate": 1.0, "delay_ms": 0}
     try:
         answer = side.call("DELETE", f"/carts/{cart['id']}/items", customer)
         assert (answer.status_code, answer.json()["error"]) == (500, "fault")
@@ -192,6 +193,8 @@ def test_faults_that_were_asked_for(side: Side, customer: Json) -> None:
         httpx.post(f"{base}/admin/fault", json={"rate": 0})
     side.ok("DELETE", f"/carts/{cart['id']}/items", customer)
     assert httpx.post(f"{base}/admin/fault", json={"rate": 2}).status_code == 422
+    late = {"rate": 0, "delay_ms": -1}
+    assert httpx.post(f"{base}/admin/fault", json=late).status_code == 422
 
 
 def test_health_and_metrics(shop: Shop, both_sides: dict[str, Side], customer: Json) -> None:

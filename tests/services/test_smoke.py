@@ -218,11 +218,11 @@ def test_a_side_other_than_the_customers_is_a_failure(
 
 def test_a_service_that_fails_is_told_with_its_answer(estate: Estate) -> None:
     estate.serve(10)
-    estate.shop.services["checkout"].fault_rate = 1.0
+    estate.shop.services["checkout"].faults.rate = 1.0
     try:
         report = room.smoke(estate.config, ["checkout"])
     finally:
-        estate.shop.services["checkout"].fault_rate = 0.0
+        estate.shop.services["checkout"].faults.rate = 0.0
     assert (report.verdict, report.exit_code) == ("failed", 3)
     failed = [step for run in walks(report) for step in run.steps if step.outcome == "failed"]
     assert [step.status for step in failed] == [500, 500]

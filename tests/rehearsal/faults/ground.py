@@ -88,9 +88,11 @@ class Split:
         text = text.replace("min_samples = 200", f"min_samples = {LEAST_SAMPLES}")
         self.estate.config.write_text(text, encoding="utf-8")
 
-    def type(self, *arguments: str, expect: tuple[int, ...] = (0,)) -> CommandAnswer:
+    def type(
+        self, *arguments: str, expect: tuple[int, ...] = (0,), timeout_s: float = 120
+    ) -> CommandAnswer:
         """Type a command; its exit code must be one of these."""
-        return self.typist.run(*arguments, expect=expect, timeout_s=120)
+        return self.typist.run(*arguments, expect=expect, timeout_s=timeout_s)
 
     def run(self, program: str, *arguments: str) -> "subprocess.CompletedProcess[str]":
         """Type a command at a module that stands for `splitctl`, and wait for its end."""
@@ -112,14 +114,14 @@ class Split:
         (found,) = (item for item in self.type("status").data["domains"] if item["domain"] == name)
         return dict(found)
 
-    def customers_come(self, think_ms: float = THINK_MS) -> None:
+    def customers_come(self, think_ms: float = THINK_MS, shoppers: int = SHOPPERS) -> None:
         """Other shoppers each time, at both gateways, with old carts and orders of their own."""
         mine = {name: items[self.arrivals :: MOST_ARRIVALS] for name, items in self.stock.items()}
         self.arrivals += 1
         assert self.arrivals <= MOST_ARRIVALS
         (self.estate.directory / STOCK).write_text(json.dumps(mine), encoding="utf-8")
         command = module("rehearsal.shoppers", "--dir", str(self.estate.directory))
-        command += ["--shoppers", str(SHOPPERS), "--seed", str(self.arrivals)]
+        command += ["--shoppers", str(shoppers), "--seed", str(self.arrivals)]
         command += ["--think-ms", str(think_ms)]
         for url in self.estate.gateways:
             command += ["--gateway", url]

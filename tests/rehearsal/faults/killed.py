@@ -12,7 +12,9 @@ from functools import wraps
 from typing import Any
 
 from estate.ledger import Ledger
+from rollout import owner_step
 from rollout.flags import GatewayAdmin
+from rollout.pods import ConfigMapFlags, EnvironmentFlags
 from rollout.step import Step
 from rollout.world import DatabaseWorld
 from splitctl.main import main
@@ -23,8 +25,8 @@ def die() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def after(owner: type, name: str, call: int = 1) -> None:
-    """Die when the Nth call of a method has come back."""
+def after(owner: object, name: str, call: int = 1) -> None:
+    """Die when the Nth call of a method, or of a module's function, has come back."""
     whole: Callable[..., Any] = getattr(owner, name)
     calls = 0
 
@@ -52,6 +54,12 @@ def switch_one() -> None:
     GatewayAdmin.switch = wrapped  # type: ignore[method-assign,assignment]
 
 
+def written() -> None:
+    """Die when the flags stand, and no gateway has followed yet."""
+    for place in (ConfigMapFlags, EnvironmentFlags):
+        after(place, "write")
+
+
 ACTS: dict[str, Callable[[], None]] = {
     "intent": lambda: after(Ledger, "begin"),
     "first-barrier": lambda: after(DatabaseWorld, "cross"),
@@ -67,7 +75,19 @@ ACTS: dict[str, Callable[[], None]] = {
     "read-back": lambda: after(Step, "_read_back"),
 }
 
+# Of a step without a fence.
+UNFENCED: dict[str, Callable[[], None]] = {
+    "intent": ACTS["intent"],
+    "first-barrier": ACTS["first-barrier"],
+    "written": written,
+    "every-gateway": lambda: after(owner_step, "settle"),
+    "own-losing": ACTS["own-losing"],
+    "late-crossing": lambda: after(DatabaseWorld, "cross", 2),
+    "own-winning": ACTS["own-winning"],
+    "read-back": lambda: after(owner_step, "settle", 2),
+}
+
 if __name__ == "__main__":
-    ACTS[sys.argv[1]]()
+    {**ACTS, **UNFENCED}[sys.argv[1]]()
     sys.argv = ["splitctl", *sys.argv[2:]]
     main()
