@@ -6,7 +6,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -16,7 +15,8 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-LEASH = Path(__file__).with_name("leash.py")
+from estate import leash
+
 PIDS = "pids.json"
 POLL_S = 0.02
 TAIL_LINES = 15
@@ -83,8 +83,7 @@ def leashed(
 ) -> list[str]:
     """The command line that ends when the thread that starts it, or this process, ends."""
     uid, gid = (user.uid, user.gid) if user else (-1, -1)
-    leash = [sys.executable, "-I", "-S", str(LEASH), str(os.getpid())]
-    return [*leash, str(int(death_signal)), str(uid), str(gid), *command]
+    return leash.leashed(command, death_signal=death_signal, uid=uid, gid=gid)
 
 
 @cache
@@ -123,13 +122,13 @@ class Children:
             present = self._children.get(name)
             if present is not None and present.ended() is None:
                 raise ChildFailed(f"{name} is already running (pid {present.pid})")
-            leash = leashed(command, user=user, death_signal=death_signal)
+            words = leashed(command, user=user, death_signal=death_signal)
             log = self.logs / f"{name}.log"
             with log.open("ab") as output:
 
                 def launch() -> "subprocess.Popen[bytes]":
                     return subprocess.Popen(
-                        leash,
+                        words,
                         stdin=subprocess.DEVNULL,
                         stdout=output,
                         stderr=subprocess.STDOUT,

@@ -8,7 +8,7 @@ from typing import Any
 from estate.config import Config
 from estate.errors import SplitctlError
 from rollout.gates import GateResult
-from rollout.history import Event, history
+from rollout.history import TOLD_ALL, Event, history
 from rollout.looks import Progress, Watched
 from rollout.status import DomainStatus, EstateStatus, status
 from rollout.tools import Tools
@@ -57,7 +57,9 @@ def gather(config: Config, progress: Progress, tools: Tools | None = None) -> Bo
         with tools.ledger() as ledger:
             for name in names:
                 samples[name] = [item.data for item in ledger.samples(name, limit=VALUES)]
-        events = history(config, limit=EVENTS, tools=tools).events
+        # That somebody was told is no news here; that somebody was not is.
+        latest = history(config, limit=2 * EVENTS, tools=tools).events
+        events = [event for event in latest if event.outcome != TOLD_ALL][-EVENTS:]
     except SplitctlError:
         pass  # the status names the ledger as away, with the reason
     return board(config.environment, datetime.now(UTC), found, progress, samples, events)

@@ -23,6 +23,7 @@ from rollout.preconditions import (
     held,
     in_line,
     need_gates,
+    need_gateways,
     need_shares,
     need_sync,
     need_verdict,
@@ -67,6 +68,7 @@ def start(config: Config, domain: str, *, tools: Tools | None = None) -> Started
     world = tools.world(domain)
     try:
         with tools.ledger() as ledger, ledger.lock():
+            need_gateways(domain, tools.written)
             known = ledger.rollout(domain)
             if known is not None and known.stage != Stage.DUAL_WRITE:
                 started = _start_again(config, domain, known, ledger, tools, world)
@@ -75,7 +77,7 @@ def start(config: Config, domain: str, *, tools: Tools | None = None) -> Started
     finally:
         world.close()
     told = "; ".join(started.changes) or None
-    Teller(config, tools.notices).tell(domain, "started", started.next_command, reason=told)
+    Teller(config, tools).tell(domain, "started", started.next_command, reason=told)
     return started
 
 
@@ -197,7 +199,7 @@ def advance(
     """
     config.domain(domain)
     tools = tools or Tools.of(config)
-    teller = Teller(config, tools.notices)
+    teller = Teller(config, tools)
     try:
         result = _advance(config, domain, soak, until, tools)
     except StepUnfinished as error:
@@ -232,6 +234,7 @@ def _advance(
                 return held(row, decision, asked.results)
             need_sync(domain, looked.streams)
             need_shares(domain, tools.sequences(domain))
+            need_gateways(domain, tools.written)
             # Whatever the gates ask: no step without a verification of what it moves.
             need_verdict(config, domain, row, ledger)
             chosen = next_step(config, row, seen, decision.phase, ledger)

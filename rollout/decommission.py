@@ -93,7 +93,7 @@ def archive(config: Config, domain: str, *, tools: Tools | None = None) -> Enter
             raise
         row = replace(row, stage=Stage.COMPLETE)
         ledger.finish(act, {"renamed": _told(done)}, rollout=row)
-    Teller(config, tools.notices).tell(domain, "finished", following, after=str(row.stage))
+    Teller(config, tools).tell(domain, "finished", following, after=str(row.stage))
     return Entered(domain, row.stage, False, _told(done), following)
 
 

@@ -274,7 +274,7 @@ def _told_last(config: Config, site: Site) -> tuple[str | None, bool]:
 
 
 def _acts(ledger: "Ledger") -> list["ActRecord"]:
-    return [a for a in ledger.history(None, LOOKED_THROUGH) if a.kind in (DEPLOY, UNDEPLOY)]
+    return ledger.history(None, LOOKED_THROUGH, kinds=(DEPLOY, UNDEPLOY))
 
 
 # Undo

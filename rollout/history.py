@@ -9,11 +9,14 @@ from estate.config import Config
 from estate.errors import ExitCode
 from estate.ledger import ActRecord, VerdictRecord
 from rollout import marks
+from rollout.notices import WORDS, Delivery
+from rollout.telling import NOTICE
 from rollout.tools import Tools
 
 # Facts of an intent or an outcome that a line has room for.
 TOLD = ("to", "reason", "gate", "answer", "note", "why", "how", "lasted", "paused_for", "error")
 LONGEST_SHOWN = 160
+TOLD_ALL, LOST = "told", "not delivered"
 FEW = 30
 
 
@@ -21,7 +24,8 @@ FEW = 30
 class Event:
     """One thing that happened. `seconds`: how long it took, None while it is not finished.
 
-    outcome: done, abandoned or unfinished for an act; the verdict for a gate and a verification
+    outcome: done, abandoned or unfinished for an act; the verdict for a gate and a verification;
+        told or not delivered for a notice
     """
 
     at: datetime
@@ -83,19 +87,32 @@ def history(
 
 def _of_act(act: ActRecord) -> Event:
     facts = {**act.intent, **(act.outcome or {})}
+    told, outcome = _told(facts), "unfinished" if act.state == "intended" else act.state
+    if act.kind == NOTICE:
+        told, outcome = _delivered(facts)
     took = (act.finished_at - act.at).total_seconds() if act.finished_at else None
     return Event(
         at=act.at,
         domain=act.domain,
         kind=act.kind,
-        outcome="unfinished" if act.state == "intended" else act.state,
-        told=_short(_told(facts)),
+        outcome=outcome,
+        told=_short(told),
         operator=act.operator,
         host=act.host,
         command=f"splitctl {act.command}",
         seconds=None if took is None else round(max(took, 0.0), 3),
         data=facts,
     )
+
+
+def _delivered(facts: Mapping[str, Any]) -> tuple[str, str]:
+    """A notice: what was told to whom, and whether it arrived everywhere."""
+    found = [Delivery(**delivery) for delivery in facts["receivers"]]
+    # First who was not reached: a line is short.
+    found.sort(key=lambda delivery: delivery.problem is None)
+    lost = any(delivery.problem is not None for delivery in found)
+    said = f"'{WORDS[facts['event']]}': {'; '.join(map(str, found))}"
+    return said, LOST if lost else TOLD_ALL
 
 
 def _of_turn(record: VerdictRecord) -> Event:

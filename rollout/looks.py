@@ -152,7 +152,7 @@ def _one(
     if drifted is not None and not item.drifted:
         following = f"splitctl rollout start {item.name}"
         why = marks.why_drifted(drifted)
-        Teller(config, tools.notices).tell_meanwhile(item.name, "drifted", following, reason=why)
+        Teller(config, tools).tell_meanwhile(item.name, "drifted", following, reason=why)
     item.drifted = drifted is not None
     asked = asking.count(config, item.name, ledger, seen, stands=stands)
     if asked is None:
@@ -166,8 +166,8 @@ def _one(
     for event, result in _keep(item, asked, ledger):
         following = f"splitctl rollout status  ({result.name})"
         if event == "asked":
-            following = f"splitctl rollout answer {item.name} --gate '{result.name}' --yes or --no"
-        Teller(config, tools.notices).tell_meanwhile(
+            following = f"splitctl rollout answer {item.name} --gate '{result.name}' --yes|--no"
+        Teller(config, tools).tell_meanwhile(
             item.name, event, following, reason=result.reason, verdicts=(result,)
         )
 

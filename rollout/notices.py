@@ -172,6 +172,21 @@ class HttpNotifier:
 
 
 @dataclass(frozen=True)
+class Delivery:
+    """What became of a notice at one receiver. `problem` None: it arrived."""
+
+    receiver: str
+    tries: int
+    problem: str | None = None
+
+    def __str__(self) -> str:
+        tries = f"{self.tries} tries" if self.tries > 1 else "1 try"
+        if self.problem is None:
+            return f"'{self.receiver}' was told" + (f" after {tries}" if self.tries > 1 else "")
+        return f"'{self.receiver}' was not told after {tries}: {self.problem}"
+
+
+@dataclass(frozen=True)
 class Receiver:
     """Somebody who is told, by a name that may be shown; `events` None: of everything."""
 
@@ -205,30 +220,36 @@ class Notices:
             ]
         )
 
-    def tell(self, notice: Notice) -> list[str]:
+    def tell(self, notice: Notice) -> list[Delivery]:
         """Tell everybody at the same time, at most LIMIT_S long. Never raises.
 
-        Returns a warning for each who was not reached; they are in the log, too. What has to be
-        quick is done first, and told afterwards.
+        Returns what became of it at each who wants to know; who was not reached is in the log,
+        too. What has to be quick is done first, and told afterwards.
         """
+        tries: dict[int, int] = {}
         tasks = {
-            number: partial(self._deliver, receiver, notice)
+            number: partial(self._deliver, receiver, notice, partial(tries.__setitem__, number))
             for number, receiver in enumerate(self._receivers)
             if receiver.events is None or notice.event in receiver.events
         }
         outcomes = parallel.gather(tasks, LIMIT_S + TIMEOUT_S)
-        warnings = [
-            f"'{self._receivers[number].name}' was not told: {in_one_line(outcome.error)}"
+        deliveries = [
+            Delivery(
+                self._receivers[number].name,
+                tries.get(number, 0),
+                None if outcome.error is None else in_one_line(outcome.error),
+            )
             for number, outcome in outcomes.items()
-            if outcome.error is not None
         ]
-        for warning in warnings:
-            log.warning("%s (notice %s)", warning, notice.id)
-        return warnings
+        for delivery in deliveries:
+            if delivery.problem is not None:
+                log.warning("%s (notice %s)", delivery, notice.id)
+        return deliveries
 
-    def _deliver(self, receiver: Receiver, notice: Notice) -> None:
+    def _deliver(self, receiver: Receiver, notice: Notice, tried: Callable[[int], None]) -> None:
         deadline, pause = self._clock() + LIMIT_S, FIRST_PAUSE_S
         for attempt in range(1, ATTEMPTS + 1):
+            tried(attempt)
             try:
                 return receiver.notifier.send(notice)
             except NotDelivered as error:

@@ -99,7 +99,7 @@ def pause(config: Config, domain: str, *, reason: str = "", tools: Tools | None 
     already = before is not None
     if not already:
         why = marks.why_paused(act)
-        Teller(config, tools.notices).tell(domain, "paused", following, reason=why)
+        Teller(config, tools).tell(domain, "paused", following, reason=why)
     return Paused(domain, percentage, already, marks.why_paused(act), under_way, following)
 
 
@@ -120,7 +120,7 @@ def resume(config: Config, domain: str, *, tools: Tools | None = None) -> Resume
         change.record(domain, RESUME, told, {"paused_for": lasted})
         # The time of the pause is not counted by whoever looks next.
         change.save(replace(change.rollout, counted_at=change.now))
-    Teller(config, tools.notices).tell(domain, "resumed", following, reason=f"after {lasted}")
+    Teller(config, tools).tell(domain, "resumed", following, reason=f"after {lasted}")
     return Resumed(domain, percentage, False, lasted, marks.why_paused(before), following)
 
 

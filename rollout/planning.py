@@ -14,6 +14,7 @@ from rollout.foresight import Way
 from rollout.gates import GateResult
 from rollout.phases import Move
 from rollout.preconditions import (
+    need_gateways,
     need_shares,
     need_sync,
 )
@@ -78,6 +79,7 @@ def plan(config: Config, domain: str, *, tools: Tools | None = None) -> Plan:
     try:
         need_sync(domain, looked.streams)
         need_shares(domain, tools.sequences(domain))
+        need_gateways(domain, tools.written)
     except SplitctlError as error:
         blockers.append(str(error))
     to = config.domain(domain).phases[following].percentage if following is not None else None
@@ -109,9 +111,7 @@ def next_step(config: Config, row: Rollout, seen: Survey, phase: int, ledger: Le
     """The step to a phase, under an epoch that nobody has used."""
     # Above every step that was ever begun, too: gateways whose lease ended without an answer have
     # given its epoch up for good.
-    begun = [
-        int(act.intent["epoch"]) for act in ledger.history(row.domain, LAST) if act.kind == STEP
-    ]
+    begun = [int(act.intent["epoch"]) for act in ledger.history(row.domain, LAST, kinds=(STEP,))]
     return StepPlan(
         domain=row.domain,
         from_percentage=row.percentage,

@@ -10,7 +10,7 @@ from functools import partial
 import httpx
 
 from estate.cluster import Cluster, Deployment, Pod
-from estate.config import Config, DomainConfig
+from estate.config import Config, DomainConfig, Problem
 from estate.errors import SplitctlError, in_one_line
 from rollout import parallel
 from rollout.counters import Snapshot
@@ -53,9 +53,8 @@ class GatewayPods:
     def incomplete(self) -> list[str]:
         """What the Deployment still lacks: pods that are not ready, too few, or too many."""
         deployment = self.cluster.deployment(self.deployment)
-        if deployment.paused or not deployment.wanted:
-            how = "is paused" if deployment.paused else "has no pods"
-            return [f"deployment {self.deployment} {how}"]
+        if idle := self._idle(deployment):
+            return [f"{idle.key} {idle.reason}"]
         pods = self._alive(deployment)
         told = [_told(pod) for pod in pods if pod.ending or not pod.ready]
         told += [
@@ -69,6 +68,28 @@ class GatewayPods:
                 f"are of the newest template, {deployment.available} are available"
             ]
         return told
+
+    def hindrances(self) -> list[Problem]:
+        """Why no pod would ever start with other flags. Never raises."""
+        key = f"deployment {self.deployment}"
+        try:
+            deployment = self.cluster.deployment(self.deployment)
+        except SplitctlError as error:
+            return [Problem(key, str(error).rstrip("."), "See that the cluster can be asked.")]
+        idle = self._idle(deployment)
+        return [] if idle is None else [idle]
+
+    def _idle(self, deployment: Deployment) -> Problem | None:
+        """What somebody has switched off: no pod comes until it is switched on again."""
+        key, place = f"deployment {self.deployment}", f"deployment/{self.deployment}"
+        kubectl = f"kubectl -n {self.cluster.namespace}"
+        if deployment.paused:
+            fix = f"{kubectl} rollout resume {place}"
+            return Problem(key, "is paused (spec.paused): its pods keep what they have", "", fix)
+        if not deployment.wanted:
+            fix = f"{kubectl} scale {place} --replicas 2"
+            return Problem(key, "has no pods (spec.replicas is 0): nobody is served", "", fix)
+        return None
 
 
 def _told(pod: Pod) -> str:
@@ -207,6 +228,10 @@ class EnvironmentFlags:
         except SplitctlError as error:
             return [str(error)]
 
+    def hindrances(self) -> list[Problem]:
+        """A Deployment that is paused, or has no pods."""
+        return self._pods.hindrances()
+
     def takes_s(self) -> float:
         """A while for each pod."""
         return ESTIMATED_POD_S * _wanted(self._pods)
@@ -308,6 +333,10 @@ class ConfigMapFlags:
             return _differing(self.served(), domain, flags) + self._pods.incomplete()
         except SplitctlError as error:
             return [str(error)]
+
+    def hindrances(self) -> list[Problem]:
+        """A Deployment that is paused, or has no pods."""
+        return self._pods.hindrances()
 
     def takes_s(self) -> float:
         """As long as the slowest kubelet."""

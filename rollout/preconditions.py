@@ -14,6 +14,7 @@ from rollout.evidence import Look
 from rollout.gates import GateResult
 from rollout.phases import Move
 from rollout.survey import Drift, Survey
+from rollout.written import Written
 
 # Without a consistency gate, a verification counts as fresh for so long.
 FRESH = timedelta(hours=1)
@@ -84,6 +85,17 @@ def need_gates(domain: str, problems: Iterable[Problem]) -> None:
         raise Refused(domain=domain, reason=told.rstrip("."), next="splitctl doctor")
 
 
+def need_gateways(domain: str, written: Written | None) -> None:
+    """A change of flags would reach the gateways; with a fence that shows at once. Raises Refused.
+
+    A step would find out by waiting, with flags that are half-way.
+    """
+    for problem in written.hindrances() if written is not None else ():
+        reason = f"{problem.key} {problem.reason}"
+        following = f"{problem.fix}, then: splitctl doctor" if problem.fix else "splitctl doctor"
+        raise Refused(domain=domain, reason=reason, next=following)
+
+
 def need_verdict(config: Config, domain: str, row: Rollout | None, ledger: Ledger) -> None:
     """A verification that is equal and fresh. Raises Refused."""
     reason = verdict_lack(config, domain, row, ledger)
@@ -97,14 +109,19 @@ def verdict_lack(config: Config, domain: str, row: Rollout | None, ledger: Ledge
     seen = evidence.verdict_seen(record, row.moved_at if row else None)
     if seen is None:
         return "it was never verified"
-    ages = [g.max_age for g in config.gates if g.max_age and domain in (g.domains or [domain])]
     if seen.verdict != "equal":
         return f"the last verification was {seen.verdict}"
     if not seen.covers_now:
         return "the last verification began before customers moved"
-    if seen.age_s > min(ages, default=FRESH).total_seconds():
+    if seen.age_s > fresh_for(config, domain).total_seconds():
         return "the last verification is too old"
     return ""
+
+
+def fresh_for(config: Config, domain: str) -> timedelta:
+    """For how long a verification of the domain counts as fresh."""
+    ages = [g.max_age for g in config.gates if g.max_age and domain in (g.domains or [domain])]
+    return min(ages, default=FRESH)
 
 
 def ask(config: Config, row: Rollout, ledger: Ledger, looked: Look) -> Asked:

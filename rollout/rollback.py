@@ -81,7 +81,7 @@ def rollback(
         # Last of all: customers are back, and it is written down.
         for item in results:
             if not item.already:
-                notes += Teller(config, tools.notices).rolled_back(item)
+                notes += Teller(config, tools).rolled_back(item)
     return RollbackResult(results, closed, notes)
 
 

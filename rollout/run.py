@@ -4,9 +4,9 @@ It keeps nothing that the ledger does not have: killed at any moment, it goes on
 person is asked for what only a person decides: after a rollback, and after a hold of `hold`.
 """
 
-import random
 import signal
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from datetime import timedelta
 from typing import Any
 
@@ -14,7 +14,10 @@ from estate.config import Config, Event
 from estate.errors import ExitCode, SplitctlError
 from estate.ledger import Ledger, LedgerUnreachable, LockHeld, Rollout
 from rollout import controller, looks, marks
+from rollout.backoff import Backoff
 from rollout.books import ADOPT
+from rollout.freshness import Keeper
+from rollout.gates import asked
 from rollout.interrupts import Interrupted, Interrupts
 from rollout.looks import Progress, Subject
 from rollout.phases import Move, Stage
@@ -28,6 +31,7 @@ from rollout.tools import Tools
 HOLD = timedelta(hours=24)
 SHORTEST_WAIT_S, LONGEST_WAIT_S = 2.0, 120.0
 SLICE_S = 1.0
+ENDED = (Stage.RAMPDOWN, Stage.COMPLETE)
 MOVES = (controller.START, controller.STEP, ROLLBACK, ADOPT)
 
 
@@ -47,24 +51,20 @@ class Domain:
         self.subject = Subject(name, moved_on_at=clock)
         self.percentage = 0
         self.state, self.reason, self.following = State.BEGINS, "", ""
-        self.failures, self.not_before = 0, clock
+        self.backoff = Backoff(SHORTEST_WAIT_S, LONGEST_WAIT_S, clock)
         self.held_since: float | None = None
+        self.verifying = False
         self.over: ExitCode | None = None
 
     def say(self, state: State, reason: str = "", following: str = "") -> None:
         """How it stands now."""
         self.state, self.reason, self.following = state, reason, following
 
-    def wait(self, clock: float) -> None:
-        """Try again later: each time twice as late, with jitter, up to a limit."""
-        seconds = min(LONGEST_WAIT_S, SHORTEST_WAIT_S * 2**self.failures)
-        self.failures = min(self.failures + 1, 16)
-        self.not_before = clock + seconds * random.uniform(0.8, 1.2)
-
     def line(self) -> str:
         """For a log."""
         told = f"{self.name} {self.percentage} %: {self.state.value}"
-        return f"{told}: {self.reason}" if self.reason else told
+        told = f"{told}: {self.reason}" if self.reason else told
+        return f"{told} (a verification is under way)" if self.verifying else told
 
     def key(self) -> tuple[Any, ...]:
         """What makes a line worth being told: not the seconds and samples that it names."""
@@ -90,15 +90,17 @@ def run(
     """Bring domains to the highest phase up to `until` percent and let them soak there.
 
     hold: how long a domain may make no headway before a person has to decide (exit code 4)
-    on_change gets a line for each change of state, on_progress every look.
+    Between its looks it has domains verified as often as their gates want it, and ends that when
+    it ends. on_change gets a line for each change of state, on_progress every look.
     """
     tools = tools or Tools.of(config)
     chosen = [
         Domain(name, _goal(config, name, until), tools.clock())
         for name in domains or config.domains
     ]
-    with tools.ledger() as ledger, Interrupts() as stop:
-        runner = Runner(config, chosen, ledger, tools, until, hold)
+    keeper = Keeper(config, tools.verifications, on_change)
+    with tools.ledger() as ledger, Interrupts() as stop, closing(keeper):
+        runner = Runner(config, chosen, ledger, tools, keeper, until, hold)
         told: dict[str, tuple[Any, ...]] = {}
         while True:
             runner.look()
@@ -137,12 +139,14 @@ class Runner:
         domains: Sequence[Domain],
         ledger: Ledger,
         tools: Tools,
+        keeper: Keeper,
         until: int,
         hold: timedelta,
     ) -> None:
         self._config, self._domains, self._ledger, self._tools = config, domains, ledger, tools
+        self._keeper = keeper
         self._until, self._hold = until, hold
-        self._teller = Teller(config, tools.notices)
+        self._teller = Teller(config, tools)
         self.on_new: list[Domain] = []
         self._rollbacks: list[dict[str, Any]] = []
 
@@ -163,6 +167,7 @@ class Runner:
                 try:
                     self._go_on(item, self._ledger.rollout(item.name))
                     self._account(item)
+                    self._verify(item)
                 except LedgerUnreachable as error:
                     item.say(State.HELD, str(error), error.next_command)
 
@@ -198,6 +203,8 @@ class Runner:
         failed = [i for i in self.on_new if i.subject.decision.move is Move.ROLL_BACK]
         for item in failed:
             why = item.subject.decision.reason
+            self._keeper.stop(item.name)  # the databases have something better to do
+            item.verifying = False
             result = rollback(self._config, [item.name], why={item.name: why}, tools=self._tools)
             self._rollbacks += result.to_json()["rollbacks"]
             item.percentage, item.over = 0, ExitCode.ROLLED_BACK
@@ -260,7 +267,7 @@ class Runner:
     def _try(self, item: Domain, act: Callable[[], Any]) -> None:
         """Do it unless the last try was too short a time ago; what stands in its way is told."""
         clock = self._tools.clock()
-        if clock < item.not_before:
+        if clock < item.backoff.not_before:
             return
         try:
             done = act()
@@ -268,20 +275,36 @@ class Runner:
             return  # the run ends after this round
         except LockHeld as error:
             item.say(State.WAITS, str(error), "splitctl status")
-            item.wait(clock)
+            item.backoff.wait(clock)
         except SplitctlError as error:
             item.say(State.HELD, str(error), error.next_command)
-            item.wait(clock)
+            item.backoff.wait(clock)
         else:
             if isinstance(done, Held):
                 item.say(State.HELD, done.reason, done.next_command)
-                item.wait(clock)
+                item.backoff.wait(clock)
                 return
             row = self._ledger.rollout(item.name)
             item.percentage = row.percentage if row else 0
-            item.failures, item.not_before = 0, clock
+            item.backoff.over(clock)
             item.subject.moved_on_at = clock
             item.say(State.SOAKS if item.percentage else State.BEGINS)
+
+    def _verify(self, item: Domain) -> None:
+        """After everything else: have it verified where its gates, or its next step, want that."""
+        row = self._ledger.rollout(item.name)
+        if item.over is not None or (row is not None and row.stage in ENDED):
+            self._keeper.stop(item.name)
+        elif row is None or self._matters(item, row):
+            self._keeper.keep(item.name, row, self._ledger, self._tools.clock())
+        item.verifying = self._keeper.running(item.name)
+
+    def _matters(self, item: Domain, row: Rollout) -> bool:
+        """Without a gate that asks for it, only a step does: not while a phase soaks."""
+        gates = asked(self._config.gates, item.name, row.percentage)
+        if row.percentage == 0 or any(gate.kind == "consistency" for gate in gates):
+            return True
+        return item.subject.decision.move is Move.SOAKED and row.percentage < item.goal
 
     def _unfinished(self, item: Domain) -> bool:
         return any(act.kind == controller.STEP for act in self._ledger.unfinished(item.name))

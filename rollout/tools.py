@@ -14,6 +14,7 @@ from rollout.metrics import Metrics
 from rollout.notices import Notices
 from rollout.provenance import Provenance, Unknown
 from rollout.subjects import InMemorySubjects, Subjects
+from rollout.verifying import InMemoryVerifications, Verifications
 from rollout.world import World, Writers
 from rollout.written import Written
 
@@ -56,6 +57,7 @@ class Tools:
     cluster: "Callable[[], Cluster]" = no_cluster
     provenance: Provenance = field(default_factory=Unknown)
     notices: Notices = field(default_factory=Notices)
+    verifications: Verifications = field(default_factory=InMemoryVerifications)
     clock: Callable[[], float] = time.monotonic
     sleep: Callable[[float], None] = time.sleep
 
@@ -68,6 +70,7 @@ class Tools:
         """The real ones. Nothing is opened yet."""
         from rollout.gateways import flags_of, metrics_of, provenance_of, written_of
         from rollout.subjects import DatabaseSubjects
+        from rollout.verifying import Children
         from rollout.world import DatabaseWorld, HttpWriters
 
         def ledger() -> "Ledger":
@@ -104,6 +107,7 @@ class Tools:
             written=written,
             provenance=provenance_of(config),
             notices=Notices.of(config),
+            verifications=Children(config),
             refusing=written is not None and config.gateway.owners_refuse,
             subjects=DatabaseSubjects(config),
             cluster=cluster,

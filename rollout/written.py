@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
+from estate.config import Problem
 from estate.errors import ExitCode, SplitctlError
 from rollout.flags import Answer, Cost, DomainFlags, Fence, GatewayFlags
 
@@ -85,6 +86,9 @@ class Written(Protocol):
 
     def takes_s(self) -> float:
         """How long a change takes until every gateway serves it, as far as can be told before."""
+
+    def hindrances(self) -> list[Problem]:
+        """What would keep a change from ever being served, whoever makes it. Never raises."""
 
 
 def settle(
@@ -207,6 +211,7 @@ class InMemoryWritten:
     log: list[str] = field(default_factory=list)
     before: Callable[[str], None] = lambda _: None
     stand: dict[str, DomainFlags] = field(default_factory=dict)
+    hindered: list[Problem] = field(default_factory=list)
 
     def write(self, domain: str, flags: DomainFlags, expecting: DomainFlags | None = None) -> None:
         """At once, at every gateway that is not stuck."""
@@ -265,3 +270,7 @@ class InMemoryWritten:
     def takes_s(self) -> float:
         """At once."""
         return 0.0
+
+    def hindrances(self) -> list[Problem]:
+        """What the test says."""
+        return list(self.hindered)

@@ -1,11 +1,11 @@
 """`splitctl doctor`: everything a split needs, asked without changing anything."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
-from estate.config import Config, Problem
+from estate.config import Config, ConfigInvalid, Problem
 from estate.connections import connect
 from estate.errors import ExitCode, SplitctlError
 from rollout.parallel import TookTooLong, gather
@@ -20,7 +20,7 @@ PATIENCE_S = 120.0
 REMEDIES = {
     "SecretMissing": "Set it ({remedy}), or correct the reference.",
     "DatabaseUnreachable": "Start it, or correct its connection string.",
-    "LedgerUnreachable": "Start it, or correct ledger.dsn; splitctl rollback works without it.",
+    "LedgerUnreachable": "Start it, or correct ledger.dsn; `splitctl rollback` works without it.",
 }
 
 
@@ -59,12 +59,16 @@ class Examination:
 
 
 def examine(config: Config) -> Examination:
-    """Look at databases, gateways, ledger and cluster at once, then at the domains."""
+    """Look at databases, gateways, ledger and surroundings at once, then at the domains."""
+    from splitctl import surroundings
+
     found = Examination()
     databases = {f"databases.{name}": partial(_database, config, name) for name in config.databases}
-    others = {"gateway": partial(_gateways, config), "ledger": partial(_ledger, config)}
-    if config.deploy is not None:
-        others["cluster"] = partial(_cluster, config)
+    others: dict[str, Callable[[], Examination]] = {
+        "gateway": partial(_gateways, config),
+        "ledger": partial(_ledger, config),
+    }
+    others |= surroundings.parts(config)
     silent, lacking = _ask({**databases, **others}, found)
     domains = {
         f"domains.{name}": partial(_servers if lacking & keys else _domain, config, name)
@@ -85,8 +89,10 @@ def _ask(
     silent, lacking = set(), set()
     for key, outcome in gather(parts, PATIENCE_S).items():
         part = outcome.value or Examination()
-        if outcome.error is not None:
-            part.problems.append(_problem(key, outcome.error))
+        if isinstance(outcome.error, ConfigInvalid):
+            part.problems.extend(replace(p, key=f"{key} {p.key}") for p in outcome.error.problems)
+        elif outcome.error is not None:
+            part.problems.append(problem_of(key, outcome.error))
             silent.add(key)
         if part.problems:
             lacking.add(key)
@@ -151,7 +157,7 @@ def _verifier(config: Config, domain: str, found: Examination) -> None:
     try:
         tried = selftest.run(config, domain)
     except TableArchived as error:
-        found.warnings.append(_problem(f"domains.{domain}", error))
+        found.warnings.append(problem_of(f"domains.{domain}", error))
         return
     told = f"{len(tried.missed)} of {tried.cases} known differences were not found"
     if tried.missed:
@@ -176,6 +182,8 @@ def _gateways(config: Config) -> Examination:
 
     found = Examination()
     written = written_of(config)
+    if written is not None:
+        found.problems.extend(written.hindrances())
     for gateway in flags_of(config, written).served():
         if gateway.reachable:
             found.healthy.append(f"gateway {gateway.instance} at {gateway.url}")
@@ -193,25 +201,6 @@ def _ledger(config: Config) -> Examination:
 
     with open_ledger(config):
         return Examination(["ledger"])
-
-
-def _cluster(config: Config) -> Examination:
-    """Whether the manifests can be used, and the cluster lets us do what they need."""
-    from estate.cluster import connect as reach
-    from rollout import deploy_planning, permissions
-
-    found = Examination()
-    cluster = reach(config)
-    rendered = deploy_planning.rendered(config, cluster)
-    for lacking in permissions.missing(cluster):
-        reason = f"in namespace {cluster.namespace} this rule is missing: {lacking}"
-        remedy = "An administrator adds it; deploy/base/rbac.yaml has all of them."
-        found.problems.append(Problem("cluster", reason, remedy))
-    if not found.problems:
-        found.healthy.append(
-            f"cluster: {len(rendered)} manifests for namespace {cluster.namespace}, and all rights"
-        )
-    return found
 
 
 def _server(facts: "ServerFacts") -> str:
@@ -233,7 +222,7 @@ def _share(share: "Share") -> str:
     )
 
 
-def _problem(key: str, error: Exception) -> Problem:
+def problem_of(key: str, error: Exception) -> Problem:
     """What an error says, with another remedy than to ask the doctor."""
     if isinstance(error, TookTooLong):
         return Problem(key, str(error), "See what keeps it busy, and ask again.")

@@ -115,7 +115,7 @@ def rollout_run(
     config: ConfigPath = None,
     output: OutputFormat = Output.TEXT,
 ) -> None:
-    """Unattended: start, watch, step up when soaked and passed, roll back on `fail`.
+    """Unattended: start, watch, verify, step up when soaked and passed, roll back on `fail`.
 
     May be killed at any moment and started again anywhere: everything is in the ledger. SIGTERM
     ends it between two looks. It tells a line for each change of state.

@@ -229,7 +229,7 @@ def _heed_owner(owner: Ownership, truth: Truth, done: Mended) -> None:
     """A rollback waits for nobody: what was asked for before it may have been carried after it."""
     if done.asked and truth.ownership() != owner:
         done.reasons.append(
-            "the owner moved meanwhile: look at splitctl sync strays before anything else"
+            "the owner moved meanwhile: look at `splitctl sync strays` before anything else"
         )
 
 

@@ -14,7 +14,7 @@ from verify.checksum import SAMPLES, Choice
 class UnknownColumn(SplitctlError):
     """Mapping '{mapping}' has no column '{column}'. Its columns are: {known}."""
 
-    hint = "splitctl verify run MAPPING --columns, with these names"
+    hint = "splitctl verify run MAPPING --columns NAMES"
     exit_code = ExitCode.USAGE
 
 

@@ -12,6 +12,7 @@ import httpx
 import psycopg
 import pytest
 import yaml
+from typer.testing import CliRunner
 
 from estate.cluster import (
     CONFIG_MAP,
@@ -33,10 +34,12 @@ from rehearsal.children import wait_until
 from rehearsal.estate import apply_migrations
 from rollout import deploy, permissions
 from rollout.deploy import Site
+from splitctl.main import app
 from tests.cluster.conftest import ROOT, Namespace
 from tests.cluster.kubelet import Kubelet
 from tests.cluster.manifests import PORT, config_map, variable, web
 from tests.conftest import FreshDatabase
+from tests.pages.commands import commands
 
 MakeConfig = Callable[..., Config]
 ROLE = Kind("rbac.authorization.k8s.io/v1", "Role")
@@ -160,6 +163,33 @@ def test_a_change_is_shown_field_by_field_and_rolled_out(
     assert not deploy.apply(config).changed
     deploy.undo(config)
     assert namespace.cluster.deployment("web").env("web")["COLOUR"] == "red"
+
+
+def test_the_page_is_true(
+    namespace: Namespace,
+    deployment_config: MakeConfig,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    """Each command of docs/deploy.md. The page's overlay is the test's; no pods, so it is quick."""
+    monkeypatch.setenv("SPLITCTL_STATE_DIR", str(tmp_path / "state"))
+    config = deployment_config()
+
+    def first() -> None:
+        """Of an environment: what the first block has made is not there."""
+        deploy.undo(config, delete_new=True)
+        assert namespace.cluster.get(DEPLOYMENT, "web") is None
+
+    write(config, web(replicas=0, env=[variable("COLOUR", "red")]), service())
+    deploy.apply(config)
+    write(config, web(replicas=0, env=[variable("COLOUR", "blue")]), service())
+    for command in commands("docs/deploy.md"):
+        if command.world == "first":
+            first()
+        words = [*command.words(named=[("staging", "test")]), "--config", str(config.path)]
+        found = CliRunner().invoke(app, words)
+        command.ended(found.exit_code, found.output)
+    assert namespace.cluster.get(DEPLOYMENT, "web") is None
 
 
 def test_a_flag_keeps_its_value_through_a_deployment_and_its_undo(

@@ -139,7 +139,7 @@ def test_kill_9_of_the_owner_ends_its_children(tmp_path: Path) -> None:
 
 
 def test_a_child_whose_owner_is_already_gone_does_not_begin(tmp_path: Path) -> None:
-    leash = Path(__file__).parents[2] / "rehearsal" / "leash.py"
+    leash = Path(__file__).parents[2] / "estate" / "leash.py"
     mark = tmp_path / "begun"
     # Process 1 is not the parent of this child, as after the death of the real one.
     words = [sys.executable, "-I", "-S", str(leash), "1", "9", "-1", "-1", "touch", str(mark)]

@@ -15,6 +15,7 @@ from rollout.gates import GateResult
 from rollout.notices import (
     ATTEMPTS,
     LIMIT_S,
+    Delivery,
     HttpNotifier,
     InMemoryNotifier,
     Notice,
@@ -66,7 +67,7 @@ def test_a_receiver_can_tell_that_a_notice_is_ours(
     monkeypatch.setenv("NOTICE_SECRET", "s3cret")
     lines = f'[[notify]]\nname = "ops"\nurl = "{webhook.url}/in"\nsecret = "env:NOTICE_SECRET"'
     told = notice()
-    assert Notices.of(configure(lines)).tell(told) == []
+    assert Notices.of(configure(lines)).tell(told) == [Delivery("ops", 1)]
     (letter,) = webhook.to("/in")
     stamp = letter.headers["splitctl-timestamp"]
     wanted = hmac.new(b"s3cret", stamp.encode() + b"." + letter.body, hashlib.sha256).hexdigest()
@@ -86,7 +87,7 @@ def test_a_chat_gets_what_a_person_reads_and_its_address_is_a_secret(
 ) -> None:
     monkeypatch.setenv("CHAT", f"{webhook.url}/services/T0/B0")
     notices = Notices.of(configure('[[notify]]\nname = "team"\nurl = "env:CHAT"\nformat = "slack"'))
-    assert notices.tell(notice()) == []
+    assert notices.tell(notice()) == [Delivery("team", 1)]
     (letter,) = webhook.to("/services/T0/B0")
     assert json.loads(letter.body)["text"].splitlines() == [
         "production: d was rolled back from 10 % to 0 %",
@@ -103,7 +104,7 @@ def test_a_receiver_that_is_away_for_a_moment_is_told_again_with_the_same_id(
     clock = Clock()
     settings = NotifyConfig(name="ops", url=webhook.url)
     receiver = Receiver("ops", HttpNotifier(settings))
-    assert Notices([receiver], clock.sleep, clock).tell(notice()) == []
+    assert Notices([receiver], clock.sleep, clock).tell(notice()) == [Delivery("ops", 3)]
     assert len(webhook.letters) == 3
     assert len({letter.headers["idempotency-key"] for letter in webhook.letters}) == 1
     assert clock.now - Clock().now >= 0.5 * 0.5 + 1.0 * 0.5
@@ -112,14 +113,14 @@ def test_a_receiver_that_is_away_for_a_moment_is_told_again_with_the_same_id(
 def test_a_refusal_is_not_repeated(webhook: Webhook) -> None:
     webhook.answers = [404]
     receiver = Receiver("ops", HttpNotifier(NotifyConfig(name="ops", url=webhook.url)))
-    assert Notices([receiver]).tell(notice()) == ["'ops' was not told: it answers 404"]
+    assert Notices([receiver]).tell(notice()) == [Delivery("ops", 1, "it answers 404")]
     assert len(webhook.letters) == 1
 
 
 def test_every_retry_has_an_end() -> None:
     clock, away = Clock(), InMemoryNotifier(failures=1000)
-    warnings = Notices([Receiver("ops", away)], clock.sleep, clock).tell(notice())
-    assert warnings == ["'ops' was not told: it was told to fail"]
+    (delivery,) = Notices([Receiver("ops", away)], clock.sleep, clock).tell(notice())
+    assert str(delivery) == "'ops' was not told after 4 tries: it was told to fail"
     assert 1000 - away.failures == ATTEMPTS
     assert clock.now - Clock().now < LIMIT_S
 
@@ -136,7 +137,8 @@ def test_nothing_that_is_wrong_with_a_receiver_reaches_the_rollout_nor_tells_a_s
     ]
     told = notice()
     with caplog.at_level(logging.INFO):
-        warnings = Notices([*receivers, Receiver("here", reached)], clock.sleep, clock).tell(told)
+        found = Notices([*receivers, Receiver("here", reached)], clock.sleep, clock).tell(told)
+    warnings = [str(delivery) for delivery in found if delivery.problem is not None]
     assert reached.notices == [told], "one that works is told whatever becomes of the others"
     assert [warning.partition(" ")[0] for warning in warnings] == ["'dead'", "'none'", "'unset'"]
     assert "T0PSECRET" not in "\n".join([*warnings, caplog.text])

@@ -9,14 +9,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from estate.config import Config
+from estate.config import Config, Problem
 from estate.errors import ExitCode
+from estate.ledger import open_ledger
 from migrator.mapping import Side
-from rollout import recovery
+from rollout import controller, recovery
 from rollout.flags import DomainFlags
 from rollout.glance import GatewaysAway
 from rollout.interrupts import Interrupts
 from rollout.owner_step import FlagsUnwritten, NotServed, OwnerLimits, OwnerStep
+from rollout.preconditions import Refused
 from rollout.rollback import rollback
 from rollout.step_plan import (
     NotCaughtUp,
@@ -30,6 +32,7 @@ from rollout.tools import Tools
 from rollout.world import Ownership, SideAway, WriterUnpaused
 from rollout.written import InMemoryWritten, Unfenced
 from tests.rollout.rig import DOMAIN, Killed, Rig, act
+from tests.rollout.way import verified
 
 
 @dataclass
@@ -403,3 +406,30 @@ def test_typed_twice_it_changes_nothing(plain_config: Config) -> None:
     (done,) = rollback(refusing(plain_config), tools=rig.unfenced_tools()).rollbacks
     assert done.already
     assert not [name for name in rig.log if name.startswith(("write", "own"))]
+
+
+def test_a_deployment_that_is_switched_off_is_told_before_a_step_and_by_the_plan(
+    config: Config,
+) -> None:
+    """Waiting for pods that never come would leave flags half-way until `settle` is over."""
+    rig = PodRig()
+    tools = rig.unfenced_tools(lambda: open_ledger(config))
+    rig.traffic(old=1, new=0)
+    verified(config)
+    off = Problem(
+        "deployment gateway", "is paused", "", "kubectl rollout resume deployment/gateway"
+    )
+    rig.written.hindered = [off]
+    with pytest.raises(Refused, match="deployment gateway is paused") as refused:
+        controller.start(config, DOMAIN, tools=tools)
+    assert refused.value.next_command.startswith("kubectl rollout resume deployment/gateway")
+    rig.written.hindered = []
+    controller.start(config, DOMAIN, tools=tools)
+    rig.written.hindered, before = [off], list(rig.written.stand.values())
+    told = controller.plan(config, DOMAIN, tools=tools)
+    assert any("deployment gateway is paused" in blocker for blocker in told.blockers)
+    with pytest.raises(Refused, match="deployment gateway is paused"):
+        controller.advance(config, DOMAIN, tools=tools)
+    assert list(rig.written.stand.values()) == before
+    with open_ledger(config) as ledger:
+        assert [act.kind for act in ledger.history()] == ["start"], "no step was begun"

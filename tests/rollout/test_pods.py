@@ -5,7 +5,13 @@ from typing import Any
 import httpx
 import pytest
 
-from estate.cluster import ClusterForbidden, ClusterUnreachable, MemoryCluster, Object
+from estate.cluster import (
+    DEPLOYMENT,
+    ClusterForbidden,
+    ClusterUnreachable,
+    MemoryCluster,
+    Object,
+)
 from estate.config import Config
 from rollout.field_managers import FieldManagers
 from rollout.flags import DomainFlags
@@ -225,3 +231,35 @@ def test_mounted_files_are_asked_of_each_pod(config: Config, cluster: MemoryClus
     ]
     flags.write(DOMAIN, DomainFlags(True, 50, 5))
     assert cluster.config_map("flags").data["P"] == "50"
+
+
+@pytest.mark.parametrize(
+    ("spec", "told", "fix"),
+    [
+        ({"paused": True}, "is paused (spec.paused)", "rollout resume deployment/gateway"),
+        ({"replicas": 0}, "has no pods (spec.replicas is 0)", "scale deployment/gateway"),
+    ],
+)
+@pytest.mark.parametrize("driver", ["environment", "config-map"])
+def test_what_somebody_has_switched_off_is_told_before_a_step(
+    config: Config, driver: str, spec: dict[str, Any], told: str, fix: str
+) -> None:
+    """With what switches it on again; the same words as while a step waits for pods."""
+    cluster = MemoryCluster("shop")
+    deployment(cluster, 10, 1)
+    pods = GatewayPods(cluster, config)
+    flags = EnvironmentFlags(pods) if driver == "environment" else ConfigMapFlags(pods, "flags")
+    assert flags.hindrances() == []
+    changed = cluster.get(DEPLOYMENT, "gateway")
+    assert changed is not None
+    changed["spec"] |= spec
+    cluster.put(changed)
+    (found,) = flags.hindrances()
+    assert told in found.reason
+    assert found.fix is not None and found.fix.startswith(f"kubectl -n shop {fix}")
+    assert any(told in line for line in pods.incomplete())
+
+
+def test_a_cluster_that_cannot_be_asked_hinders_too(config: Config) -> None:
+    (found,) = GatewayPods(MemoryCluster(), config).hindrances()
+    assert "gateway" in found.reason

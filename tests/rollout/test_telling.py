@@ -4,9 +4,14 @@ from datetime import timedelta
 
 import pytest
 
+from estate import journal
 from estate.config import Config
 from estate.errors import ExitCode
+from estate.ledger import Ledger, LedgerUnreachable
 from rollout import controller, pausing
+from rollout.board import gather
+from rollout.history import Event, history
+from rollout.looks import Progress
 from rollout.notices import InMemoryNotifier, Notices, Receiver
 from rollout.rollback import rollback
 from rollout.tools import Tools
@@ -67,3 +72,63 @@ def test_nobody_who_cannot_be_reached_stands_in_the_way(
     back = rollback(config, tools=tools)
     assert rig.is_at(0)
     assert any("was not told" in note for note in back.notes)
+
+
+def notices(config: Config, tools: Tools) -> list[Event]:
+    return [event for event in history(config, tools=tools).events if event.kind == "notice"]
+
+
+def test_what_was_told_to_whom_stands_in_the_history(
+    config: Config, tools: Tools, rig: Rig, told: InMemoryNotifier
+) -> None:
+    tools.notices = Notices([Receiver("team", told), Receiver("pager", told)], lambda _: None)
+    started(config, tools)
+    advanced(config, tools, rig, 10)
+    first, second = notices(config, tools)
+    assert (first.outcome, first.told) == (
+        "told",
+        "'was started': 'team' was told; 'pager' was told",
+    )
+    assert second.data["event"] == "stepped"
+    assert second.data["notice"] == told.notices[-1].id, "as the receiver knows it"
+    assert (second.operator, second.domain) == ("ann", DOMAIN)
+
+
+def test_a_receiver_that_was_never_reached_is_told_with_how_often_it_was_tried(
+    config: Config, tools: Tools, told: InMemoryNotifier
+) -> None:
+    away, slow = InMemoryNotifier(failures=1000), InMemoryNotifier(failures=1)
+    receivers = [Receiver("team", told), Receiver("slow", slow), Receiver("pager", away)]
+    tools.notices = Notices(receivers, sleep=lambda _: None)
+    started(config, tools)
+    (event,) = notices(config, tools)
+    assert event.outcome == "not delivered"
+    assert event.told == (
+        "'was started': 'pager' was not told after 4 tries: it was told to fail; "
+        "'team' was told; 'slow' was told after 2 tries"
+    )
+    shown = gather(config, Progress((), ()), tools).events
+    assert "not delivered" in [item.outcome for item in shown]
+
+
+def test_with_the_ledger_away_it_is_kept_and_taken_in_later(
+    config: Config, tools: Tools, rig: Rig, told: InMemoryNotifier
+) -> None:
+    started(config, tools)
+    advanced(config, tools, rig, 10)
+    ledger, tools.ledger = tools.ledger, away
+    rollback(config, tools=tools)
+    assert rig.is_at(0)
+    tools.ledger = ledger
+    assert [event.data["event"] for event in notices(config, tools)][-1] == "rolled_back"
+    assert len(notices(config, tools)) == 3, "taken in once"
+
+
+def test_who_tells_nobody_writes_nothing_down(config: Config, tools: Tools) -> None:
+    started(config, tools)
+    assert notices(config, tools) == []
+    assert journal.of(config).pending() == []
+
+
+def away() -> Ledger:
+    raise LedgerUnreachable(reason="refused")

@@ -5,9 +5,7 @@ The ledger is real, the estate around it in memory. The page calls its domain `c
 """
 
 import re
-import shlex
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
@@ -16,6 +14,7 @@ from estate.config import Config
 from rollout.flags import DomainFlags
 from rollout.tools import Tools
 from splitctl.main import app
+from tests.pages.commands import ROOT, Typed, commands
 from tests.rollout.conftest import (
     config,
     ledger_database,
@@ -23,42 +22,41 @@ from tests.rollout.conftest import (
     tools,
 )
 from tests.rollout.rig import DOMAIN, Rig
-from tests.rollout.way import busy, soaked, verified
+from tests.rollout.way import advanced, busy, soaked, started, verified
 
 __all__ = ["config", "ledger_database", "rig", "tools"]  # fixtures of a rollout in memory
 
-PAGE = Path(__file__).parents[2] / "docs" / "rollout.md"
-BLOCK = re.compile(r"(?:<!-- world: (\w+) -->\n)?```console\n(.*?)```", re.DOTALL)
-LINE = re.compile(r"\$ splitctl (.*?)(?:\s+# exit (\d+))?$")
+PAGE = "docs/rollout.md"
+NAMED = (("checkout", DOMAIN),)
+Type = Callable[[Typed], None]
 
 
-def commands() -> list[tuple[str, str, int]]:
-    """What the world does before, the command, and the exit code, in the order of the page."""
-    found = []
-    for world, block in BLOCK.findall(PAGE.read_text(encoding="utf-8")):
-        for number, text in enumerate(block.strip().splitlines()):
-            told = LINE.match(text)
-            assert told, f"not a command of ours: {text}"
-            found.append((world if number == 0 else "", told[1], int(told[2] or 0)))
-    return found
+@pytest.fixture
+def type_in(config: Config, tools: Tools, monkeypatch: pytest.MonkeyPatch) -> Type:
+    """Type a command of a page, over the estate in memory."""
+    monkeypatch.setattr("rollout.tools.Tools.of", lambda _: tools)
+
+    def work(command: Typed) -> None:
+        words = [*command.words(named=NAMED), "--config", str(config.path)]
+        typed = CliRunner().invoke(app, words)
+        command.ended(typed.exit_code, typed.output)
+
+    return work
 
 
 def test_every_command_group_of_a_rollout_is_on_the_page() -> None:
-    told = {shlex.split(command)[1] for _, command, _ in commands() if "rollout" in command}
+    told = {command.words()[1] for command in commands(PAGE) if command.words()[0] == "rollout"}
     known = {"start", "advance", "watch", "run", "pause", "resume", "answer", "history", "status"}
     assert told >= known
 
 
-def test_the_page_is_true(
-    config: Config, tools: Tools, rig: Rig, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    text = PAGE.read_text(encoding="utf-8")
+def test_the_page_is_true(config: Config, tools: Tools, rig: Rig, type_in: Type) -> None:
+    text = (ROOT / PAGE).read_text(encoding="utf-8")
     question = re.search(r"```toml\n(.*?)```", text, re.DOTALL)
     assert question
     with config.path.open("a", encoding="utf-8") as file:
         # The page's own gate stands in the configuration; its domains come first there.
         file.write("\n" + question[1])
-    monkeypatch.setattr("rollout.tools.Tools.of", lambda _: tools)
     tools.sleep = busy(rig)
 
     def drift() -> None:
@@ -73,10 +71,18 @@ def test_the_page_is_true(
     }
     verified(config)
     rig.traffic(old=1, new=1)
-    for world, command, code in commands():
-        worlds[world]()
-        arguments = [DOMAIN if word == "checkout" else word for word in shlex.split(command)]
-        typed = CliRunner().invoke(app, [*arguments, "--config", str(config.path)])
-        assert typed.exit_code == code, f"splitctl {command}\n{typed.output}"
-        assert "Traceback" not in typed.output
+    for command in commands("docs/rollout.md"):
+        worlds[command.world]()
+        type_in(command)
+    assert rig.is_at(0)
+
+
+def test_the_first_page_is_true_at_night(
+    config: Config, tools: Tools, rig: Rig, type_in: Type
+) -> None:
+    """Half of the customers are on the new side; then one command."""
+    started(config, tools)
+    advanced(config, tools, rig, 10, 50)
+    for command in commands("README.md"):
+        type_in(command)
     assert rig.is_at(0)

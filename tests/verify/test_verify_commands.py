@@ -10,16 +10,23 @@ from typing import Any
 
 import psycopg
 import pytest
+from typer.testing import CliRunner
 
 from estate.errors import ExitCode
+from estate.ledger import open_ledger
+from rehearsal.children import wait_until
+from rollout.verifying import Children, Outcome
+from splitctl.main import app
 from tests.conftest import ConfigWriter, FreshDatabase
 from tests.migrator.library import DOMAIN, OWNER, TOOL, Library
+from tests.pages.commands import commands
 from tests.splitctl.test_commands import SPLITCTL, splitctl, surroundings
 from tests.verify import lent
 from tests.verify.test_with_sync import damage
 from verify import diff
 from verify.passes import Limits, Progress
 from verify.scope import WHOLE
+from verify.verdict import VERIFY
 
 LIMIT_S = 60.0
 
@@ -201,3 +208,32 @@ def until(connection: psycopg.Connection[Any], count: str, *, some: bool) -> Non
     while bool((connection.execute(count.encode()).fetchone() or (0,))[0]) is not some:
         assert time.monotonic() < end, count
         time.sleep(0.02)
+
+
+def test_the_page_is_true(
+    library: Library, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each command of docs/verify.md: a book differs, is found, and set right."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SPLITCTL_STATE_DIR", str(tmp_path / "state"))
+    damage(library.new, "lending.forward", "UPDATE volumes SET title = 'wrong' WHERE id = 5")
+    for command in commands("docs/verify.md"):
+        words = [*command.words(named=[("checkout", DOMAIN)]), "--config", str(library.path)]
+        found = CliRunner().invoke(app, words)
+        command.ended(found.exit_code, found.output)
+    assert (tmp_path / "report.html").is_file()
+
+
+def test_an_unattended_rollout_has_it_verified_by_a_process_beside_it(
+    library: Library, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its verdict is in the ledger, and holds no lock while it is found."""
+    monkeypatch.setenv("SPLITCTL_STATE_DIR", str(tmp_path / "state"))
+    with open_ledger(library.config) as ledger, ledger.lock():
+        child = Children(library.config).begin(DOMAIN)
+        assert wait_until(lambda: child.outcome() is not None, LIMIT_S)
+        found = child.outcome()
+        child.close()
+        assert found == Outcome("equal"), found
+        record = ledger.latest_verdict(DOMAIN, VERIFY)
+    assert record is not None and record.verdict == "equal"

@@ -1,4 +1,4 @@
-"""Becomes another program that ends when the process that started it ends, even by kill -9.
+"""A program that ends when the process that started it ends, even by kill -9.
 
 Run as a script: `leash.py PARENT SIGNAL UID GID COMMAND...` (UID and GID -1: unchanged). It takes
 no import from the package, so that it starts in a few milliseconds.
@@ -7,9 +7,18 @@ no import from the package, so that it starts in a few milliseconds.
 import ctypes
 import os
 import sys
+from collections.abc import Sequence
 
 PR_SET_PDEATHSIG = 1
 PARENT_GONE = 71
+
+
+def leashed(
+    command: Sequence[str], *, death_signal: int, uid: int = -1, gid: int = -1
+) -> list[str]:
+    """The command line that ends when the thread that starts it, or this process, ends."""
+    leash = [sys.executable, "-I", "-S", __file__, str(os.getpid())]
+    return [*leash, str(int(death_signal)), str(uid), str(gid), *command]
 
 
 def main(arguments: list[str]) -> None:

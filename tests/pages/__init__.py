@@ -1,0 +1,1 @@
+"""What people are told to type, in the documentation and by the program itself."""
