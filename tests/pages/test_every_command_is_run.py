@@ -13,6 +13,7 @@ from tests.pages.shapes import Shapes, named, typed_by
 TYPED_BY = {
     "README.md": "splitctl/test_rollout_page.py::test_the_first_page_is_true_at_night",
     "docs/deploy.md": "cluster/test_deploy.py::test_the_page_is_true",
+    "docs/finish.md": "rollout/test_finish.py::test_the_page_is_true",
     "docs/observe.md": "observe/test_page.py::test_every_command_of_the_page_ends_as_it_says",
     "docs/rollout.md": "splitctl/test_rollout_page.py::test_the_page_is_true",
     "docs/traffic.md": "services/test_smoke.py::test_every_command_of_the_page_does_what_it_says",

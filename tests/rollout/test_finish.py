@@ -13,6 +13,7 @@ import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
 from estate.cluster import DEPLOYMENT, ClusterConflict, Object
 from estate.config import Config, DeployConfig
@@ -36,6 +37,8 @@ from rollout.survey import Drift
 from rollout.tools import Tools
 from rollout.world import Ownership
 from rollout.written import FlagsKept, FlagsOvertaken, Unfenced
+from splitctl.main import app
+from tests.pages.commands import commands
 from tests.rollout.rig import DOMAIN, Killed, Rig
 from tests.rollout.rolling import RollingClock, RollingCluster
 from tests.rollout.way import row, verified
@@ -195,6 +198,18 @@ def write_end(config: Config, gateway: list[Object]) -> None:
     (place / "patch.yaml").write_text(yaml.safe_dump_all(changes), encoding="utf-8")
     text = "kind: Component\nresources: [all.yaml]\npatches: [{path: patch.yaml}]\n"
     (place / "kustomization.yaml").write_text(text, encoding="utf-8")
+
+
+def test_the_page_is_true(estate: Estate, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each command of docs/finish.md; the page calls the domain `checkout`."""
+    monkeypatch.setattr("estate.config.load", lambda _: estate.config)
+    monkeypatch.setattr("rollout.tools.Tools.of", lambda _: estate.tools)
+    monkeypatch.setattr("rollout.deploy.Site.of", lambda _: estate.site)
+    for command in commands("docs/finish.md"):
+        words = command.words(named=[("checkout", DOMAIN)])
+        typed = CliRunner().invoke(app, [*words, "--config", str(estate.config.path)])
+        command.ended(typed.exit_code, typed.output)
+    assert estate.is_as_before()
 
 
 def test_it_takes_the_flags_and_the_code_away_in_an_order_that_keeps_the_way_back(
