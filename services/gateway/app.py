@@ -27,7 +27,7 @@ from services.gateway.metrics import Metrics
 from services.gateway.peers import Peers
 from services.gateway.proxy import Answer, Header, Upstream, UpstreamDown, UpstreamSlow
 from services.gateway.sides import NobodyOwns, Sides
-from services.owner import CROSSING, DOMAINS
+from services.owner import CROSSING, DOMAINS, PASSED_ON
 
 LARGEST_BODY = 1024 * 1024
 IDENTITIES = (b"x-customer-id", b"x-guest-token")
@@ -96,15 +96,18 @@ class Gateway:
             self._following = asyncio.create_task(files.follow())
         self._loop = asyncio.get_running_loop()
         self._session = proxy.open_session()
-        old = Upstream(self._session, self.settings.order_url, "old")
-        self._sides = {
+        self._sides = self._both_sides(self._session)
+
+    def _both_sides(self, session: aiohttp.ClientSession) -> dict[str, Sides]:
+        old = Upstream(session, self.settings.order_url, "old")
+        found = {
             domain: Sides(
-                {"old": old, "new": Upstream(self._session, self.settings.new_urls[domain], "new")},
+                {"old": old, "new": Upstream(session, self.settings.new_urls[domain], "new")},
                 refusing=self.settings.owners_refuse,
             )
             for domain in self.doors
         }
-        self._sides["order"] = Sides({"old": old, "new": old}, refusing=False)
+        return {**found, "order": Sides({"old": old, "new": old}, refusing=False)}
 
     def interrupt(self, drain_s: float, end: Callable[[], None]) -> None:
         """Begin to stop, from a signal handler: nobody may be held by a gateway that goes.
@@ -159,15 +162,15 @@ class Gateway:
 
     async def _own(self, path: str, send: Send) -> None:
         if path == "/metrics":
-            await _send(send, Answer(200, [PLAIN_TYPE], self.metrics.text()))
+            await send_answer(send, Answer(200, [PLAIN_TYPE], self.metrics.text()))
         elif path == "/health/live":
-            await _send(send, _json(200, {"status": "live"}))
+            await send_answer(send, _json(200, {"status": "live"}))
         elif path == "/health/ready":
             ready = self._session is not None and not self._stopping
             status = {"status": "ready" if ready else "stopping"}
-            await _send(send, _json(200 if ready else 503, status))
+            await send_answer(send, _json(200 if ready else 503, status))
         else:
-            await _send(send, _json(404, {"error": "not found"}))
+            await send_answer(send, _json(404, {"error": "not found"}))
 
     async def _proxied(self, scope: Scope, receive: Receive, send: Send, domain: str) -> None:
         began = time.perf_counter()
@@ -176,7 +179,7 @@ class Gateway:
             request.body = await _body(request.has_body, receive)
             answer, side, served = await self._answer(request)
         except Refused as error:
-            await _send(send, _json(error.status, {"error": str(error)}))
+            await send_answer(send, _json(error.status, {"error": str(error)}))
             return
         except ConnectionAbortedError:
             return  # the customer left before the request was whole
@@ -184,11 +187,14 @@ class Gateway:
         answer.headers.append((b"x-served-by", f"{domain}/{side}/{served}".encode()))
         if self._stopping:
             answer.headers.append((b"connection", b"close"))
-        await _send(send, answer)
+        await send_answer(send, answer)
 
     async def _answer(self, request: "_Request") -> tuple[Answer, Side, int]:
         """The answer, the side that gave it, and the percentage served when it was sent there."""
         sides = self._sides[request.domain]
+        if sides.refusing:
+            # Whoever is refused is sent to the other side from here, and by nobody else.
+            request.headers = [*request.headers, (PASSED_ON.encode(), b"1")]
         door = self.doors.get(request.domain)
         visit: Visit | None = None
         buckets: tuple[int, ...] = ()
@@ -328,7 +334,8 @@ def _json(status: int, document: dict[str, str]) -> Answer:
     return Answer(status, [JSON_TYPE], json.dumps(document).encode())
 
 
-async def _send(send: Send, answer: Answer) -> None:
+async def send_answer(send: Send, answer: Answer) -> None:
+    """One whole answer to whoever asked."""
     headers = answer.headers
     if not any(name == b"content-length" for name, _ in headers):
         headers = [*headers, (b"content-length", str(len(answer.body)).encode())]
