@@ -1,8 +1,13 @@
-"""What the tool has to be allowed in the cluster; deploy/base/rbac.yaml grants just this."""
+"""What the tool has to be allowed in the cluster; deploy/base/rbac.yaml grants just this.
 
+Weights of a route need one rule more, which deploy/http-route/rbac.yaml grants.
+"""
+
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from estate.cluster import Cluster
+from estate.cluster import HTTP_ROUTE, Cluster
+from estate.config import Config
 
 
 @dataclass(frozen=True)
@@ -24,6 +29,19 @@ RULES = (
     Rule("", "pods", ("list",), "who is ready, and why somebody is not"),
     Rule("", "events", ("list",), "what the cluster says of a pod that does not come"),
 )
+ROUTES = (
+    Rule(HTTP_ROUTE.group, "httproutes", ("get", "patch"), "flags as weights of a route"),
+    Rule("", "services", ("get",), "which pods are behind a route"),
+    Rule("", "pods", ("list",), "the metrics pages of the pods behind a route"),
+)
+
+
+def rules_of(config: Config) -> tuple[Rule, ...]:
+    """What this estate needs, by what it deploys and where its flags stand."""
+    deploying = RULES if config.deploy is not None else ()
+    known = {(rule.group, rule.resource) for rule in deploying}
+    routes = ROUTES if config.gateway.driver == "http-route" else ()
+    return (*deploying, *(rule for rule in routes if (rule.group, rule.resource) not in known))
 
 
 @dataclass(frozen=True)
@@ -41,11 +59,11 @@ class Missing:
         )
 
 
-def missing(cluster: Cluster) -> list[Missing]:
+def missing(cluster: Cluster, rules: Sequence[Rule] = RULES) -> list[Missing]:
     """What we are not allowed, as the cluster itself answers."""
     return [
         Missing(rule, verb)
-        for rule in RULES
+        for rule in rules
         for verb in rule.verbs
         if not cluster.allowed(verb, rule.group, rule.resource)
     ]

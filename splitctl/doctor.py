@@ -63,7 +63,7 @@ def examine(config: Config) -> Examination:
     found = Examination()
     databases = {f"databases.{name}": partial(_database, config, name) for name in config.databases}
     others = {"gateway": partial(_gateways, config), "ledger": partial(_ledger, config)}
-    if config.deploy is not None:
+    if config.deploy is not None or config.gateway.driver == "http-route":
         others["cluster"] = partial(_cluster, config)
     silent, lacking = _ask({**databases, **others}, found)
     domains = {
@@ -181,6 +181,9 @@ def _gateways(config: Config) -> Examination:
             remedy = "Start it, or correct gateway.urls and gateway.token."
             if written is not None:
                 remedy = "Look at its pod, and at [cluster] and gateway.port."
+            if config.gateway.driver == "http-route":
+                reason = f"does not serve the route ({gateway.problem})"
+                remedy = f"Look at: kubectl get httproute {config.gateway.route} -o yaml"
             found.problems.append(Problem(f"gateway {gateway.url}", reason, remedy))
     return found
 
@@ -193,16 +196,18 @@ def _ledger(config: Config) -> Examination:
 
 
 def _cluster(config: Config) -> Examination:
-    """Whether the manifests can be used, and the cluster lets us do what they need."""
+    """Whether the manifests can be used, and the cluster lets us do what they and flags need."""
+    from estate.cluster import HTTP_ROUTE
     from estate.cluster import connect as reach
     from rollout import deploy, permissions
 
     found = Examination()
     cluster = reach(config)
-    rendered = deploy.rendered(config, cluster.namespace)
-    for lacking in permissions.missing(cluster):
+    rendered = [] if config.deploy is None else deploy.rendered(config, cluster.namespace)
+    for lacking in permissions.missing(cluster, permissions.rules_of(config)):
         reason = f"in namespace {cluster.namespace} this rule is missing: {lacking}"
-        remedy = "An administrator adds it; deploy/base/rbac.yaml has all of them."
+        folder = "http-route" if lacking.rule.group == HTTP_ROUTE.group else "base"
+        remedy = f"An administrator adds it; deploy/{folder}/rbac.yaml has all of them."
         found.problems.append(Problem("cluster", reason, remedy))
     if not found.problems:
         found.healthy.append(

@@ -60,8 +60,11 @@ class Cluster(Protocol):
         force: take fields from other managers; dry_run: only say what would become of it.
         """
 
-    def patch(self, kind: Kind, name: str, change: Object) -> Object:
-        """JSON merge patch. Raises ClusterLacks."""
+    def patch(self, kind: Kind, name: str, change: Object, *, manager: str = MANAGER) -> Object:
+        """JSON merge patch: lists are replaced as a whole. Raises ClusterLacks.
+
+        With a resourceVersion in it, it raises ClusterChanged when the object has another.
+        """
 
     def delete(self, kind: Kind, name: str) -> None:
         """Delete an object; nothing happens when it is gone."""
@@ -123,6 +126,28 @@ class Cluster(Protocol):
 
         found = needed(self, DEPLOYMENT, deployment)
         return Deployment.of(_flagged(self, DEPLOYMENT, found, changed, force))
+
+    def edit(
+        self, kind: Kind, name: str, changed: Callable[[Object], Object], *, manager: str
+    ) -> Object:
+        """Patch exactly what was read; read again when it has changed meanwhile.
+
+        `changed` makes the merge patch of what stands, and may raise: then nothing is changed. For
+        fields of which no part can be applied, such as a list that belongs to one manager.
+        Raises ClusterLacks, ClusterChanged.
+        """
+        for attempt in range(ATTEMPTS):
+            found = needed(self, kind, name)
+            change = changed(found)
+            version = {"resourceVersion": found["metadata"]["resourceVersion"]}
+            metadata = {**change.get("metadata", {}), **version}
+            try:
+                return self.patch(kind, name, {**change, "metadata": metadata}, manager=manager)
+            except ClusterChanged:
+                if attempt == ATTEMPTS - 1:
+                    raise
+                time.sleep(PAUSE_S * (attempt + random.random()))
+        raise AssertionError("unreachable")
 
     def patch_config_map(
         self,

@@ -23,6 +23,7 @@ from estate.config.sections import (
     VerifyConfig,
 )
 from estate.config.traffic import (
+    BackendsConfig,
     FenceConfig,
     GatewayConfig,
     PhaseConfig,
@@ -33,6 +34,7 @@ from estate.config.values import BUCKETS, StrayRule, parse_duration
 
 __all__ = [
     "BUCKETS",
+    "BackendsConfig",
     "BackfillConfig",
     "ClusterConfig",
     "Config",

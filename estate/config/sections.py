@@ -16,6 +16,7 @@ from estate.config.model import Model, beside
 from estate.config.notices import NotifyConfig
 from estate.config.observing import ObserveConfig
 from estate.config.traffic import (
+    BackendsConfig,
     FenceConfig,
     GatewayConfig,
     PhaseConfig,
@@ -108,7 +109,8 @@ class DomainConfig(Model):
     """A slice that moves together: two sides, flags, phases and mappings both ways.
 
     `flag`, `percentage` and `epoch` are what the gateways call them. Without a name of its own the
-    epoch stands beside the percentage: a gateway need not know it.
+    epoch stands beside the percentage: a gateway need not know it. `backends` are the Services
+    whose weights stand for them, where a Gateway API route sends customers to a side.
     """
 
     name: str = ""
@@ -117,6 +119,7 @@ class DomainConfig(Model):
     flag: str
     percentage: str
     epoch: str = ""
+    backends: BackendsConfig | None = None
     phases: list[PhaseConfig] = Field(min_length=1)
     forward: list[MappingConfig] = Field(min_length=1)
     reverse: list[MappingConfig] = Field(min_length=1)
