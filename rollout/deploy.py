@@ -13,6 +13,7 @@ import httpx
 
 from estate.cluster import (
     DEPLOYMENT,
+    HTTP_ROUTE,
     MANAGER,
     Cluster,
     Kind,
@@ -21,6 +22,7 @@ from estate.cluster import (
     owned,
     united,
 )
+from estate.cluster.protocol import over_our_own
 from estate.config import Config, DeployConfig
 from estate.errors import ExitCode, SplitctlError
 from rollout import manifests, rollouts
@@ -33,7 +35,7 @@ from rollout.deploy_report import (
     Planned,
 )
 from rollout.differences import differences
-from rollout.kept_flags import flag_names, keep_flags
+from rollout.kept_flags import keep_flags
 from rollout.rollouts import RolloutState
 
 if TYPE_CHECKING:
@@ -115,26 +117,34 @@ def _planned(
     config: Config, cluster: Cluster, wanted: Iterable[Object], force: bool
 ) -> list[Planned]:
     """Each object against what stands, by the server's own dry run. Raises ClusterConflict."""
-    names = flag_names(config)
-    return [_plan_one(cluster, manifest, names, force) for manifest in wanted]
+    return [_plan_one(config, cluster, manifest, force) for manifest in wanted]
 
 
-def _plan_one(cluster: Cluster, manifest: Object, flags: frozenset[str], force: bool) -> Planned:
+def _plan_one(config: Config, cluster: Cluster, manifest: Object, force: bool) -> Planned:
     kind, name = Kind.of(manifest), manifest["metadata"]["name"]
     live = cluster.get(kind, name)
     if live is not None:
-        manifest = keep_flags(manifest, live, flags)
-    after = cluster.apply(manifest, force=force, dry_run=True)
+        manifest = keep_flags(manifest, live, config)
+    after = _apply(cluster, manifest, force=force, dry_run=True)
     if live is None:
         return Planned(manifest, None, ObjectChange(kind.name, name, "new"))
     mine, then = owned(live, MANAGER), owned(after, MANAGER)
     changed = differences(live, after)
-    # A field that we would only hold less, as a flag that a step has taken over, is no change.
-    same = not changed and united(mine, then) == mine
+    # A field that we would only hold less, as a flag that a step has taken over, is no change; the
+    # rules of a route, which go to and fro as a whole, are none either.
+    same = not changed and (kind == HTTP_ROUTE or united(mine, then) == mine)
     state: Any = "same" if same else "changed"
     # With what is taken from others, so that an undo gives that back too.
     before = extract(live, united(mine, then))
     return Planned(manifest, before, ObjectChange(kind.name, name, state, changed))
+
+
+def _apply(cluster: Cluster, manifest: Object, *, force: bool, dry_run: bool = False) -> Object:
+    """The rules of a route belong as a whole to who changed them last: to a step, say. With the
+    weights as they are live a manifest may go over that."""
+    if Kind.of(manifest) == HTTP_ROUTE:
+        return over_our_own(cluster, manifest, manager=MANAGER, force=force, dry_run=dry_run)
+    return cluster.apply(manifest, force=force, dry_run=dry_run)
 
 
 def _perform(
@@ -164,7 +174,7 @@ def _perform(
     try:
         for planned in todo:
             on_progress(f"{planned.change.state}: {planned.kind.name} {planned.name}")
-            site.cluster.apply(planned.manifest, force=force)
+            _apply(site.cluster, planned.manifest, force=force)
             applied.append(f"{planned.kind.name} {planned.name}")
         deleted = [_delete(site.cluster, manifest, on_progress) for manifest in doomed]
     except SplitctlError as error:

@@ -3,8 +3,18 @@
 from copy import deepcopy
 from typing import Any
 
-from estate.cluster import CONFIG_MAP, DEPLOYMENT, MANAGER, Kind, Object, owners
+from estate.cluster import (
+    CONFIG_MAP,
+    DEPLOYMENT,
+    HTTP_ROUTE,
+    MANAGER,
+    Kind,
+    Object,
+    Route,
+    owners,
+)
 from estate.config import Config
+from rollout.routes import backends_of
 
 
 def flag_names(config: Config) -> frozenset[str]:
@@ -13,13 +23,15 @@ def flag_names(config: Config) -> frozenset[str]:
     return frozenset(name for domain in domains for name in (domain.flag, domain.percentage))
 
 
-def keep_flags(manifest: Object, live: Object, names: frozenset[str]) -> Object:
+def keep_flags(manifest: Object, live: Object, config: Config) -> Object:
     """The manifest with each flag as it is live.
 
     One that is not ours any more, because a step has set it, is left out: applied again, it would
     be ours too, and hold up the next step.
     """
-    kept = deepcopy(manifest)
+    kept, names = deepcopy(manifest), flag_names(config)
+    if Kind.of(manifest) == HTTP_ROUTE:
+        kept.get("spec", {})["rules"] = _weighted(kept, live, config)
     mine = [owner for owner in owners(live) if owner.manager == MANAGER]
     if Kind.of(manifest) == CONFIG_MAP:
         ours = {key for owner in mine for key in owner.data}
@@ -36,6 +48,19 @@ def keep_flags(manifest: Object, live: Object, names: frozenset[str]) -> Object:
             if left := _kept(wanted, found, names, ours):
                 container["env"] = list(left.values())
     return kept
+
+
+def _weighted(manifest: Object, live: Object, config: Config) -> list[Object]:
+    """The rules of a route with each domain's weights as they are live."""
+    stands, rules = Route.of(live).rules, []
+    for rule in Route.of(manifest).rules:
+        weights: dict[str, int] = {}
+        for backends in backends_of(config).values():
+            there = [old.weights for old in stands if backends.new in old.weights]
+            if backends.new in rule.weights and there:
+                weights |= there[0]
+        rules.append(rule.weighted(weights) if weights else rule.raw)
+    return rules
 
 
 def _containers(deployment: Object) -> list[Any]:

@@ -48,9 +48,11 @@ def epoch_key(domain: str) -> str:
 
 
 def backends_of(config: Config) -> dict[str, BackendsConfig]:
-    """The Services of each domain."""
+    """The Services of each domain, where a route sends customers to them; else none."""
+    if config.gateway.driver != "http-route":
+        return {}
     found = {name: domain.backends for name, domain in config.domains.items()}
-    # Where a route is the driver, the configuration has seen to it that each domain has them.
+    # The configuration has seen to it that each domain has them.
     return {name: backends for name, backends in found.items() if backends is not None}
 
 

@@ -198,7 +198,7 @@ def _flagged(
             **changed(found),
         }
         try:
-            return _over_our_own(cluster, manifest, force)
+            return over_our_own(cluster, manifest, manager=FLAGS_MANAGER, force=force)
         except ClusterChanged:
             if attempt == ATTEMPTS - 1:
                 raise
@@ -207,11 +207,16 @@ def _flagged(
     raise AssertionError("unreachable")
 
 
-def _over_our_own(cluster: Cluster, manifest: Object, force: bool) -> Object:
-    """Flags go over the first values that our own manifests gave them, over nobody else's."""
+def over_our_own(
+    cluster: Cluster, manifest: Object, *, manager: str, force: bool = False, dry_run: bool = False
+) -> Object:
+    """Apply over what the tool has set itself, over nobody else's. Raises ClusterConflict.
+
+    So flags go over the first values that our own manifests gave them.
+    """
     try:
-        return cluster.apply(manifest, manager=FLAGS_MANAGER, force=force)
+        return cluster.apply(manifest, manager=manager, force=force, dry_run=dry_run)
     except ClusterConflict as conflict:
         if not OURS.issuperset(conflict.facts["managers"].split(", ")):
             raise
-        return cluster.apply(manifest, manager=FLAGS_MANAGER, force=True)
+        return cluster.apply(manifest, manager=manager, force=True, dry_run=dry_run)

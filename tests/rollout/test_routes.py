@@ -1,5 +1,7 @@
 """Weights of a Gateway API route as flags: what is asked, what is served, who else changed it."""
 
+from contextlib import nullcontext
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -289,7 +291,7 @@ def test_customers_are_back_before_any_controller_has_followed(
 ) -> None:
     rig = at_ten(cluster)
     cluster.says = None
-    tools: Tools = rig.tools(None)
+    tools: Tools = rig.tools(nullcontext)
     tools.written, tools.refusing = flags(cluster), True
     tools.flags = Unfenced(tools.written, 60.0, rig.clock, rig.clock.sleep)
     (done,) = rollback(config, tools=tools).rollbacks
