@@ -1,6 +1,8 @@
 """Weights of a Gateway API route as flags: what is asked, what is served, who else changed it."""
 
+import threading
 from contextlib import nullcontext
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 from hypothesis import given
@@ -21,6 +23,7 @@ from rollout.routes import BackendPods, RouteUnfit, epoch_key, percentage_of
 from rollout.step_plan import StepPlan
 from rollout.tools import Tools
 from rollout.written import FlagsOvertaken, Unfenced
+from splitctl import doctor
 from tests.rollout.rig import DOMAIN, Rig
 from tests.rollout.route import ACCEPTED, ROUTE, RouteCluster, backends, flags, manifest, status_of
 
@@ -339,13 +342,17 @@ def service(name: str, **selector: str) -> Object:
     }
 
 
-def pod(name: str, app: str, phase: str = "Running") -> Object:
+def pod(name: str, app: str, phase: str = "Running", ip: str = "10.0.0.1") -> Object:
     return {
         "apiVersion": "v1",
         "kind": "Pod",
         "metadata": {"name": name, "labels": {"app": app}},
         "spec": {"containers": []},
-        "status": {"phase": phase, "podIP": "10.0.0.1"},
+        "status": {
+            "phase": phase,
+            "podIP": ip,
+            "conditions": [{"type": "Ready", "status": "True"}],
+        },
     }
 
 
@@ -365,3 +372,33 @@ def test_a_service_that_is_not_there_leaves_no_evidence(config: Config) -> None:
     snapshot: Snapshot = PodMetrics(BackendPods(MemoryCluster(), config)).scrape()
     assert not snapshot.complete
     assert "Service new" in snapshot.problems["cluster"]
+
+
+class Page(BaseHTTPRequestHandler):
+    """Of a service that refuses, and counts nothing."""
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(b"service_requests_total 7\n")
+
+    def log_message(self, *_: object) -> None:
+        """Nothing."""
+
+
+def test_doctor_names_a_service_that_does_not_pass_on(
+    cluster: RouteCluster, config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for one in (service("old", app="old"), service("new", app="new")):
+        cluster.put(one)
+    cluster.put(pod("old-1", "old", ip="127.0.0.1"))
+    monkeypatch.setattr("estate.cluster.connect", lambda _: cluster)
+    with ThreadingHTTPServer(("127.0.0.1", 0), Page) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        port = config.gateway.model_copy(update={"port": server.server_port})
+        found = doctor._gateways(config.model_copy(update={"gateway": port}))
+        server.shutdown()
+    assert found.healthy == ["gateway edge at gateway edge"]
+    (problem,) = found.problems
+    assert "it has no counter gateway_requests_total" in problem.reason
+    assert "passes on" in problem.remedy
