@@ -9,8 +9,8 @@ passed on twice.
 It counts as a gateway does, each request once, where it came in, by the side that answered it.
 """
 
+import logging
 from collections.abc import Iterable, Mapping, MutableMapping
-from contextlib import suppress
 from typing import Any
 from urllib.parse import unquote
 
@@ -30,6 +30,8 @@ from services.gateway.proxy import (
 )
 from services.gateway.sides import Sides, opposite
 from services.owner import DOMAINS, PASSED_ON, Side
+
+log = logging.getLogger("services")
 
 
 class Here:
@@ -71,9 +73,11 @@ class Here:
             else:
                 parts.append(message.get("body", b""))
 
-        # What the framework could not handle it has answered, and logged, before it raises.
-        with suppress(Exception):
+        try:
             await self._app(scope, receive, send)
+        except Exception:
+            # What the framework could not handle it has answered before it raises.
+            log.exception("%s %s failed", method, path)
         if not status:
             raise UpstreamDown("the service gave no answer")
         return Answer(status, kept, b"".join(parts), self._side)
@@ -113,11 +117,7 @@ class InFront(Gateway):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI."""
         if scope["type"] == "lifespan":
-            await self.start()
-            try:
-                await self._app(scope, receive, send)
-            finally:
-                await self.stop()
+            await self._app(scope, self._around(receive), send)
         elif scope["type"] == "http" and scope["path"] == "/metrics":
             page = await self._here.call("GET", "/metrics", scope["headers"], b"")
             await send_answer(
@@ -127,6 +127,16 @@ class InFront(Gateway):
             await self._proxied(scope, receive, send, domain)
         else:
             await self._app(scope, receive, send)
+
+    def _around(self, receive: Receive) -> Receive:
+        """It begins before the service, and ends before it: what is under way needs the service."""
+
+        async def received() -> MutableMapping[str, Any]:
+            message = await receive()
+            await (self.start() if message["type"] == "lifespan.startup" else self.stop())
+            return message
+
+        return received
 
     def _coming_in(self, scope: Scope) -> str | None:
         """The domain of a request that came from outside, and may have to be passed on."""

@@ -200,7 +200,7 @@ def test_newer_flags_stay_and_so_do_others_than_expected(cluster: RouteCluster) 
     assert cluster.rules[0] == {"old": 100, "new": 0}
 
 
-def test_what_a_controller_writes_meanwhile_is_kept(
+def test_what_somebody_else_writes_meanwhile_is_kept(
     cluster: RouteCluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     patch, busy = cluster.patch, iter([True, False])
@@ -209,12 +209,14 @@ def test_what_a_controller_writes_meanwhile_is_kept(
         if next(busy):
             found = cluster.route.raw
             found["metadata"]["annotations"]["others"] = "new"
+            found["spec"]["rules"][0]["matches"] = []
             cluster.put(found)
         return patch(*arguments, **named)  # type: ignore[arg-type]
 
     monkeypatch.setattr(cluster, "patch", meets)
     flags(cluster).write(DOMAIN, FIFTY)
     assert cluster.rules[0] == {"old": 50, "new": 50}
+    assert cluster.route.rules[0].raw["matches"] == []
     assert cluster.route.annotations == {epoch_key(DOMAIN): "5", "others": "new"}
 
 
