@@ -107,15 +107,29 @@ class HttpRouteFlags:
         self._cluster.edit(HTTP_ROUTE, self._route, changed, manager=FLAGS_MANAGER)
 
     def served(self) -> list[GatewayFlags]:
-        """What each gateway that the route hangs at has accepted."""
+        """What each gateway that the route hangs at has accepted, of the domains that it fits."""
         try:
             route = Route.of(needed(self._cluster, HTTP_ROUTE, self._route))
-            asked = {domain: self._asked(route, domain) for domain in self._backends}
         except SplitctlError as error:
             return [GatewayFlags("cluster", reachable=False, problem=str(error))]
-        found = [at for gateway in route.gateways().items() for at in _accepted(*gateway, asked)]
-        why = f"HTTPRoute {self._route} hangs at no gateway"
-        return found or [GatewayFlags(self._route, reachable=False, problem=why)]
+        asked: dict[str, list[DomainFlags]] = {}
+        unfit: list[str] = []
+        for domain in self._backends:
+            try:
+                asked[domain] = self._asked(route, domain)
+            except RouteUnfit as error:
+                unfit.append(str(error))
+        gateways = route.gateways()
+        if not gateways:
+            unfit.append(f"HTTPRoute {self._route} hangs at no gateway")
+        problem = "; ".join(unfit) or None
+        if not (gateways and asked):
+            return [GatewayFlags(f"route {self._route}", reachable=False, problem=problem)]
+        return [
+            replace(at, problem=at.problem or problem)
+            for gateway, reasons in gateways.items()
+            for at in _accepted(gateway, reasons, asked)
+        ]
 
     def unsettled(self, domain: str, flags: DomainFlags) -> list[str]:
         """Rules with other weights, and gateways that have not accepted them, with reasons."""

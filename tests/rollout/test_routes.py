@@ -189,6 +189,16 @@ def test_a_route_that_does_not_fit_is_named_and_left_as_it_is(
     assert told in flags(cluster).unsettled(DOMAIN, FIFTY)[0]
 
 
+def test_a_domain_that_does_not_fit_is_in_no_other_domains_way() -> None:
+    cluster = RouteCluster(manifest(backends(90, 10)))
+    driver = flags(cluster, e=BackendsConfig(old="old", new="gone"))
+    assert driver.unsettled(DOMAIN, DomainFlags(True, 10, 0)) == []
+    (told,) = driver.unsettled("e", DomainFlags(True, 10, 0))
+    assert "no rule has Service gone among its backends" in told
+    driver.write(DOMAIN, FIFTY)
+    assert cluster.rules[0] == {"old": 50, "new": 50}
+
+
 def test_newer_flags_stay_and_so_do_others_than_expected(cluster: RouteCluster) -> None:
     driver = flags(cluster)
     with pytest.raises(FlagsOvertaken):
