@@ -198,9 +198,7 @@ class Runner:
         failed = [i for i in self.on_new if i.subject.decision.move is Move.ROLL_BACK]
         for item in failed:
             why = item.subject.decision.reason
-            result = rollback(
-                self._config, [item.name], why={item.name: why}, tools=self._tools
-            )
+            result = rollback(self._config, [item.name], why={item.name: why}, tools=self._tools)
             self._rollbacks += result.to_json()["rollbacks"]
             item.percentage, item.over = 0, ExitCode.ROLLED_BACK
             item.say(State.ROLLED_BACK, why, f"splitctl verify run --domain {item.name}")
