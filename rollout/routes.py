@@ -10,7 +10,7 @@ list next has it, and is named.
 """
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 
 from estate.cluster import (
@@ -28,7 +28,7 @@ from estate.config import BackendsConfig, Config
 from estate.errors import ExitCode, SplitctlError
 from rollout.flags import DomainFlags, GatewayFlags
 from rollout.pods import page_of, pods_alive
-from rollout.written import differing, may_follow
+from rollout.written import FlagsOvertaken, differing, may_follow
 
 # A controller sees the change at once, and its proxies soon after.
 ESTIMATED_S = 5.0
@@ -93,15 +93,56 @@ class HttpRouteFlags:
 
         Raises FlagsOvertaken, RouteUnfit, and what a cluster raises.
         """
+
+        def check(route: Route) -> None:
+            may_follow(domain, self._asked(route, domain)[0], flags, expecting)
+
+        self._patch(domain, flags.served, str(flags.epoch), check)
+
+    def stands(self, domain: str) -> DomainFlags | None:
+        """What a command has written; None where none has, or the flags were taken away.
+
+        Raises RouteUnfit, and what a cluster raises.
+        """
+        return self._written(Route.of(needed(self._cluster, HTTP_ROUTE, self._route)), domain)
+
+    def remove(self, domain: str, expecting: DomainFlags) -> None:
+        """Everybody to the new Service for good, and no epoch. Raises FlagsOvertaken."""
+
+        def check(route: Route) -> None:
+            may_follow(domain, self._asked(route, domain)[0], expecting, expecting)
+
+        self._patch(domain, 100, None, check)
+
+    def restore(self, domain: str, flags: DomainFlags) -> None:
+        """Ask for these flags, only where none stand. Raises FlagsOvertaken."""
+
+        def check(route: Route) -> None:
+            stands = self._written(route, domain)
+            if stands is not None:
+                raise FlagsOvertaken(domain=domain, percentage=stands.served, epoch=stands.epoch)
+
+        self._patch(domain, flags.served, str(flags.epoch), check)
+
+    def unflagged(self, domain: str) -> list[str]:
+        """What is missing until every gateway sends everybody to the new Service, without flags."""
+        return differing(self.served(), domain, DomainFlags(True, 100, 0))
+
+    def _written(self, route: Route, domain: str) -> DomainFlags | None:
+        return self._asked(route, domain)[0] if epoch_key(domain) in route.annotations else None
+
+    def _patch(
+        self, domain: str, percentage: int, epoch: str | None, check: Callable[[Route], None]
+    ) -> None:
         backends = self._backends[domain]
-        weights = {backends.new: flags.served, backends.old: 100 - flags.served}
+        weights = {backends.new: percentage, backends.old: 100 - percentage}
 
         def changed(found: Object) -> Object:
             route = Route.of(found)
             mine = rules_of(route, domain, backends)
-            may_follow(domain, self._asked(route, domain)[0], flags, expecting)
+            check(route)
             rules = [rule.weighted(weights) if rule in mine else rule.raw for rule in route.rules]
-            annotations = {epoch_key(domain): str(flags.epoch)}
+            annotations = {epoch_key(domain): epoch}
             return {"metadata": {"annotations": annotations}, "spec": {"rules": rules}}
 
         self._cluster.edit(HTTP_ROUTE, self._route, changed, manager=FLAGS_MANAGER)

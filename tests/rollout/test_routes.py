@@ -210,6 +210,24 @@ def test_newer_flags_stay_and_so_do_others_than_expected(cluster: RouteCluster) 
     assert cluster.rules[0] == {"old": 100, "new": 0}
 
 
+def test_flags_that_are_taken_away_leave_everybody_with_the_new_service(
+    cluster: RouteCluster,
+) -> None:
+    driver = flags(cluster)
+    assert driver.stands(DOMAIN) == TEN
+    with pytest.raises(FlagsOvertaken):
+        driver.remove(DOMAIN, FIFTY)
+    with pytest.raises(FlagsOvertaken):
+        driver.restore(DOMAIN, FIFTY)
+    driver.remove(DOMAIN, TEN)
+    assert driver.unflagged(DOMAIN) != []
+    cluster.control()
+    assert (driver.stands(DOMAIN), driver.unflagged(DOMAIN)) == (None, [])
+    assert cluster.rules == [{"old": 0, "new": 100}, {"old": 1}]
+    driver.restore(DOMAIN, FIFTY)
+    assert driver.stands(DOMAIN) == FIFTY
+
+
 def test_what_somebody_else_writes_meanwhile_is_kept(
     cluster: RouteCluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
