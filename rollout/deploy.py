@@ -15,7 +15,7 @@ from estate.cluster import DEPLOYMENT, Cluster, Kind, Object
 from estate.config import Config
 from estate.errors import ExitCode, SplitctlError
 from rollout import rollouts
-from rollout.deploy_planning import overlay, planned, rendered, settings
+from rollout.deploy_planning import as_ours, overlay, planned, rendered, settings
 from rollout.deploy_report import (
     Deployed,
     DeployPlan,
@@ -122,7 +122,7 @@ def _perform(
     try:
         for planned in todo:
             on_progress(f"{planned.change.state}: {planned.kind.name} {planned.name}")
-            site.cluster.apply(planned.manifest, force=force)
+            as_ours(site.cluster, planned.manifest, force=force)
             applied.append(f"{planned.kind.name} {planned.name}")
         deleted = [_delete(site.cluster, manifest, on_progress) for manifest in doomed]
     except SplitctlError as error:

@@ -3,7 +3,8 @@
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from estate.cluster import MANAGER, Cluster, Kind, Object, extract, owned, united
+from estate.cluster import HTTP_ROUTE, MANAGER, Cluster, Kind, Object, extract, owned, united
+from estate.cluster.protocol import over_our_own
 from estate.config import Config, DeployConfig
 from estate.errors import ExitCode, SplitctlError
 from rollout import manifests
@@ -68,14 +69,28 @@ def _plan_one(cluster: Cluster, manifest: Object, flags: FlagNames, force: bool)
     live = cluster.get(kind, name)
     if live is not None:
         manifest = keep_flags(manifest, live, flags)
-    after = cluster.apply(manifest, force=force, dry_run=True)
+    after = as_ours(cluster, manifest, force=force, dry_run=True)
     if live is None:
         return Planned(manifest, None, ObjectChange(kind.name, name, "new"))
     mine, then = owned(live, MANAGER), owned(after, MANAGER)
     changed = differences(live, after)
-    # A field that we would only hold less, as a flag that a step has taken over, is no change.
-    same = not changed and united(mine, then) == mine
+    # A field that we would only hold less, as a flag that a step has taken over, is no change; the
+    # rules of a route, which go to and fro as a whole, are none either.
+    same = not changed and (kind == HTTP_ROUTE or united(mine, then) == mine)
     state: Any = "same" if same else "changed"
     # With what is taken from others, so that an undo gives that back too.
     before = extract(live, united(mine, then))
     return Planned(manifest, before, ObjectChange(kind.name, name, state, changed))
+
+
+def as_ours(
+    cluster: Cluster, manifest: Object, *, force: bool = False, dry_run: bool = False
+) -> Object:
+    """Apply an object as ours; returns it as it is then. Raises what a cluster raises.
+
+    The rules of a route belong as a whole to who changed them last: to a step, say. With the
+    weights as they are live a manifest may go over that.
+    """
+    if Kind.of(manifest) == HTTP_ROUTE:
+        return over_our_own(cluster, manifest, manager=MANAGER, force=force, dry_run=dry_run)
+    return cluster.apply(manifest, force=force, dry_run=dry_run)

@@ -3,7 +3,15 @@
 https://kubernetes.io/docs/reference/using-api/server-side-apply/#field-management
 """
 
-from estate.cluster import CONFIG_MAP, DEPLOYMENT, FLAGS_MANAGER, Cluster, FieldOwner, Kind
+from estate.cluster import (
+    CONFIG_MAP,
+    DEPLOYMENT,
+    FLAGS_MANAGER,
+    HTTP_ROUTE,
+    Cluster,
+    FieldOwner,
+    Kind,
+)
 from estate.config import Config
 from estate.errors import SplitctlError
 
@@ -15,6 +23,12 @@ GITOPS = {
     "fluxcd": "Flux",
     "fleet": "Fleet",
 }
+# What becomes of it where such a tool applies it.
+LEAVE = {
+    DEPLOYMENT: "take it out there",
+    CONFIG_MAP: "take it out there",
+    HTTP_ROUTE: "let it ignore the weights (docs/drivers.md)",
+}
 
 
 class FieldManagers:
@@ -25,27 +39,42 @@ class FieldManagers:
 
     def who(self, domain: str) -> list[str]:
         """A sentence for each other manager; none when the cluster cannot be asked."""
-        gateway, settings = self._config.gateway, self._config.domains[domain]
-        ours = {settings.flag, settings.percentage, settings.epoch_name}
-        kind: Kind = CONFIG_MAP if gateway.driver == "config-map" else DEPLOYMENT
-        name = gateway.config_map if gateway.driver == "config-map" else gateway.deployment
+        kind, name = self._place()
         try:
             owners = self._cluster.managed_fields(kind, name or "")
         except SplitctlError:
             return []
         told = []
         for owner in owners:
-            held = {name for container, name in owner.env if container == gateway.container}
-            found = sorted((held | owner.data) & ours)
+            found = self._held(owner, domain)
             if found and owner.manager != FLAGS_MANAGER:
-                told.append(_sentence(owner, found))
+                told.append(_sentence(owner, found, LEAVE[kind]))
         return told
 
+    def _place(self) -> tuple[Kind, str | None]:
+        gateway = self._config.gateway
+        if gateway.driver == "http-route":
+            return HTTP_ROUTE, gateway.route
+        if gateway.driver == "config-map":
+            return CONFIG_MAP, gateway.config_map
+        return DEPLOYMENT, gateway.deployment
 
-def _sentence(owner: FieldOwner, names: list[str]) -> str:
+    def _held(self, owner: FieldOwner, domain: str) -> list[str]:
+        """Which of a domain's flags this manager has set."""
+        gateway, settings = self._config.gateway, self._config.domains[domain]
+        if gateway.driver == "http-route":
+            # The rules are one list, which belongs as a whole to whoever changed it last.
+            rules = "f:rules" in owner.fields.get("f:spec", {})
+            return [f"HTTPRoute {gateway.route}: spec.rules"] if rules else []
+        held = {name for container, name in owner.env if container == gateway.container}
+        ours = {settings.flag, settings.percentage, settings.epoch_name}
+        return sorted((held | owner.data) & ours)
+
+
+def _sentence(owner: FieldOwner, names: list[str], leave: str) -> str:
     at = f" at {owner.at:%Y-%m-%d %H:%M:%S} UTC" if owner.at is not None else ""
     told = f"{', '.join(names)} was set by {owner.manager}{at}"
     for word, tool in GITOPS.items():
         if word in owner.manager.lower():
-            return f"{told}: {tool} puts back what stands in Git, so take it out there"
+            return f"{told}: {tool} puts back what stands in Git, so {leave}"
     return told

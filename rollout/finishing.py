@@ -14,7 +14,7 @@ from estate.errors import ExitCode, SplitctlError
 from estate.ledger import ActRecord, Ledger, Rollout
 from rollout import evidence, phases, rollouts
 from rollout.deploy import Site, asked, silent
-from rollout.deploy_planning import overlay, planned, settings
+from rollout.deploy_planning import as_ours, overlay, planned, settings
 from rollout.deploy_report import Planned
 from rollout.finish_course import Course, course_of
 from rollout.finish_parts import Name, Part
@@ -279,7 +279,7 @@ def _do(
     found = _objects(config, course, part, site)
     todo = [one for one in found if one.change.state != "same"]
     for one in todo:
-        site.cluster.apply(one.manifest)
+        as_ours(site.cluster, one.manifest)
     changed = [f"{one.change.state} {one.kind.name} {one.name}" for one in todo]
     for manifest in part.deletes:
         if site.cluster.get(Kind.of(manifest), _name(manifest)) is not None:

@@ -11,12 +11,14 @@ class Way:
 
     takes_s: for how long gateways differ, None where a fence keeps them from it
     refusing: services refuse whom they do not own; budget_ms: the longest that anybody waits
+    by_chance: a request's first side is chosen without a look at its customer
     """
 
     driver: str
     takes_s: float | None
     refusing: bool
     budget_ms: int
+    by_chance: bool = False
 
 
 def movers_per_s(plan: StepPlan, requests: float, seconds: float) -> float | None:
@@ -33,6 +35,15 @@ def strays_at_most(way: Way, per_s: float | None) -> int | None:
     return None if per_s is None else round(way.takes_s * per_s)
 
 
+def extra_hops(percentage: int) -> float:
+    """The share of requests (0..1) that are passed on when weights choose the first side.
+
+    To the new side go p of all requests, and p of all customers belong there, whoever they are.
+    """
+    p = percentage / 100
+    return 2 * p * (1 - p)
+
+
 def sentences(plan: StepPlan, way: Way, per_s: float | None) -> list[str]:
     """For a person: who moves, who waits, who may alternate, and what another driver would do."""
     share = (plan.high - plan.low) / 100
@@ -47,6 +58,12 @@ def sentences(plan: StepPlan, way: Way, per_s: float | None) -> list[str]:
             f"nobody alternates: services refuse whom they do not own; {waits}, while the owner "
             "moves; no strays are expected"
         )
+        if way.by_chance:
+            hops = 100 * extra_hops(plan.to_percentage)
+            told.append(
+                f"weights know no customer: at {plan.to_percentage} % some {hops:.0f} % of the "
+                "requests take a hop more, from one service to the other"
+            )
         return told
     most = strays_at_most(way, per_s)
     number = "as many strays as they write" if most is None else f"up to {most:,} strays"

@@ -20,6 +20,11 @@ def written_of(config: Config) -> Written | None:
     from estate.cluster import connect
     from rollout.pods import ConfigMapFlags, EnvironmentFlags, GatewayPods
 
+    if gateway.driver == "http-route":
+        from rollout.routes import HttpRouteFlags, backends_of
+
+        assert gateway.route is not None  # the configuration has seen to it
+        return HttpRouteFlags(connect(config), gateway.route, backends_of(config))
     pods = GatewayPods(connect(config), config)
     if gateway.driver == "config-map":
         assert gateway.config_map is not None  # the configuration has seen to it
@@ -56,4 +61,8 @@ def metrics_of(config: Config) -> Metrics:
     from estate.cluster import connect
     from rollout.pods import GatewayPods, PodMetrics
 
+    if config.gateway.driver == "http-route":
+        from rollout.routes import BackendPods
+
+        return PodMetrics(BackendPods(connect(config), config))
     return PodMetrics(GatewayPods(connect(config), config))

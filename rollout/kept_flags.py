@@ -3,13 +3,23 @@
 Nor does a deployment say which side is a gateway's default: that is moved by `rollout finish`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import Any
 
-from estate.cluster import CONFIG_MAP, DEPLOYMENT, MANAGER, Kind, Object, owners
-from estate.config import Config
+from estate.cluster import (
+    CONFIG_MAP,
+    DEPLOYMENT,
+    HTTP_ROUTE,
+    MANAGER,
+    Kind,
+    Object,
+    Route,
+    owners,
+)
+from estate.config import BackendsConfig, Config
+from rollout.routes import backends_of
 
 
 @dataclass(frozen=True)
@@ -17,10 +27,12 @@ class FlagNames:
     """What the gateways call the switches and percentages of all domains.
 
     defaults: the variable that stands in for a domain's flags, and these
+    backends: whose weights in a route are a domain's percentage
     """
 
     flags: frozenset[str]
     defaults: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    backends: Sequence[BackendsConfig] = ()
 
 
 def flag_names(config: Config, *, moving: str = "") -> FlagNames:
@@ -31,7 +43,8 @@ def flag_names(config: Config, *, moving: str = "") -> FlagNames:
         for name, domain in config.domains.items()
         if domain.default and name != moving
     }
-    return FlagNames(frozenset().union(*flags.values()), defaults)
+    backends = tuple(backends_of(config).values())
+    return FlagNames(frozenset().union(*flags.values()), defaults, backends)
 
 
 def keep_flags(manifest: Object, live: Object, names: FlagNames) -> Object:
@@ -41,6 +54,8 @@ def keep_flags(manifest: Object, live: Object, names: FlagNames) -> Object:
     would be ours too, and hold up the next step. So is one that a default has taken the place of.
     """
     kept = deepcopy(manifest)
+    if Kind.of(manifest) == HTTP_ROUTE:
+        kept.get("spec", {})["rules"] = _weighted(kept, live, names.backends)
     mine = [owner for owner in owners(live) if owner.manager == MANAGER]
     if Kind.of(manifest) == CONFIG_MAP:
         ours = {key for owner in mine for key in owner.data}
@@ -58,6 +73,19 @@ def keep_flags(manifest: Object, live: Object, names: FlagNames) -> Object:
             if left := _kept(wanted, found, names.flags, ours):
                 container["env"] = list(left.values())
     return kept
+
+
+def _weighted(manifest: Object, live: Object, domains: Sequence[BackendsConfig]) -> list[Object]:
+    """The rules of a route with each domain's weights as they are live."""
+    stands, rules = Route.of(live).rules, []
+    for rule in Route.of(manifest).rules:
+        weights: dict[str, int] = {}
+        for backends in domains:
+            there = [old.weights for old in stands if backends.new in old.weights]
+            if backends.new in rule.weights and there:
+                weights |= there[0]
+        rules.append(rule.weighted(weights) if weights else rule.raw)
+    return rules
 
 
 def _containers(deployment: Object) -> list[Any]:

@@ -1,9 +1,12 @@
-"""What the tool has to be allowed in the cluster; deploy/base/rbac.yaml grants just this."""
+"""What the tool has to be allowed in the cluster; deploy/base/rbac.yaml grants just this.
+
+Weights of a route need one rule more, which deploy/http-route/rbac.yaml grants.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from estate.cluster import Cluster
+from estate.cluster import HTTP_ROUTE, Cluster
 from estate.config import Config
 
 
@@ -38,12 +41,21 @@ FLAGS: Mapping[str, Sequence[Rule]] = {
         Rule("apps", "deployments", ("get",), "which pods are gateways"),
         Rule("", "pods", ("list",), "what each gateway serves"),
     ),
+    "http-route": (
+        Rule(HTTP_ROUTE.group, "httproutes", ("get", "patch"), "flags as weights of a route"),
+        Rule("", "services", ("get",), "which pods are behind a route"),
+        Rule("", "pods", ("list",), "the metrics pages of the pods behind a route"),
+    ),
 }
 
 
 def rules(config: Config) -> Sequence[Rule]:
-    """What this estate needs; nothing where the cluster is not used."""
-    return RULES if config.deploy is not None else FLAGS[config.gateway.driver]
+    """What this estate needs, by what it deploys and where its flags stand."""
+    if config.deploy is None:
+        return FLAGS[config.gateway.driver]
+    known = {(rule.group, rule.resource) for rule in RULES}
+    others = FLAGS[config.gateway.driver]
+    return (*RULES, *(rule for rule in others if (rule.group, rule.resource) not in known))
 
 
 @dataclass(frozen=True)

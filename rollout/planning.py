@@ -96,7 +96,9 @@ def plan(config: Config, domain: str, *, tools: Tools | None = None) -> Plan:
 
 def _way(config: Config, tools: Tools) -> Way:
     takes_s = None if tools.written is None else tools.written.takes_s()
-    return Way(config.gateway.driver, takes_s, tools.refusing, config.fence.budget_ms)
+    gateway = config.gateway
+    budget_ms = config.fence.budget_ms
+    return Way(gateway.driver, takes_s, tools.refusing, budget_ms, gateway.by_chance)
 
 
 def _movers(chosen: StepPlan, row: Rollout, at: datetime) -> float | None:

@@ -6,6 +6,7 @@ the API server knows it exactly. A mounted file does change, so there each pod i
 
 from collections.abc import Mapping
 from functools import partial
+from typing import Protocol
 
 import httpx
 
@@ -16,7 +17,7 @@ from rollout import parallel
 from rollout.counters import Snapshot
 from rollout.flags import DomainFlags, GatewayFlags
 from rollout.metrics import ScrapeMetrics
-from rollout.written import BY_DEFAULT, may_follow, need_gone, need_none
+from rollout.written import BY_DEFAULT, differing, may_follow, need_gone, need_none
 
 TIMEOUT_S = 2.0
 # A pod of a rolling restart: to start, to be found ready, and to let the old one end.
@@ -27,6 +28,16 @@ PERCENTAGE, EPOCH = "gateway_flag_percentage", "gateway_flag_epoch"
 # Conditions of a Deployment that say why its pods do not come.
 WRONG = frozenset(("ReplicaFailure", "Progressing"))
 WORDS = frozenset(("true", "1", "yes", "on"))
+
+
+def pods_alive(cluster: Cluster, selector: str) -> list[Pod]:
+    """The pods of a selector; one that was evicted, say, is listed for days, and serves nobody."""
+    return [pod for pod in cluster.pods(selector) if not pod.over]
+
+
+def page_of(pod: Pod, port: int, path: str) -> str:
+    """The address of one of a pod's pages."""
+    return f"http://{pod.ip}:{port}{path}"
 
 
 class GatewayPods:
@@ -44,11 +55,16 @@ class GatewayPods:
         return self._alive(self.cluster.deployment(self.deployment))
 
     def _alive(self, deployment: Deployment) -> list[Pod]:
-        return [pod for pod in self.cluster.pods(deployment.selector) if not pod.over]
+        return pods_alive(self.cluster, deployment.selector)
+
+    @property
+    def name(self) -> str:
+        """What they are called together."""
+        return self.deployment
 
     def page(self, pod: Pod, path: str) -> str:
         """The address of one of its pages."""
-        return f"http://{pod.ip}:{self.port}{path}"
+        return page_of(pod, self.port, path)
 
     def incomplete(self) -> list[str]:
         """What the Deployment still lacks: pods that are not ready, too few, or too many."""
@@ -139,17 +155,6 @@ def _number(text: str) -> int:
     return int(text) if text.isascii() and text.isdigit() else 0
 
 
-def _differing(gateways: list[GatewayFlags], domain: str, flags: DomainFlags) -> list[str]:
-    told = []
-    for gateway in gateways:
-        found = gateway.domains.get(domain)
-        if found is None:
-            told.append(f"{gateway.url}: {gateway.problem or 'it does not tell'}")
-        elif (found.served, found.epoch) != (flags.served, flags.epoch):
-            told.append(f"{gateway.url} serves {found.served} % under epoch {found.epoch}")
-    return told
-
-
 class EnvironmentFlags:
     """Variables of the Deployment, like `kubectl set env`. A change is a rolling restart."""
 
@@ -224,7 +229,7 @@ class EnvironmentFlags:
     def unsettled(self, domain: str, flags: DomainFlags) -> list[str]:
         """Pods of an older template, those that end or are not ready, and what the API hides."""
         try:
-            return _differing(self.served(), domain, flags) + self._pods.incomplete()
+            return differing(self.served(), domain, flags) + self._pods.incomplete()
         except SplitctlError as error:
             return [str(error)]
 
@@ -330,7 +335,7 @@ class ConfigMapFlags:
     def unsettled(self, domain: str, flags: DomainFlags) -> list[str]:
         """Pods that tell of something else, do not answer, end, or are not ready."""
         try:
-            return _differing(self.served(), domain, flags) + self._pods.incomplete()
+            return differing(self.served(), domain, flags) + self._pods.incomplete()
         except SplitctlError as error:
             return [str(error)]
 
@@ -350,10 +355,23 @@ def _wanted(pods: GatewayPods) -> int:
         return 1
 
 
-class PodMetrics:
-    """The metrics pages of the gateways' pods, found anew at each look."""
+class Pods(Protocol):
+    """Pods that count requests. `name`: what they are called together."""
 
-    def __init__(self, pods: GatewayPods) -> None:
+    @property
+    def name(self) -> str: ...
+
+    def all(self) -> list[Pod]:
+        """Those that are there, ending ones too. Raises what a cluster raises."""
+
+    def page(self, pod: Pod, path: str) -> str:
+        """The address of one of its pages."""
+
+
+class PodMetrics:
+    """The metrics pages of the pods that count requests, found anew at each look."""
+
+    def __init__(self, pods: Pods) -> None:
         self._pods = pods
         self._pages: tuple[str, ...] = ()
         self._scraping = ScrapeMetrics(())
@@ -368,5 +386,5 @@ class PodMetrics:
         if pages != self._pages:
             self._pages, self._scraping = pages, ScrapeMetrics(pages)
         if not pages:
-            return Snapshot(problems={self._pods.deployment: "no pod is ready"})
+            return Snapshot(problems={self._pods.name: "no pod is ready"})
         return self._scraping.scrape()

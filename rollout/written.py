@@ -54,6 +54,18 @@ def need_gone(domain: str, where: str, names: Collection[str], left: Collection[
         raise FlagsKept(domain=domain, where=where, names=", ".join(kept))
 
 
+def differing(gateways: Sequence[GatewayFlags], domain: str, flags: DomainFlags) -> list[str]:
+    """Gateways that serve something else, or do not tell what, each as a sentence."""
+    told = []
+    for gateway in gateways:
+        found = gateway.domains.get(domain)
+        if found is None:
+            told.append(f"{gateway.url}: {gateway.problem or 'it does not tell'}")
+        elif (found.served, found.epoch) != (flags.served, flags.epoch):
+            told.append(f"{gateway.url} serves {found.served} % under epoch {found.epoch}")
+    return told
+
+
 class Written(Protocol):
     """Where the flags stand, and what every gateway made of them."""
 

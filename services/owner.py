@@ -3,7 +3,8 @@
 A gateway's flags say where a customer is sent, the owner's row in the database where he belongs.
 Flags may be late, and differ from gateway to gateway while they change; the row is one, and moves
 in a transaction. So each transaction asks it first: what was written is the owner's, always, and a
-gateway that is told 421 (RFC 9110, 15.5.20) asks the other side.
+gateway that is told 421 (RFC 9110, 15.5.20) asks the other side. Where no gateway does, the service
+itself passes such a request on (`services.passing`).
 """
 
 from collections.abc import Iterator
@@ -22,6 +23,8 @@ SIDES: tuple[Side, ...] = ("old", "new")
 DOMAINS = {"carts": "checkout", "checkouts": "checkout", "returns": "return"}
 # A gateway asks with this whether something has crossed: also the side that does not own it tells.
 CROSSING = "x-crossing"
+# Whoever asks with this goes on to the other side himself: he is told 421, and passed on by nobody.
+PASSED_ON = "x-passed-on"
 
 CARRIED = "SELECT to_regprocedure('splitctl_sync.serves(text,text,text)') IS NOT NULL"
 OWNS = "SELECT splitctl_sync.owns(%s, %s, %s)"

@@ -14,9 +14,9 @@ import json
 import logging
 import os
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, TypeVar
 
 import psycopg
@@ -31,7 +31,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from services import owner
+from services import owner, passing
 from services.body import Body
 from services.faults import Faults
 from services.owner import Customer, Owners, TornDown
@@ -66,6 +66,7 @@ class Settings:
 
     `side`: whose customers are served here, the others are refused (421); None: everybody.
     `alone`: whether everybody is where nothing is carried between the sides; None: on the old one.
+    `pass_on`: the other side's address by domain; whom this side does not own is passed on there.
     """
 
     service: str
@@ -78,11 +79,12 @@ class Settings:
     fault_admin: bool = False
     side: owner.Side | None = None
     alone: bool | None = None
+    pass_on: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def from_environment(cls, service: str) -> "Settings":
         """Read HOST, PORT, DATABASE_URL, PARTNERS_URL, ORDER_URL, SERVICE_FAULT_RATE, FAULT_ADMIN
-        OWNER_SIDE and OWNER_UNCARRIED (serve or refuse).
+        OWNER_SIDE, OWNER_UNCARRIED (serve or refuse) and PASS_ON (DOMAIN=URL,DOMAIN=URL).
 
         Raises SystemExit with a message that names the variable.
         """
@@ -94,6 +96,12 @@ class Settings:
             port = int(os.environ.get("PORT", usual.port))
         except ValueError:
             raise SystemExit("PORT is not a number") from None
+        side = _side(os.environ.get("OWNER_SIDE", ""))
+        pass_on = _pass_on(os.environ.get("PASS_ON", ""))
+        if pass_on and side is None:
+            raise SystemExit(
+                "PASS_ON needs OWNER_SIDE: whose customers are served here, old or new"
+            )
         return replace(
             usual,
             host=os.environ.get("HOST") or usual.host,
@@ -103,8 +111,9 @@ class Settings:
             order_url=(os.environ.get("ORDER_URL") or usual.order_url).rstrip("/"),
             fault_rate=_share(os.environ.get("SERVICE_FAULT_RATE", "0")),
             fault_admin=os.environ.get("FAULT_ADMIN") == "1",
-            side=_side(os.environ.get("OWNER_SIDE", "")),
+            side=side,
             alone=_alone(os.environ.get("OWNER_UNCARRIED", "")),
+            pass_on=pass_on,
         )
 
 
@@ -122,6 +131,16 @@ def _alone(text: str) -> bool | None:
     if text not in words:
         raise SystemExit(f"OWNER_UNCARRIED is {text}: say serve or refuse, or leave it out")
     return words[text]
+
+
+def _pass_on(text: str) -> dict[str, str]:
+    found = {}
+    for entry in filter(None, (part.strip() for part in text.split(","))):
+        domain, _, url = entry.partition("=")
+        if domain not in owner.DOMAINS.values() or not url.startswith(("http://", "https://")):
+            raise SystemExit(f"PASS_ON has {entry}: say DOMAIN=URL,DOMAIN=URL, or leave it out")
+        found[domain] = url
+    return found
 
 
 def _share(text: str) -> float:
@@ -405,8 +424,9 @@ async def _unexpected(_: Request, __: Exception) -> Response:
 def run(service: Service) -> None:
     """Serve until SIGTERM or SIGINT; requests under way are answered first."""
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s")
+    settings = service.settings
     uvicorn.run(
-        service.app(),
+        passing.in_front(service.app(), settings.service, settings.side, settings.pass_on),
         host=service.settings.host,
         port=service.settings.port,
         loop="uvloop",

@@ -192,8 +192,22 @@ def _gateways(config: Config) -> Examination:
             remedy = "Start it, or correct gateway.urls and gateway.token."
             if written is not None:
                 remedy = "Look at its pod, and at [cluster] and gateway.port."
+            if config.gateway.driver == "http-route":
+                reason = f"does not serve the route ({gateway.problem})"
+                remedy = f"Look at: kubectl get httproute {config.gateway.route} -o yaml"
             found.problems.append(Problem(f"gateway {gateway.url}", reason, remedy))
+    if config.gateway.by_chance:
+        _passing(config, found)
     return found
+
+
+def _passing(config: Config, found: Examination) -> None:
+    """A service that passes on counts what it got: one without counters leaves its customers."""
+    from rollout.gateways import metrics_of
+
+    remedy = "See that this service passes on, and counts (docs/drivers.md)."
+    for name, reason in metrics_of(config).scrape().problems.items():
+        found.problems.append(Problem(f"metrics {name}", reason, remedy))
 
 
 def _ledger(config: Config) -> Examination:

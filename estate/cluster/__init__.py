@@ -18,8 +18,10 @@ from estate.cluster.memory import MemoryCluster
 from estate.cluster.objects import (
     CONFIG_MAP,
     DEPLOYMENT,
+    HTTP_ROUTE,
     POD,
     REPLICA_SET,
+    SERVICE,
     Change,
     ConfigMap,
     Container,
@@ -30,6 +32,7 @@ from estate.cluster.objects import (
 )
 from estate.cluster.protocol import FLAGS_MANAGER, MANAGER, Cluster
 from estate.cluster.real import KubernetesCluster
+from estate.cluster.routes import Route, Rule
 
 if TYPE_CHECKING:
     from estate.config import Config
@@ -38,9 +41,11 @@ __all__ = [
     "CONFIG_MAP",
     "DEPLOYMENT",
     "FLAGS_MANAGER",
+    "HTTP_ROUTE",
     "MANAGER",
     "POD",
     "REPLICA_SET",
+    "SERVICE",
     "Change",
     "Cluster",
     "ClusterChanged",
@@ -62,6 +67,8 @@ __all__ = [
     "MemoryCluster",
     "Object",
     "Pod",
+    "Route",
+    "Rule",
     "connect",
     "extract",
     "owned",

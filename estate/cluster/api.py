@@ -104,7 +104,9 @@ class Api:
         """What the cluster calls this kind in an address, and whether it is of a namespace."""
         known = self._plurals.get(kind.api_version)
         if known is None:
-            answer = self.call("GET", self._root(kind.api_version)) or {}
+            answer = self.call("GET", self._root(kind.api_version))
+            if answer is None:  # and asked again: the definition may be installed meanwhile
+                raise ClusterKindUnknown(kind=kind.name, api_version=kind.api_version)
             known = {
                 found["kind"]: (found["name"], found["namespaced"])
                 for found in answer.get("resources", [])

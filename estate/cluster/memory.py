@@ -5,13 +5,13 @@ have names are merged by name, other lists are whole; defaults are not filled in
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator
 from copy import deepcopy
 from datetime import UTC, datetime
 from typing import Any
 
 from estate.cluster.errors import ClusterChanged, ClusterConflict, ClusterForbidden, ClusterLacks
-from estate.cluster.fields import FieldTree, Object, owned, owners
+from estate.cluster.fields import FieldTree, Object, owned, owners, united
 from estate.cluster.objects import POD, Change, Event, Kind
 from estate.cluster.protocol import MANAGER, Cluster
 
@@ -68,13 +68,16 @@ class MemoryCluster(Cluster):
             self._store(kind, after)
         return deepcopy(after)
 
-    def patch(self, kind: Kind, name: str, change: Object) -> Object:
+    def patch(self, kind: Kind, name: str, change: Object, *, manager: str = MANAGER) -> Object:
         """JSON merge patch."""
         self._may("patch", kind)
         live = self._objects.get((kind.name, name))
         if live is None:
             raise ClusterLacks(kind=kind.name, name=name, namespace=self.namespace)
-        self._store(kind, _merge_patched(deepcopy(live), change))
+        version = live["metadata"]["resourceVersion"]
+        if change.get("metadata", {}).get("resourceVersion", version) != version:
+            raise ClusterChanged(kind=kind.name, name=name)
+        self._store(kind, _updated(live, _merge_patched(deepcopy(live), change), change, manager))
         return deepcopy(self._objects[kind.name, name])
 
     def delete(self, kind: Kind, name: str) -> None:
@@ -127,10 +130,7 @@ def _bare(found: Object) -> Object:
 
 def _applied(live: Object, manifest: Object, manager: str, *, force: bool) -> Object:
     """The object after an apply. Raises ClusterConflict."""
-    tree = _tree({key: value for key, value in manifest.items() if key not in UNOWNED})
-    labels = {k: v for k, v in manifest["metadata"].items() if k in ("labels", "annotations")}
-    if labels:
-        tree["f:metadata"] = _tree(labels)
+    tree = _fields(manifest)
     wanted = {path: _at(manifest, path) for path in _leaves(tree)}
     others = {o.manager: set(_leaves(o.fields)) for o in owners(live) if o.manager != manager}
     held = {
@@ -162,6 +162,31 @@ def _applied(live: Object, manifest: Object, manager: str, *, force: bool) -> Ob
     return after
 
 
+def _updated(live: Object, after: Object, change: Object, manager: str) -> Object:
+    """The object after an update: what changed belongs to who changed it, and to nobody else."""
+    tree = _fields(change)
+    taken = {path for path in _leaves(tree) if _at(live, path) != _at(after, path)}
+    entries, mine = [], _without(tree, set(_leaves(tree)) - taken)
+    for entry in after["metadata"].get("managedFields", []):
+        if (entry["manager"], entry["operation"]) == (manager, "Update"):
+            mine = united(mine, entry["fieldsV1"])
+        else:
+            entries.append({**entry, "fieldsV1": _without(entry["fieldsV1"], taken)})
+    now = datetime.now(UTC).isoformat()
+    update = {"manager": manager, "operation": "Update", "time": now, "fieldsV1": mine}
+    after["metadata"]["managedFields"] = [*entries, update] if mine else entries
+    return after
+
+
+def _fields(manifest: Object) -> FieldTree:
+    """The fields that a manifest, or a patch, names."""
+    tree = _tree({key: value for key, value in manifest.items() if key not in UNOWNED})
+    metadata = manifest.get("metadata", {})
+    if labels := {k: v for k, v in metadata.items() if k in ("labels", "annotations")}:
+        tree["f:metadata"] = _tree(labels)
+    return tree
+
+
 def _tree(value: Object) -> FieldTree:
     return {f"f:{key}": _below(inside) for key, inside in value.items()}
 
@@ -188,7 +213,7 @@ def _leaves(tree: FieldTree, before: Path = ()) -> Iterator[Path]:
         yield from _leaves(inside, here) if set(inside) - {"."} else (here,)
 
 
-def _without(tree: FieldTree, paths: Mapping[Path, str], before: Path = ()) -> FieldTree:
+def _without(tree: FieldTree, paths: Collection[Path], before: Path = ()) -> FieldTree:
     left = {}
     for step, inside in tree.items():
         here = (*before, step[2:])

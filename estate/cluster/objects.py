@@ -31,6 +31,8 @@ REPLICA_SET = Kind("apps/v1", "ReplicaSet")
 POD = Kind("v1", "Pod")
 CONFIG_MAP = Kind("v1", "ConfigMap")
 EVENT = Kind("v1", "Event")
+SERVICE = Kind("v1", "Service")
+HTTP_ROUTE = Kind("gateway.networking.k8s.io/v1", "HTTPRoute")
 
 
 @dataclass(frozen=True)

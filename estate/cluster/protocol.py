@@ -60,8 +60,11 @@ class Cluster(Protocol):
         force: take fields from other managers; dry_run: only say what would become of it.
         """
 
-    def patch(self, kind: Kind, name: str, change: Object) -> Object:
-        """JSON merge patch. Raises ClusterLacks."""
+    def patch(self, kind: Kind, name: str, change: Object, *, manager: str = MANAGER) -> Object:
+        """JSON merge patch: lists are replaced as a whole. Raises ClusterLacks.
+
+        With a resourceVersion in it, it raises ClusterChanged when the object has another.
+        """
 
     def delete(self, kind: Kind, name: str) -> None:
         """Delete an object; nothing happens when it is gone."""
@@ -162,6 +165,28 @@ class Cluster(Protocol):
         found = needed(self, CONFIG_MAP, config_map)
         return ConfigMap.of(_flagged(self, CONFIG_MAP, found, changed, False))
 
+    def edit(
+        self, kind: Kind, name: str, changed: Callable[[Object], Object], *, manager: str
+    ) -> Object:
+        """Patch exactly what was read; read again when it has changed meanwhile.
+
+        `changed` makes the merge patch of what stands, and may raise: then nothing is changed. For
+        fields of which no part can be applied, such as a list that belongs to one manager.
+        Raises ClusterLacks, ClusterChanged.
+        """
+        for attempt in range(ATTEMPTS):
+            found = needed(self, kind, name)
+            change = changed(found)
+            version = {"resourceVersion": found["metadata"]["resourceVersion"]}
+            metadata = {**change.get("metadata", {}), **version}
+            try:
+                return self.patch(kind, name, {**change, "metadata": metadata}, manager=manager)
+            except ClusterChanged:
+                if attempt == ATTEMPTS - 1:
+                    raise
+                time.sleep(PAUSE_S * (attempt + random.random()))
+        raise AssertionError("unreachable")
+
     def patch_config_map(
         self,
         name: str,
@@ -222,7 +247,7 @@ def _flagged(
             **changed(found),
         }
         try:
-            return _over_our_own(cluster, manifest, force)
+            return over_our_own(cluster, manifest, manager=FLAGS_MANAGER, force=force)
         except ClusterChanged:
             if attempt == ATTEMPTS - 1:
                 raise
@@ -231,11 +256,16 @@ def _flagged(
     raise AssertionError("unreachable")
 
 
-def _over_our_own(cluster: Cluster, manifest: Object, force: bool) -> Object:
-    """Flags go over the first values that our own manifests gave them, over nobody else's."""
+def over_our_own(
+    cluster: Cluster, manifest: Object, *, manager: str, force: bool = False, dry_run: bool = False
+) -> Object:
+    """Apply over what the tool has set itself, over nobody else's. Raises ClusterConflict.
+
+    So flags go over the first values that our own manifests gave them.
+    """
     try:
-        return cluster.apply(manifest, manager=FLAGS_MANAGER, force=force)
+        return cluster.apply(manifest, manager=manager, force=force, dry_run=dry_run)
     except ClusterConflict as conflict:
         if not OURS.issuperset(conflict.facts["managers"].split(", ")):
             raise
-        return cluster.apply(manifest, manager=FLAGS_MANAGER, force=True)
+        return cluster.apply(manifest, manager=manager, force=True, dry_run=dry_run)

@@ -51,9 +51,9 @@ class KubernetesCluster(Cluster):
             raise ClusterRefused(kind=kind.name, name=name, reason=reason)
         return found
 
-    def patch(self, kind: Kind, name: str, change: Object) -> Object:
+    def patch(self, kind: Kind, name: str, change: Object, *, manager: str = MANAGER) -> Object:
         """JSON merge patch."""
-        query = {"fieldManager": MANAGER}
+        query = {"fieldManager": manager}
         path = self._api.path(kind, name)
         found = self._api.call("PATCH", path, query=query, body=change, content=MERGE)
         if found is None:

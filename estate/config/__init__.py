@@ -23,6 +23,7 @@ from estate.config.sections import (
     VerifyConfig,
 )
 from estate.config.traffic import (
+    BackendsConfig,
     FenceConfig,
     GatewayConfig,
     PhaseConfig,
@@ -41,6 +42,7 @@ __all__ = [
     "ALIVE_WITHIN_MS",
     "BUCKETS",
     "HEARTBEAT_EVERY_MS",
+    "BackendsConfig",
     "BackfillConfig",
     "ClusterConfig",
     "Config",

@@ -86,6 +86,7 @@ def of_names(data: dict[str, Any]) -> Iterator[Problem]:
             yield Problem(f"{key}.new", "the same database as old", "Name two databases.")
     yield from _of_gates(data, domains)
     yield from _of_gateways(data)
+    yield from _of_backends(data)
     observe = data.get("observe")
     panels = observe.get("panels") if isinstance(observe, dict) else None
     for number, panel in enumerate(panels if isinstance(panels, list) else []):
@@ -155,6 +156,24 @@ WORDS = {
         ("is no number that fits", "Write a number, without quotes."),
     ),
 }
+
+
+def _of_backends(data: dict[str, Any]) -> Iterator[Problem]:
+    """Which rules of a route are a domain's is told by its new Service alone."""
+    gateway = data.get("gateway")
+    if not isinstance(gateway, dict) or gateway.get("driver") != "http-route":
+        return
+    seen: dict[str, str] = {}
+    for name, domain in tables(data, "domains").items():
+        key, backends = f"domains.{name}.backends", domain.get("backends")
+        if not isinstance(backends, dict):
+            reason = "nobody says which Services of the route are its two sides"
+            yield Problem(key, reason, 'Say backends = { old = "SERVICE", new = "SERVICE" }.')
+            continue
+        new = str(backends.get("new"))
+        if new == backends.get("old") or seen.setdefault(new, name) != name:
+            reason = f"Service {new} is another side's or another domain's, too"
+            yield Problem(f"{key}.new", reason, "Give each new side a Service of its own.")
 
 
 def of_validation(error: ValidationError, known: Collection[str]) -> list[Problem]:

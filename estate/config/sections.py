@@ -16,6 +16,7 @@ from estate.config.model import Model, beside
 from estate.config.notices import NotifyConfig
 from estate.config.observing import ObserveConfig
 from estate.config.traffic import (
+    BackendsConfig,
     FenceConfig,
     GatewayConfig,
     PhaseConfig,
@@ -110,6 +111,8 @@ class DomainConfig(Model):
     `flag`, `percentage` and `epoch` are what the gateways call them. Without a name of its own the
     epoch stands beside the percentage: a gateway need not know it. `default` is the variable that
     tells a gateway which side (old or new) everybody is on where no flag stands.
+    epoch stands beside the percentage: a gateway need not know it. `backends` are the Services
+    whose weights stand for them, where a Gateway API route sends customers to a side.
     """
 
     name: str = ""
@@ -119,6 +122,7 @@ class DomainConfig(Model):
     percentage: str
     epoch: str = ""
     default: str = ""
+    backends: BackendsConfig | None = None
     phases: list[PhaseConfig] = Field(min_length=1)
     forward: list[MappingConfig] = Field(min_length=1)
     reverse: list[MappingConfig] = Field(min_length=1)

@@ -14,6 +14,7 @@ DRIVERS: dict[str, tuple[str, ...]] = {
     "admin": ("urls", "token"),
     "environment": ("deployment",),
     "config-map": ("deployment", "config_map"),
+    "http-route": ("route", "owners_refuse", "services_pass_on"),
 }
 
 
@@ -21,20 +22,23 @@ class GatewayConfig(Model):
     """The gateways that send customers to a side, and how their flags are changed.
 
     `admin`: each by its endpoint, with a fence. `environment`: variables of a Deployment, whose
-    pods start anew. `config-map`: files that the pods read again. The last two have no fence; with
-    `owners_refuse` the services answer 421 to whom they do not own and the gateways ask the other
-    side, so none is needed. `settle`: how long every pod may take to serve a change. `port` of the
-    pods' pages.
+    pods start anew. `config-map`: files that the pods read again. `http-route`: weights of a
+    Gateway API route. All but the first have no fence; with `owners_refuse` the services answer 421
+    to whom they do not own and the gateways ask the other side, so none is needed. With
+    `services_pass_on` the services ask it themselves; a route, which asks nobody anew, needs both.
+    `settle`: how long every gateway may take to serve a change. `port` of the pods' pages.
     """
 
-    driver: Literal["admin", "environment", "config-map"] = "admin"
+    driver: Literal["admin", "environment", "config-map", "http-route"] = "admin"
     urls: list[HttpUrl] = Field(default_factory=list)
     token: SecretRef | None = None
     deployment: str | None = None
     container: str = "gateway"
     config_map: str | None = None
+    route: str | None = None
     port: int = Field(default=8080, ge=1, le=65535)
     owners_refuse: bool = False
+    services_pass_on: bool = False
     settle: Duration = timedelta(minutes=10)
 
     @model_validator(mode="after")
@@ -43,6 +47,18 @@ class GatewayConfig(Model):
         if missing:
             raise ValueError(f"driver {self.driver} needs {', '.join(missing)}")
         return self
+
+    @property
+    def by_chance(self) -> bool:
+        """Whether a request gets its first side without a look at its customer."""
+        return self.driver == "http-route"
+
+
+class BackendsConfig(Model):
+    """The Services of a domain's two sides, as the rules of an HTTPRoute name them."""
+
+    old: str
+    new: str
 
 
 class FenceConfig(Model):

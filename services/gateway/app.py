@@ -27,7 +27,7 @@ from services.gateway.metrics import Metrics
 from services.gateway.peers import Peers
 from services.gateway.proxy import Answer, Header, Upstream, UpstreamDown, UpstreamSlow
 from services.gateway.sides import NobodyOwns, Sides
-from services.owner import CROSSING, DOMAINS
+from services.owner import CROSSING, DOMAINS, PASSED_ON
 
 LARGEST_BODY = 1024 * 1024
 IDENTITIES = (b"x-customer-id", b"x-guest-token")
@@ -98,17 +98,20 @@ class Gateway:
             self._following = asyncio.create_task(files.follow())
         self._loop = asyncio.get_running_loop()
         self._session = proxy.open_session()
-        settings, session = self.settings, self._session
+        self._sides = self._both_sides(self._session)
+
+    def _both_sides(self, session: aiohttp.ClientSession) -> dict[str, Sides]:
+        settings = self.settings
         old = Upstream(session, settings.order_url, "old")
-        self._sides = {}
+        found = {}
         for domain in self.doors:
             there = settings.old_urls.get(domain)
             upstreams: dict[Side, Upstream] = {
                 "old": Upstream(session, there, "old") if there else old,
                 "new": Upstream(session, settings.new_urls[domain], "new"),
             }
-            self._sides[domain] = Sides(upstreams, refusing=settings.owners_refuse)
-        self._sides["order"] = Sides({"old": old, "new": old}, refusing=False)
+            found[domain] = Sides(upstreams, refusing=settings.owners_refuse)
+        return {**found, "order": Sides({"old": old, "new": old}, refusing=False)}
 
     def interrupt(self, drain_s: float, end: Callable[[], None]) -> None:
         """Begin to stop, from a signal handler: nobody may be held by a gateway that goes.
@@ -163,15 +166,15 @@ class Gateway:
 
     async def _own(self, path: str, send: Send) -> None:
         if path == "/metrics":
-            await _send(send, Answer(200, [PLAIN_TYPE], self.metrics.text()))
+            await send_answer(send, Answer(200, [PLAIN_TYPE], self.metrics.text()))
         elif path == "/health/live":
-            await _send(send, _json(200, {"status": "live"}))
+            await send_answer(send, _json(200, {"status": "live"}))
         elif path == "/health/ready":
             ready = self._session is not None and not self._stopping
             status = {"status": "ready" if ready else "stopping"}
-            await _send(send, _json(200 if ready else 503, status))
+            await send_answer(send, _json(200 if ready else 503, status))
         else:
-            await _send(send, _json(404, {"error": "not found"}))
+            await send_answer(send, _json(404, {"error": "not found"}))
 
     async def _proxied(self, scope: Scope, receive: Receive, send: Send, domain: str) -> None:
         began = time.perf_counter()
@@ -180,7 +183,7 @@ class Gateway:
             request.body = await _body(request.has_body, receive)
             answer, side, served = await self._answer(request)
         except Refused as error:
-            await _send(send, _json(error.status, {"error": str(error)}))
+            await send_answer(send, _json(error.status, {"error": str(error)}))
             return
         except ConnectionAbortedError:
             return  # the customer left before the request was whole
@@ -188,11 +191,14 @@ class Gateway:
         answer.headers.append((b"x-served-by", f"{domain}/{side}/{served}".encode()))
         if self._stopping:
             answer.headers.append((b"connection", b"close"))
-        await _send(send, answer)
+        await send_answer(send, answer)
 
     async def _answer(self, request: "_Request") -> tuple[Answer, Side, int]:
         """The answer, the side that gave it, and the percentage served when it was sent there."""
         sides = self._sides[request.domain]
+        if sides.refusing:
+            # Whoever is refused is sent to the other side from here, and by nobody else.
+            request.headers = [*request.headers, (PASSED_ON.encode(), b"1")]
         door = self.doors.get(request.domain)
         visit: Visit | None = None
         buckets: tuple[int, ...] = ()
@@ -332,7 +338,8 @@ def _json(status: int, document: dict[str, str]) -> Answer:
     return Answer(status, [JSON_TYPE], json.dumps(document).encode())
 
 
-async def _send(send: Send, answer: Answer) -> None:
+async def send_answer(send: Send, answer: Answer) -> None:
+    """One whole answer to whoever asked."""
     headers = answer.headers
     if not any(name == b"content-length" for name, _ in headers):
         headers = [*headers, (b"content-length", str(len(answer.body)).encode())]

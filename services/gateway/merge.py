@@ -13,8 +13,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from services.gateway.flags import Side
-from services.gateway.proxy import Answer, Header, Upstream, UpstreamDown
-from services.gateway.sides import MISDIRECTED, Moving, Sides, opposite
+from services.gateway.proxy import Answer, Header, UpstreamDown
+from services.gateway.sides import MISDIRECTED, Askable, Moving, Sides, opposite
 from services.owner import CROSSING
 
 CROSSING_SECONDS = 2.0
@@ -115,7 +115,7 @@ async def _crossed(
     wanted: State,
     moved: Callable[[], bool],
     headers: list[Header],
-    customers: Upstream,
+    customers: Askable,
 ) -> None:
     pause = FIRST_PAUSE
     # The guest need not be theirs: what is asked is whether the cart is there.

@@ -138,8 +138,18 @@ class Metrics:
     def visited(
         self, domain: str, flags: DomainFlags, buckets: Sequence[int], sides: Sequence[Side]
     ) -> None:
-        """Count the buckets of a request, each once, on the sides that served them."""
-        self._customers[domain].add(flags, buckets, sides)
+        """Count the buckets of a request, each once, on the sides that served them.
+
+        Of a domain without a door they are not counted: nobody knows when its flags changed.
+        """
+        if domain in self._customers:
+            self._customers[domain].add(flags, buckets, sides)
+
+    def expect(self, domain: str) -> None:
+        """Tell of a domain before its first request: nothing is a number, too."""
+        for side in SIDES:
+            self._requests.labels(domain, side, "200")
+            self._seconds.labels(domain, side)
 
     def text(self) -> bytes:
         """The Prometheus text format."""

@@ -10,9 +10,10 @@ import asyncio
 import random
 import time
 from collections.abc import Iterable, Mapping
+from typing import Protocol
 
 from services.gateway.flags import Side
-from services.gateway.proxy import Answer, Header, Upstream, UpstreamUnreached
+from services.gateway.proxy import Answer, Header, UpstreamUnreached
 
 MISDIRECTED = 421
 # So long neither side may own a customer; an owner's move takes some ten milliseconds.
@@ -45,14 +46,23 @@ class Moving:
         self._pause = min(GROWTH * self._pause, LONGEST_PAUSE)
 
 
-class Sides:
-    """The two upstreams of a domain. `refusing`: both answer 421 to whom they do not own."""
+class Askable(Protocol):
+    """One side of a domain: another program, or the one that asks."""
 
-    def __init__(self, upstreams: Mapping[Side, Upstream], *, refusing: bool) -> None:
+    async def call(
+        self, method: str, target: str, headers: Iterable[Header], body: bytes
+    ) -> Answer:
+        """Its answer to one request. Raises UpstreamDown."""
+
+
+class Sides:
+    """The two sides of a domain. `refusing`: both answer 421 to whom they do not own."""
+
+    def __init__(self, upstreams: Mapping[Side, Askable], *, refusing: bool) -> None:
         self._upstreams = upstreams
         self.refusing = refusing
 
-    def __getitem__(self, side: Side) -> Upstream:
+    def __getitem__(self, side: Side) -> Askable:
         return self._upstreams[side]
 
     async def ask(

@@ -5,6 +5,7 @@ import time
 from pathlib import Path
 
 VERSION = "1.20.2"
+REVISION = 2  # of the build
 PROGRAMS = ("etcd", "kube-apiserver", "kube-controller-manager")
 # On a machine of which the other tests have their share, too.
 BUILD_S = 1500.0
@@ -15,7 +16,7 @@ def directory() -> Path:
     """Their directory, whether it is there or not. The same as in `.ci/cluster`."""
     caches = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
     cache = os.environ.get("SPLITCTL_CACHE") or f"{caches}/splitctl"
-    return Path(cache) / f"kubernetes-{VERSION}" / "bin"
+    return Path(cache) / f"kubernetes-{VERSION}-{REVISION}" / "bin"
 
 
 def await_build() -> None:

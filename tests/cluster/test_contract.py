@@ -150,6 +150,34 @@ def test_a_merge_patch_changes_only_what_it_names(cluster: Cluster) -> None:
     assert cluster.config_map("flags").data == {"b": "2", "c": "3"}
 
 
+def test_what_an_edit_changes_belongs_to_who_made_it_and_the_rest_stays(cluster: Cluster) -> None:
+    cluster.apply(config_map("flags", a="1", b="2"), manager="somebody")
+
+    def changed(_: Object) -> Object:
+        return {"data": {"a": "5"}, "metadata": {"annotations": {"epoch": "7"}}}
+
+    cluster.edit(CONFIG_MAP, "flags", changed, manager=FLAGS_MANAGER)
+    assert cluster.config_map("flags").data == {"a": "5", "b": "2"}
+    held = {owner.manager: owner for owner in cluster.managed_fields(CONFIG_MAP, "flags")}
+    assert (held["somebody"].data, held[FLAGS_MANAGER].data) == ({"b"}, {"a"})
+    assert held[FLAGS_MANAGER].operation == "Update"
+
+
+def test_an_edit_that_meets_another_reads_again(cluster: Cluster) -> None:
+    cluster.apply(config_map("flags", a="1"))
+    seen: list[str] = []
+
+    def changed(found: Object) -> Object:
+        seen.append(found["data"]["a"])
+        if len(seen) == 1:
+            cluster.apply(config_map("flags", a="2"))
+        return {"data": {"a": found["data"]["a"] + "0"}}
+
+    cluster.edit(CONFIG_MAP, "flags", changed, manager=FLAGS_MANAGER)
+    assert seen == ["1", "2"]
+    assert cluster.config_map("flags").data == {"a": "20"}
+
+
 def test_what_is_not_there_is_named(cluster: Cluster) -> None:
     with pytest.raises(ClusterLacks, match="Deployment web"):
         cluster.deployment("web")

@@ -350,3 +350,51 @@ def test_a_gate_that_could_never_tell_is_refused(
 ) -> None:
     written.write_text(written.read_text() + CONVERSION)
     assert told in " ".join(problems(written, old, new).values())
+
+
+ROUTED = """
+driver = "http-route"
+route = "shop"
+owners_refuse = true
+services_pass_on = true
+"""
+BACKENDS = 'percentage = "THINGS_PERCENTAGE"\nbackends = { old = "monolith", new = "things" }\n'
+
+
+def routed(text: str = ROUTED, backends: str = BACKENDS) -> str:
+    found = MINIMAL.replace('urls = ["http://127.0.0.1:1"]\ntoken = "env:TOKEN"\n', text)
+    return found.replace('percentage = "THINGS_PERCENTAGE"\n', backends)
+
+
+def test_a_route_says_which_services_are_a_domains_two_sides(written: Path) -> None:
+    written.write_text(routed())
+    config = load(written)
+    backends = config.domains["things"].backends
+    assert backends is not None
+    assert (config.gateway.route, backends.old, backends.new) == ("shop", "monolith", "things")
+    assert config.gateway.by_chance
+
+
+@pytest.mark.parametrize("lacking", ["owners_refuse", "services_pass_on", "route"])
+def test_a_route_is_refused_where_a_customer_would_see_a_refusal(
+    written: Path, lacking: str
+) -> None:
+    left = [line for line in ROUTED.splitlines() if not line.startswith(lacking)]
+    written.write_text(routed("\n".join(left) + "\n"))
+    with pytest.raises(ConfigInvalid, match=f"driver http-route needs {lacking}"):
+        load(written)
+
+
+@pytest.mark.parametrize(
+    ("backends", "told"),
+    [
+        ("", "domains.things.backends: nobody says which Services"),
+        ('backends = { old = "a", new = "a" }\n', "Service a is another side's"),
+        ('backends = { old = "a" }\n', "domains.things.backends.new"),
+    ],
+)
+def test_a_domain_of_a_route_needs_two_services(written: Path, backends: str, told: str) -> None:
+    written.write_text(routed(backends=f'percentage = "THINGS_PERCENTAGE"\n{backends}'))
+    with pytest.raises(ConfigInvalid) as refused:
+        load(written)
+    assert told in str(refused.value)

@@ -10,6 +10,7 @@ from estate.cluster import (
     CONFIG_MAP,
     DEPLOYMENT,
     FLAGS_MANAGER,
+    HTTP_ROUTE,
     MANAGER,
     ClusterConflict,
     Kind,
@@ -17,13 +18,15 @@ from estate.cluster import (
     Object,
     Pod,
 )
-from estate.config import Config, DeployConfig
+from estate.config import BackendsConfig, Config, DeployConfig
 from estate.errors import ExitCode
 from estate.ledger import Ledger, LedgerUnreachable, open_ledger
 from rollout import deploy
 from rollout.deploy import NothingToUndo, Site
+from rollout.flags import DomainFlags
 from rollout.rollouts import reason_of
-from tests.rollout.rig import Clock, Killed
+from tests.rollout import route as routes
+from tests.rollout.rig import DOMAIN, Clock, Killed
 
 SERVICE = Kind("v1", "Service")
 
@@ -410,3 +413,51 @@ def pod(state: Object, *, scheduled: bool = True, **more: object) -> Pod:
 )
 def test_a_pod_says_why_it_is_not_ready(seen: Pod, warning: str | None, reason: str) -> None:
     assert reason_of(seen, warning) == reason
+
+
+# Weights of a route
+
+
+@pytest.fixture
+def routed(shop: Config) -> Config:
+    """The domain's flags are weights of a route."""
+    gateway = shop.gateway.model_copy(update={"driver": "http-route", "route": routes.ROUTE})
+    backends = BackendsConfig(old="old", new="new")
+    domains = {DOMAIN: shop.domains[DOMAIN].model_copy(update={"backends": backends})}
+    return shop.model_copy(update={"gateway": gateway, "domains": domains})
+
+
+def weights(cluster: MemoryCluster) -> list[dict[str, int]]:
+    found = cluster.get(HTTP_ROUTE, routes.ROUTE)
+    assert found is not None
+    refs = [rule["backendRefs"] for rule in found["spec"]["rules"]]
+    return [{one["name"]: one.get("weight", 1) for one in some} for some in refs]
+
+
+def test_weights_of_a_route_keep_their_value_whatever_the_manifest_says(
+    routed: Config, site: Site, cluster: Obedient
+) -> None:
+    first = routes.manifest(routes.backends(100, 0))
+    write(routed, web(), first)
+    deploy.apply(routed, site=site)
+    routes.flags(cluster).write(DOMAIN, DomainFlags(True, 50, 2))
+    again = deploy.apply(routed, site=site)
+    assert not again.changed
+    # A rule more goes in, over the list that the step has taken, and sends as the others do.
+    write(routed, web(), routes.manifest(routes.backends(100, 0), routes.backends(100, 0)))
+    deploy.apply(routed, site=site)
+    assert weights(cluster) == [{"old": 50, "new": 50}, {"old": 50, "new": 50}, {"old": 1}]
+    deploy.undo(routed, site=site)
+    assert weights(cluster) == [{"old": 50, "new": 50}, {"old": 1}]
+
+
+def test_rules_of_a_route_that_somebody_else_has_changed_are_left_to_him(
+    routed: Config, site: Site, cluster: Obedient
+) -> None:
+    write(routed, web(), routes.manifest(routes.backends(100, 0)))
+    deploy.apply(routed, site=site)
+    theirs = routes.manifest(routes.backends(100, 0), routes.backends(70, 30))
+    rules = {"spec": {"rules": theirs["spec"]["rules"]}}
+    cluster.patch(HTTP_ROUTE, routes.ROUTE, rules, manager="kubectl-edit")
+    with pytest.raises(ClusterConflict, match="kubectl-edit"):
+        deploy.apply(routed, site=site)

@@ -209,3 +209,20 @@ def test_a_patch_holds_afterwards_and_twice_is_once(
     before = {item["name"]: item["value"] for item in env}
     assert values == {**before, **{item["name"]: item["value"] for item in wanted}}
     assert merge({**base, "env": env}, {}) == {**base, "env": env}
+
+
+def test_the_base_behind_a_route_has_services_that_pass_on_and_no_gateways(folder: Path) -> None:
+    write(folder, "kustomization.yaml", f"resources: [{ROOT / 'deploy/http-route'}]\n")
+    found = {(one["kind"], one["metadata"]["name"]): one for one in render(folder, "shop")}
+    assert found["Deployment", "gateway"]["spec"]["replicas"] == 0
+    services = {"order": "old", "checkout": "new", "returns": "new"}
+    for name, side in services.items():
+        (container_of,) = found["Deployment", name]["spec"]["template"]["spec"]["containers"]
+        values = {entry["name"]: entry.get("value") for entry in container_of["env"]}
+        assert values["OWNER_SIDE"] == side
+        for entry in values["PASS_ON"].split(","):
+            target = entry.split("http://")[1].removesuffix(":8080")
+            assert services[target] != side
+    rules = found["HTTPRoute", "shop"]["spec"]["rules"]
+    weights = [{b["name"]: b.get("weight") for b in rule["backendRefs"]} for rule in rules]
+    assert weights == [{"order": 100, "checkout": 0}, {"order": 100, "returns": 0}, {"order": None}]

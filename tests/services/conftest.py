@@ -23,7 +23,7 @@ from alembic import command
 from alembic.config import Config
 from sqlalchemy import create_engine
 from sqlalchemy.pool import NullPool
-from starlette.applications import Starlette
+from starlette.types import ASGIApp
 
 from rehearsal.postgres import Server, free_port
 from services.checkout import app as checkout_app
@@ -137,7 +137,7 @@ class Host:
         self._thread.start()
         self._serving: list[tuple[QuietServer, Future[None]]] = []
 
-    def serve(self, app: Starlette, port: int) -> None:
+    def serve(self, app: ASGIApp, port: int) -> None:
         """Serve an application and wait until it answers."""
         config = uvicorn.Config(app, port=port, http="httptools", ws="none", log_level="warning")
         server = QuietServer(config)

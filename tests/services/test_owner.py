@@ -1,5 +1,6 @@
 """Services that refuse customers whom their database does not own, and a gateway that then asks the
-other side: whatever its flags say, a customer is served where he belongs."""
+other side, or services that pass such a customer on themselves: whatever flags and weights say, a
+customer is served where he belongs."""
 
 import threading
 import uuid
@@ -23,6 +24,7 @@ from services.gateway.buckets import BUCKETS
 from services.gateway.flags import DomainFlags, from_environment
 from services.gateway.metrics import Customers
 from services.order import app as order_app
+from services.passing import in_front
 from services.web import Settings
 from tests.services.conftest import BUILD, Host, Json, Shop
 
@@ -63,6 +65,29 @@ class Owned:
     def through(self, method: str, path: str, who: Json, body: Any = None) -> Any:
         return self.call(self.gateway, method, path, who, body)
 
+    def passing(self, away: str = "") -> dict[str, str]:
+        """Addresses of the same services, which pass on; the one named `away` is not there."""
+        urls = {name: f"http://127.0.0.1:{free_port()}" for name in BUILD}
+        others = {
+            "order": {"checkout": urls["checkout"], "return": urls["return"]},
+            "checkout": {"checkout": urls["order"]},
+            "return": {"return": urls["order"]},
+        }
+        for name in BUILD.keys() - {away}:
+            app = BUILD[name](self.settings(name)).app()
+            app = in_front(app, name, SIDES[name], others[name])
+            self.host.serve(app, int(urls[name].rsplit(":", 1)[1]))
+        return urls
+
+    def settings(self, name: str) -> Settings:
+        return Settings(
+            service=name,
+            database_url=self.shop.dsns[name],
+            partners_url=self.shop.urls["partners"],
+            order_url=self.urls["order"],
+            side=SIDES[name],
+        )
+
     def another_gateway(self, flags: DomainFlags, **changes: Any) -> str:
         """Its address; its flags are as they are, whoever owns whom."""
         port = free_port()
@@ -88,17 +113,11 @@ def owned(shop: Shop) -> Iterator[Owned]:
     host = Host()
     urls = {name: f"http://127.0.0.1:{free_port()}" for name in BUILD}
     try:
-        for name, build in BUILD.items():
-            settings = Settings(
-                service=name,
-                database_url=shop.dsns[name],
-                partners_url=shop.urls["partners"],
-                order_url=urls["order"],
-                side=SIDES[name],
-            )
-            host.serve(build(settings).app(), int(urls[name].rsplit(":", 1)[1]))
         with httpx.Client(timeout=20) as http:
             made = Owned(shop, urls, "", http, host)
+            for name, build in BUILD.items():
+                app = build(made.settings(name)).app()
+                host.serve(app, int(urls[name].rsplit(":", 1)[1]))
             made.gateway = made.another_gateway(DomainFlags(True, 0, 1))
             yield made
     finally:
@@ -114,6 +133,11 @@ def customer_of(fits: Callable[[int], bool]) -> Json:
         customer = str(uuid.uuid4())
         if fits(bucket(customer)):
             return {"X-Customer-Id": customer}
+
+
+def token_of(fits: Callable[[int], bool]) -> str:
+    """A new guest's token whose bucket fits."""
+    return next(t for _ in range(10_000) if fits(bucket(t := uuid.uuid4().hex)))
 
 
 def served_by(answer: httpx.Response) -> str:
@@ -320,6 +344,116 @@ def test_a_merge_finds_both_owners_whatever_the_flags_say(owned: Owned) -> None:
 def test_only_a_gateway_may_look_across(owned: Owned) -> None:
     who = customer_of(lambda _: True) | {"X-Crossing": "1"}
     assert owned.through("GET", f"/carts/{uuid.uuid4()}", who).status_code == 400
+
+
+# Services that pass on: nobody before them asks anew
+
+
+@pytest.mark.parametrize("asked", ["order", "checkout"])
+def test_whoever_is_asked_a_customer_is_served_by_his_owner(owned: Owned, asked: str) -> None:
+    owned.own_both(50)
+    urls = owned.passing()
+    for fits, side in ((lambda n: n < 5000, "new"), (lambda n: n >= 5000, "old")):
+        who = customer_of(fits)
+        made = owned.call(urls[asked], "POST", "/carts", who)
+        assert (made.status_code, served_by(made)) == (201, side)
+        item = {"product_sku": "SKU-1", "quantity": 1}
+        path = f"/carts/{made.json()['id']}"
+        assert owned.call(urls[asked], "POST", f"{path}/items", who, item).status_code == 201
+        found = owned.call(urls[asked], "GET", path, who)
+        assert (found.status_code, len(found.json()["items"])) == (200, 1)
+    page = httpx.get(f"{urls[asked]}/metrics").text
+    for side in ("old", "new"):
+        # Each request once, by the side that served it.
+        assert f'gateway_requests_total{{domain="checkout",side="{side}",status="201"}} 2.0' in page
+    assert "service_requests_total" in page
+    assert "gateway_customers{" not in page
+
+
+def test_what_was_passed_on_is_passed_on_by_nobody(owned: Owned) -> None:
+    owned.own_both(100)
+    urls = owned.passing()
+    who = customer_of(lambda _: True)
+    for asked, status in (("order", 421), ("checkout", 201)):
+        answer = owned.call(urls[asked], "POST", "/carts", who | {"X-Passed-On": "1"})
+        assert answer.status_code == status
+
+
+def test_while_the_owner_moves_a_service_waits_and_passes_on(owned: Owned) -> None:
+    owned.own_both(0)
+    owned.epoch += 1
+    urls, who = owned.passing(), customer_of(lambda _: True)
+    owned.own("old", 100, owned.epoch)
+    answers: list[httpx.Response] = []
+    asking = threading.Thread(
+        target=lambda: answers.append(owned.call(urls["order"], "POST", "/carts", who))
+    )
+    asking.start()
+    asking.join(0.2)
+    assert asking.is_alive()
+    owned.own("new", 100, owned.epoch)
+    asking.join(10)
+    assert [(a.status_code, served_by(a)) for a in answers] == [(201, "new")]
+
+
+def test_a_guests_cart_is_merged_across_by_whoever_is_asked(owned: Owned) -> None:
+    owned.own_both(50)
+    urls = owned.passing()
+    who = customer_of(lambda number: number < 5000)
+    guest = {"X-Guest-Token": token_of(lambda number: number < 5000)}
+    carts = [owned.call(urls["order"], "POST", "/carts", one).json()["id"] for one in (guest, who)]
+    item = {"product_sku": "SKU-1", "quantity": 2}
+    owned.call(urls["order"], "POST", f"/carts/{carts[0]}/items", guest, item)
+    body = {"guest_cart_id": carts[0]}
+    merged = owned.call(urls["order"], "POST", f"/carts/{carts[1]}/merge", guest | who, body)
+    assert (merged.status_code, served_by(merged)) == (200, "new")
+    assert [line["quantity"] for line in merged.json()["items"]] == [2]
+
+
+def test_nobody_from_outside_closes_a_guests_cart_or_looks_across(owned: Owned) -> None:
+    urls, who = owned.passing(), customer_of(lambda _: True)
+    path = f"/carts/{uuid.uuid4()}"
+    assert owned.call(urls["order"], "POST", f"{path}/close", who).status_code == 404
+    assert owned.call(urls["order"], "GET", path, who | {"X-Crossing": "1"}).status_code == 400
+
+
+def test_a_service_that_is_away_is_told_of_only_to_its_own_customers(owned: Owned) -> None:
+    owned.own_both(50)
+    urls = owned.passing(away="checkout")
+    stayed = customer_of(lambda number: number >= 5000)
+    assert owned.call(urls["order"], "POST", "/carts", stayed).status_code == 201
+    moved = customer_of(lambda number: number < 5000)
+    assert owned.call(urls["order"], "POST", "/carts", moved).status_code == 502
+
+
+def test_behind_a_gateway_that_asks_anew_a_service_passes_nothing_on(owned: Owned) -> None:
+    owned.own_both(100)
+    urls = owned.passing()
+    changes = {"order_url": urls["order"], "new_urls": {"checkout": urls["checkout"], "return": ""}}
+    gateway = owned.another_gateway(DomainFlags(True, 0, 1), **changes)
+    made = owned.call(gateway, "POST", "/carts", customer_of(lambda _: True))
+    assert (made.status_code, served_by(made)) == (201, "new")
+    for name in ("order", "checkout"):
+        page = httpx.get(f"{urls[name]}/metrics").text
+        assert 'gateway_requests_total{domain="checkout",side="new",status="201"}' not in page
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("checkout=http://x", "needs OWNER_SIDE"),
+        ("nonsense", "say DOMAIN=URL"),
+        ("shipping=http://x", "say DOMAIN=URL"),
+        ("checkout=ftp://x", "say DOMAIN=URL"),
+    ],
+)
+def test_what_cannot_be_passed_on_is_refused_at_the_start(
+    text: str, told: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DATABASE_URL", "x")
+    monkeypatch.setenv("PASS_ON", text)
+    with pytest.raises(SystemExit, match=told):
+        Settings.from_environment("checkout")
 
 
 @given(
