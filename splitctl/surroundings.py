@@ -31,6 +31,7 @@ def parts(config: Config) -> dict[str, Callable[[], Examination]]:
 
 def _cluster(config: Config) -> Examination:
     """Whether the manifests can be used, and the cluster lets us do what this estate needs."""
+    from estate.cluster import HTTP_ROUTE
     from estate.cluster import connect as reach
     from rollout import deploy_planning, permissions
 
@@ -41,7 +42,8 @@ def _cluster(config: Config) -> Examination:
         used = f"{len(deploy_planning.rendered(config, cluster))} manifests"
     for lacking in permissions.missing(cluster, permissions.rules(config)):
         reason = f"in namespace {cluster.namespace} this rule is missing: {lacking}"
-        remedy = "An administrator adds it; deploy/base/rbac.yaml has all of them."
+        folder = "http-route" if lacking.rule.group == HTTP_ROUTE.group else "base"
+        remedy = f"An administrator adds it; deploy/{folder}/rbac.yaml has all of them."
         found.problems.append(Problem("cluster", reason, remedy))
     if not found.problems:
         namespace = cluster.namespace

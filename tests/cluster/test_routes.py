@@ -244,7 +244,7 @@ def test_whoever_a_request_meets_its_customers_owner_serves_it(
     as_the_tool(namespace)
     deploy(namespace, fresh_databases)
     cluster = namespace.cluster_as("splitctl")
-    assert wait_until(lambda: not permissions.missing(cluster, permissions.rules_of(config)), 10)
+    assert wait_until(lambda: not permissions.missing(cluster, permissions.rules(config)), 10)
     flags = HttpRouteFlags(cluster, "shop", backends_of(config))
     assert wait_until(lambda: not flags.unsettled(DOMAIN, DomainFlags(True, 0, 0)), LIMIT_S)
     world = SwitchedWorld()

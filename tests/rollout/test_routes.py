@@ -274,7 +274,7 @@ def test_a_cluster_that_lets_us_not_look_is_told(cluster: RouteCluster, config: 
     assert "httproutes" in (told.problem or "")
     with pytest.raises(ClusterForbidden):
         flags(cluster).write(DOMAIN, FIFTY)
-    lacking = permissions.missing(cluster, permissions.rules_of(config))
+    lacking = permissions.missing(cluster, permissions.rules(config))
     assert [(one.rule.resource, one.verb) for one in lacking] == [("httproutes", "get")]
 
 
