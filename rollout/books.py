@@ -40,7 +40,9 @@ def arrived(
         soak_required_s=soak.total_seconds() if soak is not None else None,
         counted_at=now,
         epoch=result.epoch,
-        evidence=evidence.opened(tools.metrics.scrape(), result.domain, result.epoch),
+        evidence=evidence.opened(
+            tools.metrics.scrape(), result.domain, result.epoch, result.from_percentage
+        ),
     )
 
 

@@ -1,5 +1,6 @@
 """Moves domains: start and advance. Decisions are made in `phases`, plans in `planning`."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import timedelta
 
@@ -7,7 +8,7 @@ from estate.config import Config
 from estate.errors import SplitctlError
 from estate.ledger import ActRecord, Ledger, Rollout
 from migrator.ownership import Ownership
-from rollout import drift, evidence, marks, phases, recovery
+from rollout import drift, evidence, marks, phases, proving, recovery
 from rollout.books import ADOPT, REPAIR, adopt, arrived, finish
 from rollout.flags import DomainFlags
 from rollout.interrupts import Interrupts
@@ -184,12 +185,16 @@ def advance(
     *,
     soak: timedelta | None = None,
     until: int = phases.ALL,
+    proof: timedelta | None = None,
+    on_progress: Callable[[str], None] = lambda _: None,
     tools: Tools | None = None,
 ) -> StepResult | Held:
     """Ask the present phase's gates, then make one fenced step to the next percentage.
 
     soak: how long the *new* phase has to soak, in place of the configuration's.
     until: no step goes beyond this percentage.
+    proof: how long customers are waited for who prove the step, in place of the configuration's;
+    `on_progress` gets a line now and then while they are.
     A step found unfinished is brought to its end first; if it could be finished, that is all.
     Raises LockHeld, Refused, Drift, and what a step raises.
     """
@@ -203,6 +208,9 @@ def advance(
         raise
     if isinstance(result, StepResult):
         result.warnings += teller.stepped(result)
+        # Without the operator lock: who proves only looks.
+        limit = config.rollout.proof if proof is None else proof
+        proving.prove(config, result, limit, tools, on_progress)
     return result
 
 

@@ -102,7 +102,12 @@ def ended(before: Rollout, seen: Served, snapshot: Snapshot, ledger: Ledger, how
                 moved_at=change.now,
                 soak_evidence_s=0.0,
                 counted_at=change.now,
-                evidence=evidence.opened(snapshot, domain, change.rollout.epoch),
+                evidence=evidence.opened(
+                    snapshot,
+                    domain,
+                    change.rollout.epoch,
+                    change.rollout.evidence.get("from"),
+                ),
             )
         )
     return True

@@ -13,6 +13,7 @@ from rollout.asking import Asked
 from rollout.evidence import Look
 from rollout.gates import GateResult
 from rollout.phases import Move
+from rollout.step_plan import CONTRADICTED
 from rollout.survey import Drift, Survey
 
 # Without a consistency gate, a verification counts as fresh for so long.
@@ -28,7 +29,10 @@ class Refused(SplitctlError):
 
 @dataclass(frozen=True)
 class Held:
-    """No step was made, and why. `verdict` is fail, inconclusive, soaking or paused."""
+    """No step was made, and why.
+
+    `verdict` is fail, inconclusive, soaking, paused, unproven or contradicted.
+    """
 
     domain: str
     percentage: int
@@ -146,6 +150,16 @@ def held(row: Rollout, decision: phases.Decision, results: list[GateResult]) -> 
             return Held(
                 domain, row.percentage, "paused", decision.reason, results,
                 ExitCode.PRECONDITION, f"splitctl rollout resume {domain}",
+            )  # fmt: skip
+        case Move.UNPROVEN:
+            return Held(
+                domain, row.percentage, "unproven", decision.reason, results,
+                ExitCode.IN_PROGRESS, watching,
+            )  # fmt: skip
+        case Move.CONTRADICTED:
+            return Held(
+                domain, row.percentage, "contradicted", decision.reason, results,
+                ExitCode.CHECK_FAILED, CONTRADICTED.format(domain=domain),
             )  # fmt: skip
         case Move.DRIFT:
             following = f"splitctl rollout start {domain}"

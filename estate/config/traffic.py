@@ -64,6 +64,12 @@ class RollbackConfig(Model):
     hold_ms: int = Field(default=1000, ge=0, le=1000)
 
 
+class RolloutConfig(Model):
+    """`proof`: how long `rollout advance` waits for the customers who prove a step."""
+
+    proof: Duration = timedelta(minutes=1)
+
+
 class WriterConfig(Model):
     """A program that writes to mapped tables beside the gateway."""
 

@@ -121,7 +121,8 @@ def test_the_whole_way_up(config: Config, tools: Tools, rig: Rig) -> None:
     found = row(config)
     assert (found.percentage, found.phase, found.stage) == (100, 2, "live")
     with open_ledger(config) as ledger:
-        assert [a.kind for a in ledger.history()] == ["start", "step", "step", "step"]
+        kinds = [a.kind for a in ledger.history()]
+    assert kinds == ["start", *3 * ["step", "proven"]]
     soaked(config, rig)
     with pytest.raises(Refused, match="last phase"):
         controller.advance(config, DOMAIN, tools=tools)

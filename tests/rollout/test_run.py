@@ -83,7 +83,8 @@ def test_all_the_way_up_and_soaked_there(
     assert result.next_command == "splitctl decommission rampdown d"
     assert rig.is_at(100)
     assert row(config).soak_evidence_s >= SOAK
-    assert [kind for kind in kinds(config) if "hold" not in kind] == ["start"] + 3 * ["step"]
+    made = [kind for kind in kinds(config) if "hold" not in kind]
+    assert made == ["start"] + 3 * ["step", "proven"]
     told = [
         percentage for percentage in (10, 50, 100) for line in lines if f"d {percentage} %" in line
     ]

@@ -304,3 +304,14 @@ def test_what_is_counted_never_contradicts_the_last_owner(
         held = customers._served
         assert max(held["new"], default=-1) < min(held["old"], default=BUCKETS)
         assert number in held[side]
+
+
+def test_after_the_owner_moved_both_sides_are_counted_from_then_on() -> None:
+    """Else who stayed would outnumber who moved: they were seen before, too."""
+    customers, flags = Customers(), DomainFlags(True, 50, 3)
+    everybody = range(0, BUCKETS, 10)
+    for threshold in (1000, 5000):
+        for number in everybody[::2] if threshold == 1000 else everybody[1::2]:
+            customers.add(flags, [number], ["new" if number < threshold else "old"])
+    new, old = customers.count(flags, "new"), customers.count(flags, "old")
+    assert new / (new + old) == pytest.approx(0.5, abs=0.06)
