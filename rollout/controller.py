@@ -22,10 +22,10 @@ from rollout.preconditions import (
     ask,
     held,
     in_line,
-    need_gates,
     need_shares,
     need_sync,
     need_verdict,
+    refuse_for,
 )
 from rollout.rolled_back import ROLLBACK
 from rollout.step import Step
@@ -83,7 +83,9 @@ def _start(config: Config, domain: str, ledger: Ledger, tools: Tools, world: Wor
     need_sync(domain, tools.sync())
     need_shares(domain, tools.sequences(domain))
     need_verdict(config, domain, None, ledger)
-    need_gates(domain, tools.subjects.problems(domain))
+    refuse_for(domain, tools.subjects.problems(domain))
+    # Else whoever comes by a gateway with early flags would write where he is not owned.
+    refuse_for(domain, tools.unrefused(domain))
     seen = survey(domain, tools.flags, world)
     drift = seen.disagreements(0)
     if drift:
@@ -238,6 +240,7 @@ def _advance(
                 return held(row, decision, asked.results)
             need_sync(domain, looked.streams)
             need_shares(domain, tools.sequences(domain))
+            refuse_for(domain, tools.unrefused(domain))
             # Whatever the gates ask: no step without a verification of what it moves.
             need_verdict(config, domain, row, ledger)
             chosen = next_step(config, row, seen, decision.phase, ledger)

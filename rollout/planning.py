@@ -16,6 +16,7 @@ from rollout.phases import Move
 from rollout.preconditions import (
     need_shares,
     need_sync,
+    refuse_for,
 )
 from rollout.step_plan import StepPlan
 from rollout.survey import Survey, survey
@@ -78,6 +79,7 @@ def plan(config: Config, domain: str, *, tools: Tools | None = None) -> Plan:
     try:
         need_sync(domain, looked.streams)
         need_shares(domain, tools.sequences(domain))
+        refuse_for(domain, tools.unrefused(domain))
     except SplitctlError as error:
         blockers.append(str(error))
     to = config.domain(domain).phases[following].percentage if following is not None else None

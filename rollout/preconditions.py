@@ -81,8 +81,8 @@ def need_shares(domain: str, problems: Iterable[Problem]) -> None:
         raise Refused(domain=domain, reason=told, next=following)
 
 
-def need_gates(domain: str, problems: Iterable[Problem]) -> None:
-    """Every gate that is asked of the data can tell something. Raises Refused."""
+def refuse_for(domain: str, problems: Iterable[Problem]) -> None:
+    """Nothing that was asked beforehand says no: gates, services. Raises Refused with the rest."""
     told = "; ".join(problem.told for problem in problems)
     if told:
         raise Refused(domain=domain, reason=told.rstrip("."), next="splitctl doctor")

@@ -30,6 +30,7 @@ class Tools:
 
     written: where the flags of gateways without a fence stand; None: gateways have a fence
     refusing: services refuse whom they do not own, so customers follow the owners at once
+    unrefused: what says otherwise when they are asked, by domain
     """
 
     ledger: "Callable[[], AbstractContextManager[Ledger]]"
@@ -43,6 +44,7 @@ class Tools:
     sequences: Callable[[str], list[Problem]] = lambda _: []
     written: Written | None = None
     refusing: bool = False
+    unrefused: Callable[[str], list[Problem]] = lambda _: []
     subjects: Subjects = field(default_factory=InMemorySubjects)
     provenance: Provenance = field(default_factory=Unknown)
     notices: Notices = field(default_factory=Notices)
@@ -76,7 +78,13 @@ class Tools:
             return check(config, domain)
 
         written = written_of(config)
-        return cls(
+
+        def unrefused(domain: str) -> list[Problem]:
+            from rollout import refusal
+
+            return refusal.problems(config, domain, found) if found.refusing else []
+
+        found = cls(
             ledger=ledger,
             flags=flags_of(config, written),
             metrics=metrics_of(config),
@@ -89,8 +97,10 @@ class Tools:
             provenance=provenance_of(config),
             notices=Notices.of(config),
             refusing=written is not None and config.gateway.owners_refuse,
+            unrefused=unrefused,
             subjects=DatabaseSubjects(config),
         )
+        return found
 
 
 def without_budget(config: Config) -> Config:

@@ -33,13 +33,16 @@ class ClusterEstate(Estate):
     @property
     def gateways(self) -> list[str]:
         """The gateways' service: it has the same address before there is a pod behind it."""
-        self._service_of("gateway")
-        assert wait_until(self._has_address, DEPLOYED_S)
-        return [f"http://{self.kubelet.service('gateway')}"]
+        return [self._address("gateway")]
 
-    def _has_address(self) -> bool:
+    def _address(self, name: str) -> str:
+        self._service_of(name)
+        assert wait_until(lambda: self._has_address(name), DEPLOYED_S)
+        return f"http://{self.kubelet.service(name)}"
+
+    def _has_address(self, name: str) -> bool:
         try:
-            return bool(self.kubelet.service("gateway"))
+            return bool(self.kubelet.service(name))
         except KeyError:
             return False
 
@@ -132,6 +135,9 @@ class ClusterEstate(Estate):
         places += [f"port = {PORT}", 'settle = "2m"']
         text = text.replace('driver = "admin"', "\n".join(places), 1)
         text = text.replace(f'urls = ["{self.gateways[0]}/metrics"]', "urls = []", 1)
+        # Where the sides are asked directly: the services' own addresses.
+        for name in OWNED:
+            text = text.replace(f'"{self.ports.url(name)}"', f'"{self._address(name)}"')
         # Each phase is a rolling restart of all gateways for each domain.
         text = text.replace(f'{{ percentage = 50, soak = "{self._soak_s:g}s" }}, ', "")
         text += f'\n[cluster]\nkubeconfig = "{self.kubeconfig}"\n'
