@@ -33,6 +33,7 @@ from rollout.step_plan import StepLimits, StepPlan, StepResult, StepUnfinished
 from rollout.survey import Drift, Survey, survey
 from rollout.telling import Teller
 from rollout.tools import Tools
+from rollout.versions import Seen
 from rollout.watch import watch
 from rollout.world import World
 
@@ -124,7 +125,9 @@ def _start_again(
     row = _same_epoch(adopt(config, known, seen, ledger), seen)
     ledger.finish(act, {"percentage": row.percentage, "changes": changes}, rollout=row)
     served = drift.served(row, seen.gateways)
-    drift.ended(row, served, tools.metrics.scrape(), ledger, "`rollout start` was typed")
+    typed = "`rollout start` was typed"
+    drift.ended(row, served, tools.metrics.scrape(), ledger, typed)
+    drift.adopted(row, tools.metrics.scrape(), ledger, typed)
     following = f"splitctl rollout {'watch' if row.percentage else 'advance'} {domain}"
     return Started(domain, row.stage, row.percentage, tuple(changes), following)
 
@@ -233,6 +236,7 @@ def _advance(
             row = adopt(config, row, seen, ledger)
             in_line(domain, row, seen)
             looked = evidence.look(tools, config, ledger, [domain])
+            drift.runs(row, _running(domain, row, tools), looked.snapshot, ledger)
             asked = ask(config, row, ledger, looked)
             row = asked.row
             decision = phases.on_advance(asked.position, asked.results, until)
@@ -247,6 +251,17 @@ def _advance(
             return _step(config, chosen, ledger, tools, world, soak)
     finally:
         world.close()
+
+
+def _running(domain: str, row: Rollout, tools: Tools) -> Seen | None:
+    """What runs now. Raises Refused when that cannot be compared with the phase's beginning."""
+    try:
+        return tools.versions.now()
+    except SplitctlError as error:
+        if row.percentage == 0:
+            return None
+        reason = f"whether the same images and configuration run still cannot be told: {error}"
+        raise Refused(domain=domain, reason=reason, next="splitctl doctor") from error
 
 
 def _settle(

@@ -100,6 +100,7 @@ def counted(rollout: Rollout, seen: Look, now: datetime) -> Rollout:
         "traffic_at": traffic_at.isoformat() if traffic_at else None,
         "epoch": kept.get("epoch", 0),
         "from": kept.get("from"),
+        "versions": kept.get("versions"),
         "data": trials.kept(rollout, seen.counted.get(rollout.domain, {})),
     }
     within_s = TRAFFIC_WITHIN_S + snapshot.behind_s

@@ -38,14 +38,19 @@ class FieldManagers:
             held = {name for container, name in owner.env if container == gateway.container}
             found = sorted((held | owner.data) & ours)
             if found and owner.manager != FLAGS_MANAGER:
-                told.append(_sentence(owner, found))
+                told.append(sentence(owner, ", ".join(found)) + _puts_back(owner))
         return told
 
 
-def _sentence(owner: FieldOwner, names: list[str]) -> str:
+def sentence(owner: FieldOwner, what: str) -> str:
+    """Who has set something, and when."""
     at = f" at {owner.at:%Y-%m-%d %H:%M:%S} UTC" if owner.at is not None else ""
-    told = f"{', '.join(names)} was set by {owner.manager}{at}"
+    return f"{what} was set by {owner.manager}{at}"
+
+
+def _puts_back(owner: FieldOwner) -> str:
+    """What to do about a tool that sets it again and again; empty for anybody else."""
     for word, tool in GITOPS.items():
         if word in owner.manager.lower():
-            return f"{told}: {tool} puts back what stands in Git, so take it out there"
-    return told
+            return f": {tool} puts back what stands in Git, so take it out there"
+    return ""

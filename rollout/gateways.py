@@ -2,10 +2,12 @@
 
 import time
 
+from estate.cluster import Cluster
 from estate.config import Config
 from rollout.flags import Flags, GatewayAdmin
 from rollout.metrics import Metrics, ScrapeMetrics
 from rollout.provenance import Provenance, Unknown
+from rollout.versions import ClusterVersions, Unwatched, Versions
 from rollout.written import Unfenced, Written
 
 
@@ -43,6 +45,36 @@ def provenance_of(config: Config) -> Provenance:
     from rollout.field_managers import FieldManagers
 
     return FieldManagers(connect(config), config)
+
+
+def versions_of(config: Config) -> Versions:
+    """What runs beside the flags, where a cluster can be asked. Nothing is asked yet."""
+    gateway, deploying = config.gateway, config.deploy
+    in_cluster = gateway.driver != "admin" and gateway.deployment is not None
+    if not (in_cluster or deploying or config.rollout.deployments):
+        return Unwatched()
+
+    def reach() -> Cluster:
+        from estate.cluster import connect
+
+        return connect(config)
+
+    def names(cluster: Cluster) -> list[str]:
+        found = dict.fromkeys(config.rollout.deployments)
+        if in_cluster and gateway.deployment:
+            found[gateway.deployment] = None
+        if deploying is not None:
+            from rollout import deploy
+
+            manifests = deploy.rendered(config, cluster.namespace)
+            found |= {
+                item["metadata"]["name"]: None for item in manifests if item["kind"] == "Deployment"
+            }
+        return list(found)
+
+    domains = config.domains.values()
+    flags = {name for item in domains for name in (item.flag, item.percentage, item.epoch_name)}
+    return ClusterVersions(reach, names, flags)
 
 
 def metrics_of(config: Config) -> Metrics:

@@ -20,6 +20,7 @@ from rollout.phases import Decision, Move
 from rollout.proof import Proof
 from rollout.telling import Teller
 from rollout.tools import Tools
+from rollout.versions import Seen
 
 SHORTEST_LOOK_S, LONGEST_LOOK_S = 1.0, 10.0
 # Without any progress for this long (or a tenth of the soak) a person is told.
@@ -125,12 +126,13 @@ def look(config: Config, subjects: Sequence[Subject], ledger: Ledger, tools: Too
     names = [item.name for item in subjects]
     gateways = tools.flags.served()
     seen = evidence.look(tools, config, ledger, names)
+    versions = tools.versions.lately()
     for item in subjects:
         before = rows[item.name]
         if before is None:
             raise NothingToWatch(domains=item.name)
         try:
-            _one(config, item, before, gateways, seen, ledger, tools)
+            _one(config, item, before, gateways, seen, versions, ledger, tools)
         except LedgerUnreachable as error:
             _unknown(item, error)
 
@@ -146,11 +148,13 @@ def _one(
     before: Rollout,
     gateways: Sequence[GatewayFlags],
     seen: Look,
+    versions: Seen | None,
     ledger: Ledger,
     tools: Tools,
 ) -> None:
     served = drift.served(before, gateways)
     drift.ended(before, served, seen.snapshot, ledger, IN_LINE)
+    drift.runs(before, versions, seen.snapshot, ledger)
     stands = drift.note(item.sight, served, before, ledger, tools.provenance, tools.clock)
     drifted = marks.drift(ledger, before) if stands else None
     if drifted is not None and not item.drifted:

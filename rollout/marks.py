@@ -19,6 +19,7 @@ DRIFT, DRIFT_ENDED = "drift", "drift-ended"
 HOLD, HOLD_ENDED = "hold", "hold-ended"
 ANSWER = "answer"
 PROVEN = "proven"
+VERSION = "version"
 # More answers than a phase can have.
 MANY = 1000
 

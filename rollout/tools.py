@@ -13,6 +13,7 @@ from rollout.metrics import Metrics
 from rollout.notices import Notices
 from rollout.provenance import Provenance, Unknown
 from rollout.subjects import InMemorySubjects, Subjects
+from rollout.versions import Unwatched, Versions
 from rollout.world import World, Writers
 from rollout.written import Written
 
@@ -45,6 +46,7 @@ class Tools:
     written: Written | None = None
     refusing: bool = False
     unrefused: Callable[[str], list[Problem]] = lambda _: []
+    versions: Versions = field(default_factory=Unwatched)
     subjects: Subjects = field(default_factory=InMemorySubjects)
     provenance: Provenance = field(default_factory=Unknown)
     notices: Notices = field(default_factory=Notices)
@@ -58,7 +60,7 @@ class Tools:
     @classmethod
     def of(cls, config: Config) -> "Tools":
         """The real ones. Nothing is opened yet."""
-        from rollout.gateways import flags_of, metrics_of, provenance_of, written_of
+        from rollout.gateways import flags_of, metrics_of, provenance_of, versions_of, written_of
         from rollout.subjects import DatabaseSubjects
         from rollout.world import DatabaseWorld, HttpWriters
 
@@ -98,6 +100,7 @@ class Tools:
             notices=Notices.of(config),
             refusing=written is not None and config.gateway.owners_refuse,
             unrefused=unrefused,
+            versions=versions_of(config),
             subjects=DatabaseSubjects(config),
         )
         return found

@@ -28,7 +28,7 @@ from estate.cluster.objects import (
     Kind,
     Pod,
 )
-from estate.cluster.protocol import FLAGS_MANAGER, MANAGER, Cluster
+from estate.cluster.protocol import FLAGS_MANAGER, MANAGER, OURS, Cluster
 from estate.cluster.real import KubernetesCluster
 
 if TYPE_CHECKING:
@@ -39,6 +39,7 @@ __all__ = [
     "DEPLOYMENT",
     "FLAGS_MANAGER",
     "MANAGER",
+    "OURS",
     "POD",
     "REPLICA_SET",
     "Change",

@@ -65,9 +65,14 @@ class RollbackConfig(Model):
 
 
 class RolloutConfig(Model):
-    """`proof`: how long `rollout advance` waits for the customers who prove a step."""
+    """`proof`: how long `rollout advance` waits for the customers who prove a step.
+
+    deployments: whose images and configuration are not to change during a phase, beside the
+    gateways' and those of the manifests
+    """
 
     proof: Duration = timedelta(minutes=1)
+    deployments: list[str] = Field(default_factory=list)
 
 
 class WriterConfig(Model):
