@@ -11,7 +11,7 @@ from rehearsal.children import wait_until
 from rehearsal.estate import FLAGS
 from rollout.field_managers import FieldManagers
 from rollout.flags import DomainFlags
-from rollout.pods import ConfigMapFlags, EnvironmentFlags, GatewayPods
+from rollout.pods import ConfigMapFlags, EnvironmentFlags, GatewayPods, to_environment
 from rollout.versions import ClusterVersions, Seen, changes
 from rollout.written import Written, settle
 from tests.cluster.conftest import ROOT, Namespace
@@ -100,11 +100,14 @@ def test_another_image_is_told_from_a_step_and_its_author_named(namespace: Names
     cluster, config = namespace.cluster, told("environment")
     cluster.apply(gateways(FLAGS, mounted=True))
     cluster.apply(config_map("flags", COLOUR="red"))
-    runs = ClusterVersions(lambda: cluster, lambda _: ["gateway"], FLAGS)
+    domain = config.domain(DOMAIN)
+    flags = [*FLAGS, domain.epoch_name]
+    runs = ClusterVersions(lambda: cluster, lambda _: ["gateway"], flags)
     before = seen(runs).to_json()
     EnvironmentFlags(GatewayPods(cluster, config)).write(DOMAIN, WANTED)
     assert changes(before, seen(runs)) == [], "a step is no other version"
-    manifest = gateways(FLAGS, mounted=True)
+    # As `deploy apply` does it: flags as they stand.
+    manifest = gateways({**FLAGS, **to_environment(domain, WANTED)}, mounted=True)
     manifest["spec"]["template"]["spec"]["containers"][0]["image"] = "splitctl/gateway:2"
     cluster.apply(manifest)
     (ours,) = changes(before, seen(runs))
