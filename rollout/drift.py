@@ -13,6 +13,7 @@ from datetime import datetime, timedelta
 from estate.ledger import ActRecord, Ledger, Rollout
 from rollout import evidence, marks
 from rollout.counters import Snapshot
+from rollout.evidence import VERSIONS
 from rollout.flags import DomainFlags, GatewayFlags
 from rollout.gates import GateResult
 from rollout.marks import DRIFT, DRIFT_ENDED, VERSION
@@ -24,8 +25,6 @@ from rollout.versions import Seen, changes
 SETTLES_S = 5.0
 # Of a gateway that has its flags from its environment.
 NO_EPOCH = 0
-# Where a phase's evidence keeps what ran when it began.
-VERSIONS = "versions"
 ANEW = "the phase begins anew, at zero"
 
 

@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 LATEST = 20
 # The clock never counts more than this between two looks: nobody looked meanwhile.
 LONGEST_COUNT_S = 30.0
+# What ran when the phase began.
+VERSIONS = "versions"
 # Without a request on the new side for so long, there is no evidence.
 TRAFFIC_WITHIN_S = 15.0
 
@@ -100,7 +102,7 @@ def counted(rollout: Rollout, seen: Look, now: datetime) -> Rollout:
         "traffic_at": traffic_at.isoformat() if traffic_at else None,
         "epoch": kept.get("epoch", 0),
         "from": kept.get("from"),
-        "versions": kept.get("versions"),
+        VERSIONS: kept.get(VERSIONS),
         "data": trials.kept(rollout, seen.counted.get(rollout.domain, {})),
     }
     within_s = TRAFFIC_WITHIN_S + snapshot.behind_s

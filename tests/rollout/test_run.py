@@ -326,3 +326,18 @@ def test_domains_go_up_beside_each_other_and_one_that_fails_leaves_the_other(
     assert rig.served == {0}
     assert {gateway.domains[OTHER].served for gateway in rig.gateways.values()} == {100}
     assert [back["domain"] for back in result.rollbacks] == [DOMAIN]
+
+
+def test_it_waits_for_customers_who_prove_a_step_and_says_so(
+    config: Config, tools: Tools, rig: Rig, shop: Shop
+) -> None:
+    """Other domains are watched meanwhile: the wait is between its looks."""
+    rig.customers = 10
+    shop.then[5] = lambda: setattr(rig, "customers", 1000)
+    result, lines = ran(config, tools)
+    assert result.exit_code is ExitCode.DONE, lines
+    (told,) = [line for line in lines if "waits for the step's proof" in line]
+    assert told.startswith("d 10 %: waits for the step's proof: measured 10.0 %")
+    with open_ledger(config) as ledger:
+        kinds = [act.kind for act in ledger.history()]
+    assert kinds[:4] == ["start", "step", "proven", "step"]

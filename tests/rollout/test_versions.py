@@ -204,6 +204,16 @@ def test_what_changed_while_nobody_watched_is_found_before_the_step(
     assert at_ten.is_at(10)
 
 
+def test_what_changed_during_the_step_is_found_after_it(
+    config: Config, tools: Tools, at_ten: Rig, cluster: MemoryCluster
+) -> None:
+    at_ten.hooks["quiesce old"] = lambda: set_by_a_person(cluster)
+    advanced(config, tools, at_ten, 50)
+    watched(config, tools)
+    (act,) = acts(config, "drift")
+    assert "shop/order:1 -> shop/order:2" in act.intent["told"][0]
+
+
 def test_a_cluster_that_is_away_is_no_drift_and_no_way_up(
     config: Config,
     tools: Tools,
