@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 from estate.config import Config
 from estate.config.gates import GateConfig
+from estate.config.traffic import RolloutConfig
 from estate.errors import ExitCode
 from estate.ledger import ActRecord, open_ledger
 from rollout import controller, pausing, proof, status
@@ -41,13 +42,16 @@ def seen(new: float, old: float) -> Window:
     [
         (10, 0, 0, 0, "open"),
         (10, 0, 1, 9, "open"),  # ten customers may be of any percentage
-        (10, 0, 5, 45, "proven"),  # a small shop: some fifty are enough to tell it from nobody
+        (10, 0, 7, 63, "proven"),  # a small shop: some seventy are enough
+        (10, 0, 4, 8, "open"),  # these tell it from nobody, and from nothing else
         (10, 0, 0, 150, "contradicted"),
         (10, 0, 3000, 7000, "contradicted"),
-        (50, 10, 10, 10, "proven"),
+        (50, 10, 10, 10, "open"),
+        (50, 10, 45, 45, "proven"),
         (50, 10, 20, 180, "contradicted"),
         (50, 10, 5, 15, "open"),
-        (100, 50, 14, 0, "proven"),
+        (100, 50, 14, 0, "open"),
+        (100, 50, 45, 0, "proven"),
         (100, 50, 998, 2, "proven"),  # two were under way when the flags changed
         (100, 50, 90, 10, "contradicted"),
         (11, 10, 88, 712, "open"),  # nobody tells 11 from 10 by so few customers
@@ -85,8 +89,9 @@ def test_never_proven_against_the_bounds_nor_without_customers(
     assert (found.word == "contradicted") is not holds
     if found.proven:
         excluded = before is not None and not low <= before <= high
-        near = percentage - 100 * within <= low and high <= percentage + 100 * within
-        assert holds and (excluded or near), "an agreement that means something"
+        off = max(percentage - low, high - percentage) / 100
+        means = off <= within or (excluded and off <= max(within, proof.NEAR))
+        assert holds and means, "an agreement that means something"
     assert judge(percentage, before, seen(new, old), {"gw-2": "away"}, within).word == "open"
 
 
@@ -183,11 +188,14 @@ def test_a_step_waits_for_customers_and_tells_who_has_come(
 def test_too_few_customers_leave_the_step_unproven_and_a_watch_goes_on(
     config: Config, tools: Tools, rig: Rig
 ) -> None:
+    assert config.rollout.proof == timedelta(minutes=1)
+    waits = RolloutConfig(proof=timedelta(seconds=5))
+    config = config.model_copy(update={"rollout": waits})
     started(config, tools)
     rig.customers = 10
     began = rig.clock.now
     result = step(config, tools)
-    assert 60 <= rig.clock.now - began < 70, "the configured time"
+    assert 5 <= rig.clock.now - began < 8, "the configured time"
     assert (result.exit_code, result.next_command) == (
         ExitCode.IN_PROGRESS, "splitctl rollout watch d",
     )  # fmt: skip
