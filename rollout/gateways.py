@@ -1,14 +1,17 @@
 """The gateways of an estate, by the driver that its configuration names."""
 
 import time
+from typing import TYPE_CHECKING
 
-from estate.cluster import Cluster
 from estate.config import Config
 from rollout.flags import Flags, GatewayAdmin
 from rollout.metrics import Metrics, ScrapeMetrics
 from rollout.provenance import Provenance, Unknown
-from rollout.versions import ClusterVersions, Unwatched, Versions
+from rollout.versions import Unwatched, Versions
 from rollout.written import Unfenced, Written
+
+if TYPE_CHECKING:
+    from estate.cluster import Cluster
 
 
 def written_of(config: Config) -> Written | None:
@@ -53,13 +56,14 @@ def versions_of(config: Config) -> Versions:
     in_cluster = gateway.driver != "admin" and gateway.deployment is not None
     if not (in_cluster or deploying or config.rollout.deployments):
         return Unwatched()
+    from rollout.pod_templates import ClusterVersions
 
-    def reach() -> Cluster:
+    def reach() -> "Cluster":
         from estate.cluster import connect
 
         return connect(config)
 
-    def names(cluster: Cluster) -> list[str]:
+    def names(cluster: "Cluster") -> list[str]:
         found = dict.fromkeys(config.rollout.deployments)
         if in_cluster and gateway.deployment:
             found[gateway.deployment] = None

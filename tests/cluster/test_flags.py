@@ -11,8 +11,9 @@ from rehearsal.children import wait_until
 from rehearsal.estate import FLAGS
 from rollout.field_managers import FieldManagers
 from rollout.flags import DomainFlags
+from rollout.pod_templates import ClusterVersions
 from rollout.pods import ConfigMapFlags, EnvironmentFlags, GatewayPods, to_environment
-from rollout.versions import ClusterVersions, Seen, changes
+from rollout.versions import Seen, changes
 from rollout.written import Written, settle
 from tests.cluster.conftest import ROOT, Namespace
 from tests.cluster.kubelet import Kubelet

@@ -14,10 +14,11 @@ from estate.errors import ExitCode
 from estate.ledger import ActRecord, open_ledger
 from rollout import controller, status
 from rollout.phases import Move
+from rollout.pod_templates import ClusterVersions
 from rollout.preconditions import Refused
 from rollout.survey import Drift
 from rollout.tools import Tools
-from rollout.versions import ClusterVersions, Fact, Seen, changes
+from rollout.versions import Fact, Seen, changes
 from tests.rollout.rig import DOMAIN, Rig
 from tests.rollout.way import advanced, busy, row, soaked, started, verified
 
@@ -69,7 +70,7 @@ def at_ten(
     monkeypatch: pytest.MonkeyPatch,
 ) -> Rig:
     """10 %, proven, and a watch that has seen what runs."""
-    monkeypatch.setattr("rollout.versions.LOOK_EVERY_S", 2.0)
+    monkeypatch.setattr("rollout.pod_templates.LOOK_EVERY_S", 2.0)
     tools.versions = versions(cluster, rig.clock)
     started(config, tools)
     advanced(config, tools, rig, 10)
