@@ -91,7 +91,10 @@ def _samples(verdicts: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
 def _step(step: Mapping[str, Any]) -> dict[str, Any]:
     names = ("fence_ms", "held_requests", "held_ms_max", "barrier_ms", "flags_ms", "moving_ms")
     figures = {name: round(float(step.get(name) or 0)) for name in names}
-    return {"domain": step["domain"], "from": step["from"], "to": step["to"], **figures}
+    proof = step.get("proof") or {}
+    measured = {name: proof.get(name) for name in ("measured", "low", "high", "customers")}
+    told = {"domain": step["domain"], "from": step["from"], "to": step["to"], **figures}
+    return {**told, "proven": proof.get("word") == "proven", **measured}
 
 
 def _reasons(certificate: Mapping[str, Any], evidence: Evidence) -> list[str]:
@@ -117,6 +120,11 @@ def _reasons(certificate: Mapping[str, Any], evidence: Evidence) -> list[str]:
     held = {step["domain"] for step in certificate["steps"] if any(step[name] for name in tried)}
     unheld = sorted({step["domain"] for step in certificate["steps"]} - held)
     reasons += [f"no step of {domain} held a request: its fence was not tried" for domain in unheld]
+    reasons += [
+        f"{step['domain']} to {step['to']} %: not proven to be served"
+        for step in certificate["steps"]
+        if not step["proven"]
+    ]
     at_risk = sum(len(item.get("at_risk") or []) for item in certificate["rollbacks"])
     if at_risk:
         reasons.append(f"{at_risk} keys at risk after a rollback")

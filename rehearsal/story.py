@@ -15,7 +15,7 @@ from rehearsal.tally import Tally, sides_in_use
 
 EVIDENCE_LIMIT_S = 240.0
 FIRST_ASCENT, SECOND_ASCENT = (10, 50), (10, 50, 100)
-INCONCLUSIVE = 4
+INCONCLUSIVE, IN_PROGRESS = 4, 7
 # So often a step that lacks evidence is tried again, each time after a watch.
 PATIENCE = 4
 # Nobody may meet a fence that is up for twenty milliseconds, and then it was not tried.
@@ -113,19 +113,32 @@ class Story:
                 self._enter("live", percentage, domain)
             self.verify(f"{percentage} %: verify", f"{percentage} %: soak")
             self._watch()
+            self._proofs()
             self._gather("live", percentage)
 
     def _advance(self, domain: str) -> dict[str, Any]:
         """One step. Gateways that started anew for another domain have to see customers first."""
         for _ in range(PATIENCE):
-            answer = self.typist.run("rollout", "advance", domain, expect=(0, INCONCLUSIVE))
-            if answer.record.exit_code == 0:
+            expect = (0, INCONCLUSIVE, IN_PROGRESS)
+            answer = self.typist.run("rollout", "advance", domain, expect=expect)
+            # A step that only lacks customers to prove it is made: the watch after it waits.
+            if answer.record.exit_code == 0 or "proof" in answer.data:
                 break
             self._watch()
         else:
             raise EvidenceMissing(f"{domain}: the gates stay inconclusive")
         data: dict[str, Any] = answer.data
         return data
+
+    def _proofs(self) -> None:
+        """What the watch has found of steps that were not proven at once."""
+        for step in self.evidence.steps:
+            if (step.get("proof") or {}).get("word") == "proven":
+                continue
+            events = self.typist.run("rollout", "history", step["domain"]).data
+            proven = [event["data"] for event in events if event["kind"] == "proven"]
+            found = [data for data in proven if data["epoch"] == step["epoch"]]
+            step["proof"] = found[-1] if found else step.get("proof")
 
     def fall_back(self) -> None:
         """Everyone back to the old side, as on-call would."""

@@ -9,6 +9,7 @@ from estate import journal
 from estate.config import Config
 from estate.ledger import ActRecord, Ledger, LedgerUnreachable, Rollout
 from rollout import evidence, phases
+from rollout.evidence import VERSIONS
 from rollout.phases import Stage
 from rollout.step_plan import StepResult
 from rollout.survey import Survey
@@ -27,9 +28,14 @@ def arrived(
 ) -> Rollout:
     """Where the domain stands after a step: a new phase, its clock at zero."""
     try:
-        now = ledger.now()
+        now, before = ledger.now(), ledger.rollout(result.domain)
     except LedgerUnreachable:
-        now = None
+        now, before = None, None
+    opened = evidence.opened(
+        tools.metrics.scrape(), result.domain, result.epoch, result.from_percentage
+    )
+    # A step changes nothing of what runs: it was compared just before.
+    opened[VERSIONS] = before.evidence.get(VERSIONS) if before else None
     return Rollout(
         result.domain,
         stage=Stage.LIVE,
@@ -40,7 +46,7 @@ def arrived(
         soak_required_s=soak.total_seconds() if soak is not None else None,
         counted_at=now,
         epoch=result.epoch,
-        evidence=evidence.opened(tools.metrics.scrape(), result.domain, result.epoch),
+        evidence=opened,
     )
 
 

@@ -1,5 +1,6 @@
 """Moves domains: start and advance. Decisions are made in `phases`, plans in `planning`."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import timedelta
 
@@ -7,7 +8,7 @@ from estate.config import Config
 from estate.errors import SplitctlError
 from estate.ledger import ActRecord, Ledger, Rollout
 from migrator.ownership import Ownership
-from rollout import drift, evidence, marks, phases, pod_health, recovery
+from rollout import drift, evidence, marks, phases, pod_health, proving, recovery
 from rollout.books import ADOPT, REPAIR, adopt, arrived, finish
 from rollout.flags import DomainFlags
 from rollout.following import ending
@@ -22,11 +23,11 @@ from rollout.preconditions import (
     ask,
     held,
     in_line,
-    need_gates,
     need_gateways,
     need_shares,
     need_sync,
     need_verdict,
+    refuse_for,
 )
 from rollout.rolled_back import ROLLBACK
 from rollout.step import Step
@@ -34,6 +35,7 @@ from rollout.step_plan import StepLimits, StepPlan, StepResult, StepUnfinished
 from rollout.survey import Drift, Survey, survey
 from rollout.telling import Teller
 from rollout.tools import Tools
+from rollout.versions import Seen
 from rollout.watch import watch
 from rollout.world import World
 
@@ -85,8 +87,10 @@ def _start(config: Config, domain: str, ledger: Ledger, tools: Tools, world: Wor
     need_sync(domain, tools.sync())
     need_shares(domain, tools.sequences(domain))
     need_verdict(config, domain, None, ledger)
-    need_gates(domain, tools.subjects.problems(domain))
-    need_gates(domain, pod_health.problems(config, domain, tools.cluster))
+    refuse_for(domain, tools.subjects.problems(domain))
+    refuse_for(domain, pod_health.problems(config, domain, tools.cluster))
+    # Else whoever comes by a gateway with early flags would write where he is not owned.
+    refuse_for(domain, tools.unrefused(domain))
     seen = survey(domain, tools.flags, world)
     drift = seen.disagreements(0)
     if drift:
@@ -125,7 +129,9 @@ def _start_again(
     row = _same_epoch(adopt(config, known, seen, ledger), seen)
     ledger.finish(act, {"percentage": row.percentage, "changes": changes}, rollout=row)
     served = drift.served(row, seen.gateways)
-    drift.ended(row, served, tools.metrics.scrape(), ledger, "`rollout start` was typed")
+    typed = "`rollout start` was typed"
+    drift.ended(row, served, tools.metrics.scrape(), ledger, typed)
+    drift.adopted(row, tools.metrics.scrape(), ledger, typed)
     following = f"splitctl rollout {'watch' if row.percentage else 'advance'} {domain}"
     return Started(domain, row.stage, row.percentage, tuple(changes), following)
 
@@ -188,12 +194,16 @@ def advance(
     *,
     soak: timedelta | None = None,
     until: int = phases.ALL,
+    proof: timedelta | None = None,
+    on_progress: Callable[[str], None] = lambda _: None,
     tools: Tools | None = None,
 ) -> StepResult | Held:
     """Ask the present phase's gates, then make one fenced step to the next percentage.
 
     soak: how long the *new* phase has to soak, in place of the configuration's.
     until: no step goes beyond this percentage.
+    proof: how long customers are waited for who prove the step, in place of the configuration's;
+    `on_progress` gets a line now and then while they are.
     A step found unfinished is brought to its end first; if it could be finished, that is all.
     Raises LockHeld, Refused, Drift, and what a step raises.
     """
@@ -207,6 +217,9 @@ def advance(
         raise
     if isinstance(result, StepResult):
         result.warnings += teller.stepped(result)
+        # Without the operator lock: who proves only looks.
+        limit = config.rollout.proof if proof is None else proof
+        proving.prove(config, result, limit, tools, on_progress)
     return result
 
 
@@ -227,6 +240,7 @@ def _advance(
             row = adopt(config, row, seen, ledger)
             in_line(domain, row, seen)
             looked = evidence.look(tools, config, ledger, [domain])
+            drift.runs(row, _running(domain, row, tools), looked.snapshot, ledger)
             asked = ask(config, row, ledger, looked)
             row = asked.row
             decision = phases.on_advance(asked.position, asked.results, until)
@@ -235,12 +249,24 @@ def _advance(
             need_sync(domain, looked.streams)
             need_shares(domain, tools.sequences(domain))
             need_gateways(domain, tools.written)
+            refuse_for(domain, tools.unrefused(domain))
             # Whatever the gates ask: no step without a verification of what it moves.
             need_verdict(config, domain, row, ledger)
             chosen = next_step(config, row, seen, decision.phase, ledger)
             return _step(config, chosen, ledger, tools, world, soak)
     finally:
         world.close()
+
+
+def _running(domain: str, row: Rollout, tools: Tools) -> Seen | None:
+    """What runs now. Raises Refused when that cannot be compared with the phase's beginning."""
+    try:
+        return tools.versions.now()
+    except SplitctlError as error:
+        if row.percentage == 0:
+            return None
+        reason = f"whether the same images and configuration run still cannot be told: {error}"
+        raise Refused(domain=domain, reason=reason, next="splitctl doctor") from error
 
 
 def _settle(

@@ -1,25 +1,31 @@
-"""Drift: gateways serve something else than the ledger says, and no command is at work.
+"""Drift: something is not as the phase began with it, and no command of ours made it so.
 
-A watch names it and stops the soak clock. When the flags are as they were asked for again, the
-phase begins anew: what was counted meanwhile, and before, is no evidence for it.
+Either gateways serve something else than the ledger says, or other images or configuration run
+(`rollout.versions`). A watch names it and stops the soak clock. When the flags are as they were
+asked for again, or a person has seen what runs now and types `rollout start`, the phase begins
+anew: what was counted meanwhile, and before, is no evidence for it.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 
-from estate.ledger import Ledger, Rollout
+from estate.ledger import ActRecord, Ledger, Rollout
 from rollout import evidence, marks
 from rollout.counters import Snapshot
+from rollout.evidence import VERSIONS
 from rollout.flags import DomainFlags, GatewayFlags
 from rollout.gates import GateResult
-from rollout.marks import DRIFT, DRIFT_ENDED
+from rollout.marks import DRIFT, DRIFT_ENDED, VERSION
+from rollout.phases import Stage
 from rollout.provenance import Provenance
+from rollout.versions import Seen, changes
 
 # A rollback waits for no lock and writes its books last: so long it looks like a drift.
 SETTLES_S = 5.0
 # Of a gateway that has its flags from its environment.
 NO_EPOCH = 0
+ANEW = "the phase begins anew, at zero"
 
 
 @dataclass(frozen=True)
@@ -85,27 +91,85 @@ def found(before: Rollout, seen: Served, ledger: Ledger, provenance: Provenance)
 
 def ended(before: Rollout, seen: Served, snapshot: Snapshot, ledger: Ledger, how: str) -> bool:
     """Begin the phase anew if a drift was written down and all is as it was asked for again."""
-    if seen.told or not seen.all_seen or marks.drift(ledger, before) is None:
+    act = marks.drift(ledger, before)
+    if seen.told or not seen.all_seen or act is None or _of_version(act):
         return False
-    domain = before.domain
+    # Whoever was served by the other side meanwhile has moved, and moved again.
+    return _end(before.domain, snapshot, ledger, how, lambda row, now: replace(row, moved_at=now))
+
+
+def adopted(before: Rollout, snapshot: Snapshot, ledger: Ledger, how: str) -> bool:
+    """Begin the phase anew with what runs now: there is nothing to be put back."""
+    act = marks.drift(ledger, before)
+    if act is None or not _of_version(act):
+        return False
+    return _end(before.domain, snapshot, ledger, how, lambda row, _: row)
+
+
+def runs(before: Rollout, seen: Seen | None, snapshot: Snapshot, ledger: Ledger) -> None:
+    """Compare what runs with what ran when the phase began, or remember it for that.
+
+    What a command of ours has set is a new version too: then the phase begins anew at once, and
+    the act says so. None: nobody could be asked, which is no drift.
+    """
+    if seen is None or before.stage != Stage.LIVE or before.percentage == 0:
+        return
+    kept = before.evidence.get(VERSIONS)
+    if kept is not None and not changes(kept, seen):
+        adopted(before, snapshot, ledger, "what runs is what ran before again")
+        return
+    with ledger.changing(before.domain) as change:
+        row = change.rollout
+        if row is None or row.epoch != before.epoch:
+            return  # customers moved meanwhile
+        kept = row.evidence.get(VERSIONS)
+        if kept is None:
+            change.save(replace(row, evidence={**row.evidence, VERSIONS: seen.to_json()}))
+            return
+        found = changes(kept, seen)
+        if not found or marks.drift(change, row) is not None:
+            return
+        who = list(dict.fromkeys(item.who for item in found if item.who))
+        told = {"told": [item.told for item in found], "who": who, "epoch": row.epoch}
+        if all(item.ours for item in found):
+            change.record(row.domain, VERSION, told, {"clock": ANEW})
+            change.save(_anew(row, change.now, snapshot))
+        else:
+            since = marks.moment(change.now)
+            more = {"since": since, "of": VERSION}
+            change.record(row.domain, DRIFT, {**told, **more}, {"clock": "it stands"})
+
+
+def _of_version(act: ActRecord) -> bool:
+    return act.intent.get("of") == VERSION
+
+
+def _end(
+    domain: str,
+    snapshot: Snapshot,
+    ledger: Ledger,
+    how: str,
+    moved: Callable[[Rollout, datetime], Rollout],
+) -> bool:
+    """In one transaction: the drift is over, and the phase begins anew. False: it was over."""
     with ledger.changing(domain) as change:
         if change.rollout is None or (act := marks.drift(change, change.rollout)) is None:
             return False  # another watch was faster
         lasted = marks.span(change.now - act.at)
-        told = {"how": how, "lasted": lasted, "clock": "the phase begins anew, at zero"}
+        told = {"how": how, "lasted": lasted, "clock": ANEW}
         change.record(domain, DRIFT_ENDED, {"epoch": change.rollout.epoch}, told)
-        change.save(
-            replace(
-                change.rollout,
-                phase_started_at=change.now,
-                # Whoever was served by the other side meanwhile has moved, and moved again.
-                moved_at=change.now,
-                soak_evidence_s=0.0,
-                counted_at=change.now,
-                evidence=evidence.opened(snapshot, domain, change.rollout.epoch),
-            )
-        )
+        change.save(moved(_anew(change.rollout, change.now, snapshot), change.now))
     return True
+
+
+def _anew(row: Rollout, now: datetime, snapshot: Snapshot) -> Rollout:
+    return replace(
+        row,
+        phase_started_at=now,
+        soak_evidence_s=0.0,
+        counted_at=now,
+        evidence=evidence.opened(snapshot, row.domain, row.epoch, row.evidence.get("from")),
+    )
 
 
 def blind_to_share(results: Sequence[GateResult]) -> list[GateResult]:

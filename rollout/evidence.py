@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 LATEST = 20
 # The clock never counts more than this between two looks: nobody looked meanwhile.
 LONGEST_COUNT_S = 30.0
+# What ran when the phase began.
+VERSIONS = "versions"
 # Without a request on the new side for so long, there is no evidence.
 TRAFFIC_WITHIN_S = 15.0
 
@@ -81,16 +83,18 @@ def look(tools: Tools, config: Config, ledger: "Ledger", domains: Sequence[str])
     return replace(seen, counted=found, pods=pods)
 
 
-def opened(snapshot: Snapshot, domain: str, epoch: int = 0) -> dict[str, Any]:
-    """The evidence of a phase that begins now, with a step that has this epoch."""
+def opened(
+    snapshot: Snapshot, domain: str, epoch: int = 0, before: int | None = None
+) -> dict[str, Any]:
+    """The evidence of a phase that begins now, with a step from `before` % that has this epoch."""
     window = Window.opened(snapshot.under(domain, epoch), domain)
-    return {"window": window.to_json(), "lags": [], "epoch": epoch}
+    return {"window": window.to_json(), "lags": [], "epoch": epoch, "from": before}
 
 
 def counted(rollout: Rollout, seen: Look, now: datetime) -> Rollout:
     """The row after one more look: window, lags and soak clock moved on."""
     kept = rollout.evidence
-    snapshot = _of_phase(rollout, seen)
+    snapshot = of_phase(rollout, seen.snapshot)
     before = Window.from_json(kept.get("window", {}))
     window = before.advanced(snapshot, rollout.domain)
     grew = window.side("new").requests > before.side("new").requests
@@ -104,6 +108,8 @@ def counted(rollout: Rollout, seen: Look, now: datetime) -> Rollout:
         "lags": lags,
         "traffic_at": traffic_at.isoformat() if traffic_at else None,
         "epoch": kept.get("epoch", 0),
+        "from": kept.get("from"),
+        VERSIONS: kept.get(VERSIONS),
         "data": trials.kept(rollout, seen.counted.get(rollout.domain, {})),
         "pods": pod_health.kept(rollout, seen.pods.get(rollout.domain, {}), passed),
     }
@@ -125,7 +131,7 @@ def of(rollout: Rollout, seen: Look, verdict: VerdictRecord | None) -> Evidence:
         domain=rollout.domain,
         percentage=rollout.percentage,
         window=Window.from_json(rollout.evidence.get("window", {})),
-        blind=_of_phase(rollout, seen).problems,
+        blind=of_phase(rollout, seen.snapshot).problems,
         verdict=verdict_seen(verdict, rollout.moved_at),
         streams=_streams(rollout.domain, seen.streams),
         streams_problem=seen.streams_problem,
@@ -135,10 +141,10 @@ def of(rollout: Rollout, seen: Look, verdict: VerdictRecord | None) -> Evidence:
     )
 
 
-def _of_phase(rollout: Rollout, seen: Look) -> Snapshot:
+def of_phase(rollout: Rollout, snapshot: Snapshot) -> Snapshot:
     """What was seen since the step that opened the phase."""
     # The step's epoch and not the row's: owners may have a newer one that no gateway was given.
-    return seen.snapshot.under(rollout.domain, int(rollout.evidence.get("epoch", 0)))
+    return snapshot.under(rollout.domain, int(rollout.evidence.get("epoch", 0)))
 
 
 def ask(config: Config, evidence: Evidence) -> list[GateResult]:

@@ -48,7 +48,8 @@ class FieldManagers:
         for owner in owners:
             found = self._held(owner, domain)
             if found and owner.manager != FLAGS_MANAGER:
-                told.append(_sentence(owner, found, LEAVE[kind]))
+                what = ", ".join(found)
+                told.append(sentence(owner, what) + _puts_back(owner, LEAVE[kind]))
         return told
 
     def _place(self) -> tuple[Kind, str | None]:
@@ -71,10 +72,15 @@ class FieldManagers:
         return sorted((held | owner.data) & ours)
 
 
-def _sentence(owner: FieldOwner, names: list[str], leave: str) -> str:
+def sentence(owner: FieldOwner, what: str) -> str:
+    """Who has set something, and when."""
     at = f" at {owner.at:%Y-%m-%d %H:%M:%S} UTC" if owner.at is not None else ""
-    told = f"{', '.join(names)} was set by {owner.manager}{at}"
+    return f"{what} was set by {owner.manager}{at}"
+
+
+def _puts_back(owner: FieldOwner, leave: str) -> str:
+    """What to do about a tool that sets it again and again; empty for anybody else."""
     for word, tool in GITOPS.items():
         if word in owner.manager.lower():
-            return f"{told}: {tool} puts back what stands in Git, so {leave}"
-    return told
+            return f": {tool} puts back what stands in Git, so {leave}"
+    return ""

@@ -1,12 +1,17 @@
 """The gateways of an estate, by the driver that its configuration names."""
 
 import time
+from typing import TYPE_CHECKING
 
 from estate.config import Config
 from rollout.flags import Flags, GatewayAdmin
 from rollout.metrics import Metrics, ScrapeMetrics
 from rollout.provenance import Provenance, Unknown
+from rollout.versions import Unwatched, Versions
 from rollout.written import Unfenced, Written
+
+if TYPE_CHECKING:
+    from estate.cluster import Cluster
 
 
 def written_of(config: Config) -> Written | None:
@@ -48,6 +53,37 @@ def provenance_of(config: Config) -> Provenance:
     from rollout.field_managers import FieldManagers
 
     return FieldManagers(connect(config), config)
+
+
+def versions_of(config: Config) -> Versions:
+    """What runs beside the flags, where a cluster can be asked. Nothing is asked yet."""
+    gateway, deploying = config.gateway, config.deploy
+    in_cluster = gateway.driver != "admin" and gateway.deployment is not None
+    if not (in_cluster or deploying or config.rollout.deployments):
+        return Unwatched()
+    from rollout.pod_templates import ClusterVersions
+
+    def reach() -> "Cluster":
+        from estate.cluster import connect
+
+        return connect(config)
+
+    def names(cluster: "Cluster") -> list[str]:
+        found = dict.fromkeys(config.rollout.deployments)
+        if in_cluster and gateway.deployment:
+            found[gateway.deployment] = None
+        if deploying is not None:
+            from rollout import deploy_planning
+
+            manifests = deploy_planning.rendered(config, cluster)
+            found |= {
+                item["metadata"]["name"]: None for item in manifests if item["kind"] == "Deployment"
+            }
+        return list(found)
+
+    domains = config.domains.values()
+    flags = {name for item in domains for name in (item.flag, item.percentage, item.epoch_name)}
+    return ClusterVersions(reach, names, flags)
 
 
 def metrics_of(config: Config) -> Metrics:

@@ -17,8 +17,10 @@ from rollout.evidence import Look
 from rollout.flags import GatewayFlags
 from rollout.gates import GateResult
 from rollout.phases import Decision, Move
+from rollout.proof import Proof
 from rollout.telling import Teller
 from rollout.tools import Tools
+from rollout.versions import Seen
 
 SHORTEST_LOOK_S, LONGEST_LOOK_S = 1.0, 10.0
 # Without any progress for this long (or a tenth of the soak) a person is told.
@@ -35,7 +37,7 @@ class NothingToWatch(SplitctlError):
 
 @dataclass(frozen=True)
 class Watched:
-    """Where a domain was at the last look. Seconds of soak."""
+    """Where a domain was at the last look. Seconds of soak; `measured` of whom, and its bounds."""
 
     domain: str
     percentage: int
@@ -43,6 +45,7 @@ class Watched:
     reason: str
     soak_s: float
     soak_required_s: float
+    measured: str = ""
 
 
 @dataclass(frozen=True)
@@ -72,6 +75,7 @@ class Subject:
     soak_s: float = 0.0
     required_s: float = 0.0
     evident: bool = False
+    proof: Proof | None = None
     marker: Any = None
     moved_on_at: float = 0.0
     told: dict[str, str] = field(default_factory=dict)
@@ -90,6 +94,7 @@ class Subject:
             self.decision.reason,
             round(self.soak_s, 1),
             self.required_s,
+            str(self.proof or ""),
         )
 
     def stuck(self, clock: float) -> bool:
@@ -121,12 +126,13 @@ def look(config: Config, subjects: Sequence[Subject], ledger: Ledger, tools: Too
     names = [item.name for item in subjects]
     gateways = tools.flags.served()
     seen = evidence.look(tools, config, ledger, names)
+    versions = tools.versions.lately()
     for item in subjects:
         before = rows[item.name]
         if before is None:
             raise NothingToWatch(domains=item.name)
         try:
-            _one(config, item, before, gateways, seen, ledger, tools)
+            _one(config, item, before, gateways, seen, versions, ledger, tools)
         except LedgerUnreachable as error:
             _unknown(item, error)
 
@@ -142,11 +148,13 @@ def _one(
     before: Rollout,
     gateways: Sequence[GatewayFlags],
     seen: Look,
+    versions: Seen | None,
     ledger: Ledger,
     tools: Tools,
 ) -> None:
     served = drift.served(before, gateways)
     drift.ended(before, served, seen.snapshot, ledger, IN_LINE)
+    drift.runs(before, versions, seen.snapshot, ledger)
     stands = drift.note(item.sight, served, before, ledger, tools.provenance, tools.clock)
     drifted = marks.drift(ledger, before) if stands else None
     if drifted is not None and not item.drifted:
@@ -159,7 +167,10 @@ def _one(
         raise NothingToWatch(domains=item.name)
     item.results = asked.results
     item.decision = phases.on_watch(asked.position, asked.results)
-    item.evident = asked.row.soak_evidence_s > before.soak_evidence_s
+    item.proof = asked.proof
+    # Before the step is proven, customers who come are the evidence.
+    comes = asked.proof is not None and asked.proof.word == "open" and asked.proof.customers > 0
+    item.evident = comes or asked.row.soak_evidence_s > before.soak_evidence_s
     item.percentage = asked.row.percentage
     item.soak_s, item.required_s = asked.row.soak_evidence_s, asked.position.soak_s
     _progress(item, asked, tools.clock())
@@ -173,10 +184,11 @@ def _one(
 
 
 def _progress(item: Subject, asked: Asked, clock: float) -> None:
-    """Progress is more soak, or more samples for a gate that is not sure yet."""
+    """Progress is more soak, or more samples for a gate, or a proof, that is not sure yet."""
     unsure = tuple((r.name, r.samples) for r in item.results if r.verdict == "inconclusive")
     soaked = None if asked.position.soaked else round(item.soak_s, 3)
-    marker = (item.percentage, soaked, unsure)
+    known = asked.proof.customers if asked.proof and asked.proof.word == "open" else None
+    marker = (item.percentage, soaked, unsure, known)
     # Who paused waits for nothing, and who has soaked has nothing to wait for.
     at_rest = item.decision.move in (Move.SOAKED, Move.PAUSED)
     if marker != item.marker or at_rest:

@@ -1,4 +1,4 @@
-"""What was said of a domain and still holds: a pause, a drift, a hold, the answers of persons.
+"""What was said of a domain and still holds: a pause, a drift, a hold, a proof, persons' answers.
 
 Each is an act in the ledger. Of two opposite kinds the newer one says how it is, so there is no
 second place that could say otherwise, and neither a step nor a rollback can write over it.
@@ -19,6 +19,8 @@ PAUSE, RESUME = "pause", "resume"
 DRIFT, DRIFT_ENDED = "drift", "drift-ended"
 HOLD, HOLD_ENDED = "hold", "hold-ended"
 ANSWER = "answer"
+PROVEN = "proven"
+VERSION = "version"
 # More answers than a phase can have.
 MANY = 1000
 
@@ -51,6 +53,13 @@ def paused(acts: Acts, domain: str) -> "ActRecord | None":
 def drift(acts: Acts, rollout: "Rollout") -> "ActRecord | None":
     """The drift that lasts; where customers have moved since, it is a matter of the past."""
     return _of_now(_standing(acts, rollout.domain, DRIFT, DRIFT_ENDED), rollout)
+
+
+def proven(acts: Acts, rollout: "Rollout") -> "ActRecord | None":
+    """The proof of the step that opened the phase; one that begins anew wants another."""
+    act = _of_now(acts.latest(rollout.domain, (PROVEN,)), rollout)
+    began = rollout.phase_started_at
+    return act if act is not None and (began is None or act.at >= began) else None
 
 
 def hold(acts: Acts, domain: str) -> "ActRecord | None":

@@ -5,6 +5,8 @@ Invariants, held by tests:
   - a percentage never rises beyond the next phase's, nor beyond the one that was asked for;
   - `inconclusive` neither moves up nor brings back;
   - a pause and a drift keep customers where they are; neither is in the way of a rollback;
+  - a step whose percentage is not measured yet, or measured as another, is followed by none, and
+    brings nobody back by itself;
   - until a domain is complete, rollback is possible from every position;
   - a step found unfinished has exactly one way on, told by what gateways serve and owners say.
 """
@@ -41,6 +43,8 @@ class Move(StrEnum):
     HOLD = "hold"
     PAUSED = "paused"
     DRIFT = "drift"
+    UNPROVEN = "unproven"
+    CONTRADICTED = "contradicted"
     ROLL_BACK = "roll back"
     FAIL = "fail"
     REFUSE = "refuse"
@@ -61,6 +65,7 @@ class Position:
     """Where a domain's rollout is. `phase` is -1 at 0 %; `evidence_s` is the soak clock.
 
     paused, drift: who paused it, and what is served in place of what was asked; empty when nothing
+    unproven, contradicted: what the measured share lacks to be what was asked, or that it is not
     """
 
     stage: Stage
@@ -71,6 +76,8 @@ class Position:
     required_s: float | None = None
     paused: str = ""
     drift: str = ""
+    unproven: str = ""
+    contradicted: str = ""
 
     @property
     def soak_s(self) -> float:
@@ -145,10 +152,8 @@ def on_watch(position: Position, results: Iterable[GateResult]) -> Decision:
     fatal = [result for result in results if result.on_fail == "rollback"]
     if overall(fatal) == "fail":
         return Decision(Move.ROLL_BACK, _told(fatal, "fail"))
-    if position.drift:
-        return Decision(Move.DRIFT, position.drift)
-    if position.paused:
-        return Decision(Move.PAUSED, position.paused)
+    if standing := _standing(position):
+        return standing
     word = overall(results)
     if not position.soaked:
         left = position.soak_s - position.evidence_s
@@ -220,16 +225,25 @@ def _held(position: Position, results: Iterable[GateResult]) -> Decision | None:
     word = overall(results)
     if word == "fail":
         return Decision(Move.FAIL, _told(results, "fail"))
-    if position.drift:
-        return Decision(Move.DRIFT, position.drift)
-    if position.paused:
-        return Decision(Move.PAUSED, position.paused)
+    if standing := _standing(position):
+        return standing
     if not position.soaked:
         told = f"soaked {position.evidence_s:.0f} s of {position.soak_s:.0f} s"
         return Decision(Move.SOAK, told)
     if word == "inconclusive":
         return Decision(Move.HOLD, _told(results, "inconclusive"))
     return None
+
+
+def _standing(position: Position) -> Decision | None:
+    """Why the soak clock stands, whatever the gates say; None when it goes."""
+    reasons = {
+        Move.DRIFT: position.drift,
+        Move.PAUSED: position.paused,
+        Move.CONTRADICTED: position.contradicted,
+        Move.UNPROVEN: position.unproven,
+    }
+    return next((Decision(move, why) for move, why in reasons.items() if why), None)
 
 
 def _told(results: Iterable[GateResult], verdict: str) -> str:

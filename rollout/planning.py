@@ -17,6 +17,7 @@ from rollout.preconditions import (
     need_gateways,
     need_shares,
     need_sync,
+    refuse_for,
 )
 from rollout.step_plan import StepPlan
 from rollout.survey import Survey, survey
@@ -80,6 +81,7 @@ def plan(config: Config, domain: str, *, tools: Tools | None = None) -> Plan:
         need_sync(domain, looked.streams)
         need_shares(domain, tools.sequences(domain))
         need_gateways(domain, tools.written)
+        refuse_for(domain, tools.unrefused(domain))
     except SplitctlError as error:
         blockers.append(str(error))
     to = config.domain(domain).phases[following].percentage if following is not None else None

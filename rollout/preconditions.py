@@ -13,6 +13,7 @@ from rollout.asking import Asked
 from rollout.evidence import Look
 from rollout.gates import GateResult
 from rollout.phases import Move
+from rollout.step_plan import CONTRADICTED
 from rollout.survey import Drift, Survey
 from rollout.written import Written
 
@@ -29,7 +30,10 @@ class Refused(SplitctlError):
 
 @dataclass(frozen=True)
 class Held:
-    """No step was made, and why. `verdict` is fail, inconclusive, soaking or paused."""
+    """No step was made, and why.
+
+    `verdict` is fail, inconclusive, soaking, paused, unproven or contradicted.
+    """
 
     domain: str
     percentage: int
@@ -78,8 +82,8 @@ def need_shares(domain: str, problems: Iterable[Problem]) -> None:
         raise Refused(domain=domain, reason=told, next=following)
 
 
-def need_gates(domain: str, problems: Iterable[Problem]) -> None:
-    """Every gate that is asked of the data, or of pods, can tell something. Raises Refused."""
+def refuse_for(domain: str, problems: Iterable[Problem]) -> None:
+    """Nothing that was asked beforehand says no: gates, services. Raises Refused with the rest."""
     told = "; ".join(problem.told for problem in problems)
     if told:
         raise Refused(domain=domain, reason=told.rstrip("."), next="splitctl doctor")
@@ -163,6 +167,16 @@ def held(row: Rollout, decision: phases.Decision, results: list[GateResult]) -> 
             return Held(
                 domain, row.percentage, "paused", decision.reason, results,
                 ExitCode.PRECONDITION, f"splitctl rollout resume {domain}",
+            )  # fmt: skip
+        case Move.UNPROVEN:
+            return Held(
+                domain, row.percentage, "unproven", decision.reason, results,
+                ExitCode.IN_PROGRESS, watching,
+            )  # fmt: skip
+        case Move.CONTRADICTED:
+            return Held(
+                domain, row.percentage, "contradicted", decision.reason, results,
+                ExitCode.CHECK_FAILED, CONTRADICTED.format(domain=domain),
             )  # fmt: skip
         case Move.DRIFT:
             following = f"splitctl rollout start {domain}"

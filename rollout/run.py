@@ -29,9 +29,12 @@ from rollout.telling import Teller
 from rollout.tools import Tools
 
 HOLD = timedelta(hours=24)
+AT_ONCE = timedelta()
 SHORTEST_WAIT_S, LONGEST_WAIT_S = 2.0, 120.0
 SLICE_S = 1.0
 ENDED = (Stage.RAMPDOWN, Stage.COMPLETE)
+# What time and customers bring, unless none come.
+WAITS = {Move.SOAK: State.SOAKS, Move.UNPROVEN: State.PROVES}
 MOVES = (controller.START, controller.STEP, ROLLBACK, ADOPT)
 
 
@@ -247,20 +250,21 @@ class Runner:
             item.say(State.DONE, reason)
         elif move is Move.SOAKED:
             self._advance(item)
-        elif move is Move.SOAK and not subject.stuck(self._tools.clock()):
-            item.say(State.SOAKS, reason)
+        elif move in WAITS and not subject.stuck(self._tools.clock()):
+            item.say(WAITS[move], reason)
         else:
             following = evidence_from(item.name, subject.results) or "splitctl status"
             if move is Move.DRIFT:
                 following = f"splitctl rollout start {item.name}"
-            told = reason if move is not Move.SOAK else f"no evidence comes in: {reason}"
+            told = reason if move not in WAITS else f"no evidence comes in: {reason}"
             item.say(State.HELD, told, following)
 
     def _advance(self, item: Domain) -> None:
         self._try(
             item,
+            # The next looks prove it: other domains are not to wait for that.
             lambda: controller.advance(
-                self._config, item.name, until=self._until, tools=self._tools
+                self._config, item.name, until=self._until, proof=AT_ONCE, tools=self._tools
             ),
         )
 

@@ -12,6 +12,7 @@ class State(StrEnum):
     """How a domain of a run stands."""
 
     BEGINS = "begins"
+    PROVES = "waits for the step's proof"
     SOAKS = "soaks"
     HELD = "held"
     WAITS = "waits for another operator"

@@ -33,6 +33,7 @@ class Books:
     lock: "LockRecord | None" = None
     paused: "dict[str, ActRecord]" = field(default_factory=dict)
     drift: "dict[str, ActRecord]" = field(default_factory=dict)
+    proven: "dict[str, ActRecord]" = field(default_factory=dict)
     unanswered: dict[str, list[str]] = field(default_factory=dict)
 
 
@@ -112,6 +113,8 @@ def _read_marks(config: Config, row: "Rollout", ledger: "Ledger", books: Books) 
         books.paused[row.domain] = paused
     if (drift := marks.drift(ledger, row)) is not None:
         books.drift[row.domain] = drift
+    if (proven := marks.proven(ledger, row)) is not None:
+        books.proven[row.domain] = proven
     answered = marks.answers(config, ledger, row)
     books.unanswered[row.domain] = [
         gate for gate in marks.questions(config, row) if gate not in answered

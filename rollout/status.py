@@ -5,7 +5,7 @@ named, and what it would have told is left out, never guessed.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from estate.config import Config
@@ -13,10 +13,11 @@ from estate.errors import ExitCode
 from migrator.mapping import Side
 from migrator.ownership import Ownership
 from migrator.status import StreamStatus
-from rollout import marks
+from rollout import marks, proof
 from rollout.counters import Snapshot, Window
 from rollout.following import after_rampdown, ending
 from rollout.phases import PER_PERCENT, Stage
+from rollout.proof import Proof
 from rollout.sight import Books, Seen, look
 from rollout.survey import Survey
 from rollout.tools import Tools
@@ -52,6 +53,7 @@ class DomainStatus:
     """One domain. Percentages 0..100; `measured` is the new side's share since the phase began.
 
     wanted: gates that wait for a person's answer in this phase
+    proof: whether customers show that the percentage asked for is served; None where none are asked
     """
 
     domain: str
@@ -71,6 +73,7 @@ class DomainStatus:
     paused: str | None = None
     drift: str | None = None
     wanted: list[str] = field(default_factory=list)
+    proof: Proof | None = None
 
     def lines(self) -> list[str]:
         """For a person."""
@@ -89,6 +92,9 @@ class DomainStatus:
         for owner in self.owned:
             told = owner.problem or f"{owner.percentage:g} % to new under epoch {owner.epoch}"
             lines.append(f"  owned    {owner.side}: {told}")
+        if self.proof is not None:
+            word = "proven" if self.proof.proven else "UNPROVEN"
+            lines.append(f"  {word:<8} {self.proof.told}")
         lines += [f"  sync     {stream.stream}: {_carried(stream)}" for stream in self.sync]
         never = "unknown" if self.asked is None else "never"
         lines.append(f"  verified {self.verified or never}")
@@ -183,6 +189,7 @@ def _domain(config: Config, name: str, seen: Seen) -> DomainStatus:
         paused=marks.why_paused(books.paused[name]) if name in books.paused else None,
         drift=marks.why_drifted(books.drift[name]) if name in books.drift else None,
         wanted=books.unanswered.get(name, []),
+        proof=_proof(config, row, window, books, seen),
     )
 
 
@@ -198,6 +205,30 @@ def _window(row: "Rollout | None", snapshot: Snapshot | None, name: str) -> Wind
     kept: Mapping[str, Any] = row.evidence.get("window", {}) if row else {}
     window = Window.from_json(kept)
     return window.advanced(snapshot, name) if snapshot is not None and kept else window
+
+
+def _proof(
+    config: Config, row: "Rollout | None", window: Window, books: Books, seen: Seen
+) -> Proof | None:
+    """As it was written down, or else as it stands at this look; that is kept by who watches."""
+    if row is None or not proof.wanted(row):
+        return None
+    from rollout import evidence
+
+    if row.domain in books.proven:
+        return Proof.from_json(books.proven[row.domain].outcome or {})
+    snapshot = seen.snapshot or Snapshot(problems={"metrics": "no answer"})
+    blind = evidence.of_phase(row, snapshot).problems
+    found = proof.judge(
+        row.percentage,
+        row.evidence.get("from"),
+        window,
+        blind,
+        proof.tolerance(config, row.domain),
+    )
+    if found.proven:
+        return replace(found, word="open", reason="not written down yet: watch it")
+    return found
 
 
 def _survey(name: str, seen: Seen) -> Survey:

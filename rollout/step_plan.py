@@ -7,6 +7,12 @@ from estate.errors import ExitCode, SplitctlError
 from migrator.mapping import Direction, Side, other
 from rollout.flags import DomainFlags
 from rollout.phases import PER_PERCENT
+from rollout.proof import Proof
+
+# The measured share is not what was asked: a person looks, for nobody is moved by that alone.
+CONTRADICTED = (
+    "splitctl status, then: splitctl rollout watch {domain}, or: splitctl rollback {domain}"
+)
 
 
 class NotCaughtUp(SplitctlError):
@@ -158,7 +164,7 @@ class StepLimits:
 
 @dataclass
 class StepResult:
-    """A step that is done. Whole milliseconds.
+    """A step whose flags stand. Whole milliseconds. `proof`: whether they are what is served.
 
     Without a fence: `flags_ms` until every gateway served it, `moving_ms` in which neither side
     took the customers who moved, `strays` that it brought.
@@ -178,11 +184,20 @@ class StepResult:
     moving_ms: int = 0
     strays: int = 0
     resumed: bool = False
+    proof: Proof | None = None
     warnings: list[str] = field(default_factory=list)
+
+    @property
+    def exit_code(self) -> ExitCode:
+        """Done when it is proven; nobody is moved by a proof that is missing."""
+        words = {"contradicted": ExitCode.CHECK_FAILED, "open": ExitCode.IN_PROGRESS}
+        return words.get(self.proof.word if self.proof else "", ExitCode.DONE)
 
     @property
     def next_command(self) -> str:
         """What comes after a step."""
+        if self.exit_code is ExitCode.CHECK_FAILED:
+            return CONTRADICTED.format(domain=self.domain)
         return f"splitctl rollout watch {self.domain}"
 
     def to_json(self) -> dict[str, Any]:
@@ -193,6 +208,7 @@ class StepResult:
             "from": data.pop("from_percentage"),
             "to": data.pop("to_percentage"),
             **data,
+            "proof": self.proof.to_json() if self.proof else None,
         }
 
     def to_text(self) -> str:
@@ -207,4 +223,7 @@ class StepResult:
             else f"every gateway served it after {self.flags_ms / 1000:,.1f} s; then the owners "
             f"moved in {self.moving_ms:,} ms, barrier {self.barrier_ms:,} ms",
         ]
+        if self.proof is not None:
+            word = "NOT PROVEN, so it is not done" if not self.proof.proven else "proven"
+            lines.append(f"{word}: {self.proof.told}")
         return "\n".join([*lines, *self.warnings])

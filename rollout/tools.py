@@ -15,6 +15,7 @@ from rollout.notices import Notices
 from rollout.provenance import Provenance, Unknown
 from rollout.subjects import InMemorySubjects, Subjects
 from rollout.verifying import InMemoryVerifications, Verifications
+from rollout.versions import Unwatched, Versions
 from rollout.world import World, Writers
 from rollout.written import Written
 
@@ -40,6 +41,7 @@ class Tools:
 
     written: where the flags of gateways without a fence stand; None: gateways have a fence
     refusing: services refuse whom they do not own, so customers follow the owners at once
+    unrefused: what says otherwise when they are asked, by domain
     """
 
     ledger: "Callable[[], AbstractContextManager[Ledger]]"
@@ -53,6 +55,8 @@ class Tools:
     sequences: Callable[[str], list[Problem]] = lambda _: []
     written: Written | None = None
     refusing: bool = False
+    unrefused: Callable[[str], list[Problem]] = lambda _: []
+    versions: Versions = field(default_factory=Unwatched)
     subjects: Subjects = field(default_factory=InMemorySubjects)
     cluster: "Callable[[], Cluster]" = no_cluster
     provenance: Provenance = field(default_factory=Unknown)
@@ -68,7 +72,7 @@ class Tools:
     @classmethod
     def of(cls, config: Config) -> "Tools":
         """The real ones. Nothing is opened yet."""
-        from rollout.gateways import flags_of, metrics_of, provenance_of, written_of
+        from rollout.gateways import flags_of, metrics_of, provenance_of, versions_of, written_of
         from rollout.subjects import DatabaseSubjects
         from rollout.verifying import Children
         from rollout.world import DatabaseWorld, HttpWriters
@@ -95,7 +99,13 @@ class Tools:
             return check(config, domain)
 
         written = written_of(config)
-        return cls(
+
+        def unrefused(domain: str) -> list[Problem]:
+            from rollout import refusal
+
+            return refusal.problems(config, domain, found) if found.refusing else []
+
+        found = cls(
             ledger=ledger,
             flags=flags_of(config, written),
             metrics=metrics_of(config),
@@ -109,9 +119,12 @@ class Tools:
             notices=Notices.of(config),
             verifications=Children(config),
             refusing=written is not None and config.gateway.owners_refuse,
+            unrefused=unrefused,
+            versions=versions_of(config),
             subjects=DatabaseSubjects(config),
             cluster=cluster,
         )
+        return found
 
 
 def without_budget(config: Config) -> Config:

@@ -21,7 +21,11 @@ from rollout.rollback import rollback
 from rollout.tools import Tools
 
 # How a watch ends that makes no progress, unless it only lacks evidence.
-STUCK = {Move.FAIL: ExitCode.CHECK_FAILED, Move.DRIFT: ExitCode.PRECONDITION}
+STUCK = {
+    Move.FAIL: ExitCode.CHECK_FAILED,
+    Move.CONTRADICTED: ExitCode.CHECK_FAILED,
+    Move.DRIFT: ExitCode.PRECONDITION,
+}
 
 
 @dataclass(frozen=True)
@@ -46,8 +50,9 @@ def watch(
 ) -> WatchResult:
     """Watch until every domain has soaked and its gates pass, or something else is decided.
 
-    Exit codes: 0 soaked and passed, 6 rolled back on a `fail`, 3 a gate fails that only holds, 4
-    held without evidence, 5 drift or somebody else's rollback, 7 still soaking at the timeout.
+    Exit codes: 0 soaked and passed, 6 rolled back on a `fail`, 3 a gate fails that only holds, or
+    the measured share is not what was asked, 4 held without evidence, 5 drift or somebody else's
+    rollback, 7 still soaking at the timeout.
     `soak` replaces the present phase's, and is kept in the ledger.
     """
     tools = tools or Tools.of(config)

@@ -136,6 +136,7 @@ def _domain(config: Config, name: str) -> Examination:
         found.healthy.append(f"domain {name}: its mappings fit both databases; {size}")
         _verifier(config, name, found)
     _gates(config, name, found)
+    _refusals(config, name, found)
     return found
 
 
@@ -147,6 +148,19 @@ def _gates(config: Config, domain: str, found: Examination) -> None:
 
     found.problems.extend(DatabaseSubjects(config).problems(domain))
     found.problems.extend(pod_health.problems(config, domain, lambda: reach(config)))
+
+
+def _refusals(config: Config, domain: str, found: Examination) -> None:
+    """Whether services refuse whom they do not own, where gateways rely on that."""
+    from rollout.tools import Tools
+
+    tools = Tools.of(config)
+    if not tools.refusing:
+        return
+    lacking = tools.unrefused(domain)
+    found.problems.extend(lacking)
+    if not lacking:
+        found.healthy.append(f"services of {domain}: they refuse (421) whom they do not own")
 
 
 def _verifier(config: Config, domain: str, found: Examination) -> None:

@@ -51,12 +51,14 @@ def rollout_advance(
     output: OutputFormat = Output.TEXT,
     dry_run: DryRun = False,
 ) -> None:
-    """Move to the next percentage, if the gates pass. One fenced step."""
+    """Move to the next percentage, if the gates pass. One step, proven by who is served."""
 
     def work(c: Any) -> Any:
         from rollout import controller
 
-        return controller.plan(c, domain) if dry_run else controller.advance(c, domain)
+        if dry_run:
+            return controller.plan(c, domain)
+        return controller.advance(c, domain, on_progress=progress)
 
     answer(work, config, output)
 

@@ -178,6 +178,9 @@ def _head(item: DomainBoard, pen: Pen) -> Iterator[Text]:
         f"  {found.stage}  asked {_percent(found.asked)}  served {served}  measured {measured}",
         (f" of {found.requests:,}", "dim"),
     )
+    if found.proof is not None:
+        word, style = ("proven", "green") if found.proof.proven else ("unproven", "bold yellow")
+        yield Text.assemble("  share ", (f"{word}: ", style), found.proof.told)
     if item.watched is not None:
         yield _clock(item, pen)
 

@@ -30,7 +30,7 @@ from estate.cluster.objects import (
     Kind,
     Pod,
 )
-from estate.cluster.protocol import FLAGS_MANAGER, MANAGER, Cluster
+from estate.cluster.protocol import FLAGS_MANAGER, MANAGER, OURS, Cluster
 from estate.cluster.real import KubernetesCluster
 from estate.cluster.routes import Route, Rule
 
@@ -43,6 +43,7 @@ __all__ = [
     "FLAGS_MANAGER",
     "HTTP_ROUTE",
     "MANAGER",
+    "OURS",
     "POD",
     "REPLICA_SET",
     "SERVICE",

@@ -19,7 +19,8 @@ FieldTree = dict[str, Any]
 class FieldOwner:
     """What one manager owns of an object. `operation`: Apply or Update.
 
-    env: (container, variable) of a workload's template; data: keys of a ConfigMap
+    env: (container, variable) of a workload's template; images: its containers; data: keys of a
+    ConfigMap
     """
 
     manager: str
@@ -27,6 +28,7 @@ class FieldOwner:
     at: datetime | None
     env: frozenset[tuple[str, str]]
     data: frozenset[str]
+    images: frozenset[str]
     fields: FieldTree
 
 
@@ -39,6 +41,7 @@ def owners(found: Object) -> list[FieldOwner]:
             at=moment(entry.get("time")),
             env=frozenset(_env(entry.get("fieldsV1", {}))),
             data=frozenset(_named(entry.get("fieldsV1", {}).get("f:data", {}))),
+            images=frozenset(_images(entry.get("fieldsV1", {}))),
             fields=entry.get("fieldsV1", {}),
         )
         for entry in found.get("metadata", {}).get("managedFields", [])
@@ -65,9 +68,17 @@ def _named(tree: FieldTree) -> Iterator[str]:
             yield step[2:]
 
 
-def _env(tree: FieldTree) -> Iterator[tuple[str, str]]:
+def _containers(tree: FieldTree) -> Iterator[tuple[str, FieldTree]]:
     template = tree.get("f:spec", {}).get("f:template", {}).get("f:spec", {})
-    for container, inside in _keyed(template.get("f:containers", {})):
+    yield from _keyed(template.get("f:containers", {}))
+
+
+def _images(tree: FieldTree) -> Iterator[str]:
+    return (container for container, inside in _containers(tree) if "f:image" in inside)
+
+
+def _env(tree: FieldTree) -> Iterator[tuple[str, str]]:
+    for container, inside in _containers(tree):
         for variable, owned_of_it in _keyed(inside.get("f:env", {})):
             # Who lost the value to another manager still holds the name.
             if {"f:value", "f:valueFrom"} & owned_of_it.keys():

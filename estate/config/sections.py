@@ -21,6 +21,7 @@ from estate.config.traffic import (
     GatewayConfig,
     PhaseConfig,
     RollbackConfig,
+    RolloutConfig,
     WriterConfig,
 )
 from estate.config.values import Duration, HostPort, Identifier, Name, Size
@@ -185,6 +186,7 @@ class Config(Model):
     verify: VerifyConfig = Field(default_factory=VerifyConfig)
     fence: FenceConfig = Field(default_factory=FenceConfig)
     rollback: RollbackConfig = Field(default_factory=RollbackConfig)
+    rollout: RolloutConfig = Field(default_factory=RolloutConfig)
     writers: list[WriterConfig] = Field(default_factory=list)
     gates: list[GateConfig] = Field(default_factory=list)
     flows: FlowsConfig = Field(default_factory=FlowsConfig)

@@ -80,6 +80,17 @@ class RollbackConfig(Model):
     hold_ms: int = Field(default=1000, ge=0, le=1000)
 
 
+class RolloutConfig(Model):
+    """`proof`: how long `rollout advance` waits for the customers who prove a step.
+
+    deployments: whose images and configuration are not to change during a phase, beside the
+    gateways' and those of the manifests
+    """
+
+    proof: Duration = timedelta(minutes=1)
+    deployments: list[str] = Field(default_factory=list)
+
+
 class WriterConfig(Model):
     """A program that writes to mapped tables beside the gateway."""
 

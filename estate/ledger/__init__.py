@@ -8,9 +8,11 @@ from estate.ledger.ledger import (
     open_ledger,
 )
 from estate.ledger.records import ActRecord, LockRecord, Rollout, SampleRecord, VerdictRecord
+from estate.ledger.rows import Change
 
 __all__ = [
     "ActRecord",
+    "Change",
     "Ledger",
     "LedgerNewer",
     "LedgerUnreachable",

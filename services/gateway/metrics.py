@@ -21,9 +21,9 @@ SIDES: tuple[Side, ...] = ("old", "new")
 class Customers:
     """Which of a domain's buckets were served since its flags last changed, and by which side.
 
-    An owner may move without the flags: then the side that served a bucket last counts, and what
-    contradicts it is forgotten. For the new side owns buckets from 0 up to a threshold: one that it
-    serves tells of all below, one that the old side serves of all above.
+    An owner may move without the flags: then all are counted anew. For the new side owns buckets
+    from 0 up to a threshold, so that one which it serves must lie below all that the old side has
+    served. To forget only what contradicts would be unfair: those who stayed were seen for longer.
     """
 
     def __init__(self) -> None:
@@ -41,16 +41,12 @@ class Customers:
         if flags != self._flags:
             self._begin(flags)
         for bucket, side in zip(buckets, sides, strict=True):
+            if self._lowest_old <= bucket if side == "new" else bucket <= self._highest_new:
+                self._begin(flags)
             if side == "new":
                 self._highest_new = max(self._highest_new, bucket)
-                if self._lowest_old <= bucket:
-                    self._served["old"] = {b for b in self._served["old"] if b > bucket}
-                    self._lowest_old = min(self._served["old"], default=BUCKETS)
             else:
                 self._lowest_old = min(self._lowest_old, bucket)
-                if self._highest_new >= bucket:
-                    self._served["new"] = {b for b in self._served["new"] if b < bucket}
-                    self._highest_new = max(self._served["new"], default=-1)
             self._served[side].add(bucket)
 
     def count(self, flags: DomainFlags, side: Side) -> int:

@@ -124,6 +124,10 @@ class ClusterEstate(Estate):
         super()._write_config()
         text = self.config.read_text(encoding="utf-8")
         text = text.replace('driver = "admin"', "\n".join(self.driver), 1)
+        # Where the sides are asked directly: the services' own addresses.
+        for name in OWNED:
+            address = self._address(name, app=name)
+            text = text.replace(f'"{self.ports.url(name)}"', f'"{address}"')
         text += f'\n[cluster]\nkubeconfig = "{self.kubeconfig}"\n'
         text += f'namespace = "{self.cluster.namespace}"\n'
         self.config.write_text(text, encoding="utf-8")

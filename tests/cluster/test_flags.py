@@ -11,7 +11,9 @@ from rehearsal.children import wait_until
 from rehearsal.estate import FLAGS
 from rollout.field_managers import FieldManagers
 from rollout.flags import DomainFlags
-from rollout.pods import ConfigMapFlags, EnvironmentFlags, GatewayPods
+from rollout.pod_templates import ClusterVersions
+from rollout.pods import ConfigMapFlags, EnvironmentFlags, GatewayPods, to_environment
+from rollout.versions import Seen, changes
 from rollout.written import Written, settle
 from tests.cluster.conftest import ROOT, Namespace
 from tests.cluster.kubelet import Kubelet
@@ -92,6 +94,43 @@ def test_flags_of_somebody_else_are_left_to_him_and_he_is_named(namespace: Names
     (sentence,) = FieldManagers(cluster, config).who(DOMAIN)
     assert "CHECKOUT_TRAFFIC_PERCENTAGE" in sentence
     assert "Argo CD puts back what stands in Git" in sentence
+
+
+def test_another_image_is_told_from_a_step_and_its_author_named(namespace: Namespace) -> None:
+    """As the API server defaults templates, and keeps who has set what."""
+    cluster, config = namespace.cluster, told("environment")
+    cluster.apply(gateways(FLAGS, mounted=True))
+    cluster.apply(config_map("flags", COLOUR="red"))
+    domain = config.domain(DOMAIN)
+    flags = [*FLAGS, domain.epoch_name]
+    runs = ClusterVersions(lambda: cluster, lambda _: ["gateway"], flags)
+    before = seen(runs).to_json()
+    EnvironmentFlags(GatewayPods(cluster, config)).write(DOMAIN, WANTED)
+    assert changes(before, seen(runs)) == [], "a step is no other version"
+    # As `deploy apply` does it: flags as they stand.
+    manifest = gateways({**FLAGS, **to_environment(domain, WANTED)}, mounted=True)
+    manifest["spec"]["template"]["spec"]["containers"][0]["image"] = "splitctl/gateway:2"
+    cluster.apply(manifest)
+    (ours,) = changes(before, seen(runs))
+    assert ours.ours
+    image = {"name": "gateway", "image": "splitctl/gateway:3"}
+    part = {"spec": {"template": {"spec": {"containers": [image]}}}}
+    kind = {key: manifest[key] for key in ("apiVersion", "kind", "metadata")}
+    cluster.apply({**kind, **part}, manager="kubectl-set", force=True)
+    cluster.apply(config_map("flags", COLOUR="blue"), manager="bob", force=True)
+    colour, moved = changes(before, seen(runs))
+    assert colour.told == "config map flags, COLOUR was changed"
+    assert colour.who.startswith("it was set by bob at 20")
+    image_of = "deployment gateway, container gateway, image: "
+    assert moved.told == f"{image_of}splitctl/gateway:1 -> splitctl/gateway:3"
+    assert moved.who.startswith("it was set by kubectl-set at 20")
+    assert not moved.ours
+
+
+def seen(runs: ClusterVersions) -> Seen:
+    found = runs.now()
+    assert found is not None
+    return found
 
 
 def test_a_pod_that_never_picks_it_up_is_named(namespace: Namespace, kubelet: Kubelet) -> None:

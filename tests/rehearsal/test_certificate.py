@@ -20,9 +20,12 @@ def verdict(**differences: int) -> dict[str, Any]:
     }
 
 
+PROOF = {"word": "proven", "measured": 9.8, "low": 6.2, "high": 14.2, "customers": 1204}
+
+
 def step(domain: str, held: int) -> dict[str, Any]:
     figures = {"fence_ms": 90.4, "held_requests": held, "held_ms_max": 80.6, "barrier_ms": 7}
-    return {"domain": domain, "from": 0, "to": 10, **figures}
+    return {"domain": domain, "from": 0, "to": 10, **figures, "proof": PROOF}
 
 
 ROLLBACK: dict[str, Any] = {
@@ -57,6 +60,7 @@ def test_a_flawless_run_passes() -> None:
     assert made["result"] == "pass", made["reasons"]
     assert made["backfill"] == {"rows": 1000, "rows_per_second": 500}
     assert made["steps"][0]["fence_ms"] == 90
+    assert (made["steps"][0]["measured"], made["steps"][0]["customers"]) == (9.8, 1204)
 
 
 @pytest.mark.parametrize(
@@ -71,6 +75,7 @@ def test_a_flawless_run_passes() -> None:
         ({"verdicts": [verdict(mismatched=1)]}, "1 mismatched rows"),
         ({"verdicts": [verdict(), {**verdict(), "verdict": "inconclusive"}]}, "inconclusive"),
         ({"steps": [step("things", 0)]}, "its fence was not tried"),
+        ({"steps": [step("things", 3) | {"proof": None}]}, "things to 10 %: not proven"),
         ({"rollbacks": [{**ROLLBACK, "at_risk": ["k"]}]}, "at risk"),
         ({"problems": ["the story stopped"]}, "the story stopped"),
     ],

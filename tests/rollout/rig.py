@@ -1,15 +1,15 @@
 """A whole estate in memory: two gateways, two databases, one clock, one log of acts."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
 from estate.cluster import MemoryCluster
 from estate.ledger import ActRecord
 from migrator.status import StreamStatus
-from rollout.counters import Count, Snapshot
+from rollout.counters import SIDES, Count, Counts, Snapshot
 from rollout.flags import DomainFlags
 from rollout.interrupts import Interrupts
 from rollout.memory import InMemoryFlags, MemoryGateway
@@ -64,6 +64,32 @@ class MemoryWriters:
         return []
 
 
+class Customers(InMemoryMetrics):
+    """What was set by hand, with as many customers on each side as the flags send there."""
+
+    def __init__(self, rig: "Rig", snapshot: Snapshot) -> None:
+        super().__init__(snapshot)
+        self.rig = rig
+
+    def scrape(self) -> Snapshot:
+        seen = self.snapshot
+        gateways = {url: self._counted(url, all_) for url, all_ in seen.gateways.items()}
+        return replace(seen, gateways=gateways)
+
+    def _counted(self, url: str, domains: Mapping[str, Counts]) -> Mapping[str, Counts]:
+        return {
+            domain: self._on_each_side(domains.get(domain, {}), flags.served)
+            for domain, flags in self.rig.gateways[url].domains.items()
+        }
+
+    def _on_each_side(self, counts: Counts, served: int) -> Counts:
+        new = (served if self.rig.astray is None else self.rig.astray) / 100
+        return {
+            side: replace(counts.get(side, Count()), customers=self.rig.customers * share)
+            for side, share in zip(SIDES, (1 - new, new), strict=True)
+        }
+
+
 @dataclass
 class Rig:
     """The estate. `kill_at`: the process dies before this act (counted from 0)."""
@@ -76,6 +102,10 @@ class Rig:
     acts: int = 0
     hooks: dict[str, Callable[[], None]] = field(default_factory=dict)
     broken_rules: list[str] = field(default_factory=list)
+    # Customers that each gateway has seen since its flags last changed; `astray`: of a percentage
+    # of its own, whatever the flags say.
+    customers: float = 1000
+    astray: int | None = None
 
     def __post_init__(self) -> None:
         flags = DomainFlags(True, self.percentage, self.epoch)
@@ -88,7 +118,7 @@ class Rig:
             owners={"old": owner, "new": owner}, log=self.log, before=self._before
         )
         self.writers = MemoryWriters(self.log, before=self._before)
-        self.metrics = InMemoryMetrics(Snapshot({name: {} for name in self.gateways}))
+        self.metrics = Customers(self, Snapshot({name: {} for name in self.gateways}))
         self.cluster = MemoryCluster()
         self.statuses = [healthy("forward"), healthy("reverse")]
 

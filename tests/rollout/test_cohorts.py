@@ -74,7 +74,9 @@ def test_a_step_waits_until_the_data_can_tell_and_then_is_made(
     assert isinstance(controller.advance(comparing, DOMAIN, tools=tools), StepResult)
     assert rig.is_at(50)
     # What was counted was the other phase's.
-    assert trials.seen(kept(comparing).evidence) == {}
+    trial = trials.seen(kept(comparing).evidence)["conversion"].trial
+    assert trial is not None
+    assert (trial.total.new.number, trial.open.new.number) == (0, 0)
 
 
 def test_a_look_is_kept_for_whoever_comes_next(comparing: Config, tools: Tools, rig: Rig) -> None:

@@ -50,6 +50,26 @@ def test_no_step_while_ids_of_both_sides_could_meet(config: Config, tools: Tools
     advanced(config, tools, rig, 50)
 
 
+def test_services_that_take_whom_they_do_not_own_are_found_before_anybody_moves(
+    config: Config, tools: Tools, rig: Rig
+) -> None:
+    key, reason = "gateway.owners_refuse", "the new service answers 404 instead of 421"
+    wrong = Problem(key, reason, "Have it ask the owner first.")
+    tools.unrefused = lambda _: [wrong]
+    verified(config)
+    with pytest.raises(Refused, match=reason) as caught:
+        controller.start(config, DOMAIN, tools=tools)
+    assert caught.value.next_command == "splitctl doctor"
+    tools.unrefused = lambda _: []
+    controller.start(config, DOMAIN, tools=tools)
+    tools.unrefused = lambda _: [wrong]
+    with pytest.raises(Refused, match=reason):
+        controller.advance(config, DOMAIN, tools=tools)
+    planned = controller.plan(config, DOMAIN, tools=tools)
+    assert any(reason in blocker for blocker in planned.blockers)
+    assert rig.is_at(0)
+
+
 def test_start_needs_a_verdict_and_a_live_sync(config: Config, tools: Tools, rig: Rig) -> None:
     with pytest.raises(Refused, match="never verified"):
         controller.start(config, DOMAIN, tools=tools)
@@ -121,7 +141,8 @@ def test_the_whole_way_up(config: Config, tools: Tools, rig: Rig) -> None:
     found = row(config)
     assert (found.percentage, found.phase, found.stage) == (100, 2, "live")
     with open_ledger(config) as ledger:
-        assert [a.kind for a in ledger.history()] == ["start", "step", "step", "step"]
+        kinds = [a.kind for a in ledger.history()]
+    assert kinds == ["start", *3 * ["step", "proven"]]
     soaked(config, rig)
     with pytest.raises(Refused, match="last phase"):
         controller.advance(config, DOMAIN, tools=tools)

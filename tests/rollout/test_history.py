@@ -31,15 +31,16 @@ def lived(config: Config, tools: Tools, rig: Rig) -> Config:
 def test_it_tells_acts_and_turns_in_order(lived: Config, tools: Tools) -> None:
     events = history(lived, DOMAIN, tools=tools).events
     assert [event.at for event in events] == sorted(event.at for event in events)
-    told = [(event.kind, event.outcome) for event in events]
-    order = [told.index(item) for item in [
-        ("start", "done"), ("step", "done"), ("pause", "done"), ("resume", "done"),
-        ("gate errors", "fail"), ("rollback", "done"),
+    kinds = [(event.kind, event.outcome) for event in events]
+    order = [kinds.index(item) for item in [
+        ("start", "done"), ("step", "done"), ("proven", "done"), ("pause", "done"),
+        ("resume", "done"), ("gate errors", "fail"), ("rollback", "done"),
     ]]  # fmt: skip
     assert order == sorted(order)
     text = history(lived, DOMAIN, tools=tools).to_text()
-    for wanted in ("0 % -> 10 %", "reason sale", "paused for 0 s", "10 % -> 0 %", "ann on"):
-        assert wanted in text
+    wanted = ("0 % -> 10 %", "reason sale", "paused for 0 s", "10 % -> 0 %", "ann on")
+    for told in (*wanted, "how measured 10.0 % (", "1,000 customers), 10 % asked"):
+        assert told in text
 
 
 def test_of_a_gates_answers_only_the_turns_are_told(lived: Config, tools: Tools) -> None:
@@ -83,7 +84,7 @@ def test_what_was_kept_in_a_journal_stands_in_its_place(
     verified(config)
     controller.start(config, DOMAIN, tools=tools)
     acts = [event.kind for event in history(config, tools=tools).events if event.operator]
-    assert acts == ["start", "step", "rollback", "start"]
+    assert acts == ["start", "step", "proven", "rollback", "start"]
 
 
 def test_a_board_is_gathered_with_the_values_of_each_gate(lived: Config, tools: Tools) -> None:
@@ -92,5 +93,5 @@ def test_a_board_is_gathered_with_the_values_of_each_gate(lived: Config, tools: 
     assert found.domains[0].status.domain == DOMAIN
     assert found.events[-1].kind in ("rollback", "gate errors", "verify")
     with open_ledger(lived) as ledger:
-        (sample, *_) = ledger.samples(DOMAIN)
+        (*_, sample) = ledger.samples(DOMAIN)
     assert sample.data["gates"]["errors"] is not None

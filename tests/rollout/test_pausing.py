@@ -197,7 +197,8 @@ def test_a_question_is_asked_in_every_phase(asking: Config, tools: Tools, rig: R
         assert status.status(asking, tools=tools).domains[0].wanted == []
         advanced(asking, tools, rig, percentage)
     with open_ledger(asking) as ledger:
-        (seen, *_) = ledger.verdicts(DOMAIN, "complaints", 1)
+        answers = ledger.verdicts(DOMAIN, "complaints", 5)
+    seen = next(answer for answer in answers if answer.verdict == "pass")
     assert "said ann on" in seen.data["reason"]
     assert "two, both old" in seen.data["reason"]
 

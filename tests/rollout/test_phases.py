@@ -29,6 +29,9 @@ PASS, FAIL, UNSURE = gate("pass"), gate("fail"), gate("inconclusive")
 HOLDS, TELLS, TELLS_NOT = gate("fail", "hold"), gate("fail", "tell"), gate("inconclusive", "tell")
 PAUSED = {"paused": "paused by ann"}
 DRIFTED = {"drift": "gw-1 serves 30 %"}
+UNPROVEN = {"unproven": "no customer was seen yet"}
+CONTRADICTED = {"contradicted": "measured 30.0 %"}
+NOTHING = {"paused": "", "drift": "", "unproven": "", "contradicted": ""}
 
 
 @pytest.mark.parametrize(
@@ -67,6 +70,11 @@ def test_start(stage: Stage, move: Move) -> None:
         (at(0, **PAUSED), [PASS], Move.PAUSED),
         (at(10, evidence_s=20, **DRIFTED), [PASS], Move.DRIFT),
         (at(10, evidence_s=20, **PAUSED), [FAIL], Move.FAIL),
+        (at(10, evidence_s=20, **UNPROVEN), [PASS], Move.UNPROVEN),
+        (at(10, evidence_s=20, **CONTRADICTED), [PASS], Move.CONTRADICTED),
+        (at(10, evidence_s=20, **CONTRADICTED), [FAIL], Move.FAIL),
+        (at(10, evidence_s=20, **UNPROVEN, **DRIFTED), [PASS], Move.DRIFT),
+        (at(10, evidence_s=20, **UNPROVEN, **PAUSED), [PASS], Move.PAUSED),
     ],
 )
 def test_advance(position: Position, results: list[GateResult], move: Move) -> None:
@@ -101,6 +109,10 @@ def test_the_next_phase_is_the_first_that_is_higher() -> None:
         (at(10, evidence_s=99, **PAUSED), [FAIL], Move.ROLL_BACK),
         (at(10, evidence_s=99, **DRIFTED), [PASS], Move.DRIFT),
         (at(10, evidence_s=99, **DRIFTED), [FAIL], Move.ROLL_BACK),
+        (at(10, evidence_s=99, **UNPROVEN), [PASS], Move.UNPROVEN),
+        (at(10, evidence_s=99, **UNPROVEN), [UNSURE], Move.UNPROVEN),
+        (at(10, evidence_s=99, **CONTRADICTED), [PASS], Move.CONTRADICTED),
+        (at(10, evidence_s=99, **CONTRADICTED), [FAIL], Move.ROLL_BACK),
     ],
 )
 def test_watch(position: Position, results: list[GateResult], move: Move) -> None:
@@ -115,6 +127,7 @@ def test_watch(position: Position, results: list[GateResult], move: Move) -> Non
         (at(100, evidence_s=60), [UNSURE], Move.HOLD),
         (at(100, evidence_s=60), [FAIL], Move.FAIL),
         (at(100, evidence_s=60), [PASS], Move.ENTER),
+        (at(100, evidence_s=60, **UNPROVEN), [PASS], Move.UNPROVEN),
         (at(100, Stage.RAMPDOWN), [PASS], Move.NOTHING),
         (at(100, Stage.COMPLETE), [PASS], Move.REFUSE),
     ],
@@ -154,18 +167,19 @@ looks = st.lists(st.tuples(st.lists(words, max_size=3), st.floats(0, 30)), max_s
 @given(
     looks=looks,
     until=st.integers(0, 100),
-    standing=st.sampled_from([{}, PAUSED, DRIFTED, PAUSED | DRIFTED]),
+    standing=st.sampled_from([{}, PAUSED, DRIFTED, PAUSED | DRIFTED, UNPROVEN, CONTRADICTED]),
 )
 def test_over_every_sequence_of_verdicts(
     looks: list[tuple[list[GateResult], float]], until: int, standing: dict[str, str]
 ) -> None:
     """Up only on passes and after the soak, one phase at a time; back only on a fail.
 
-    Never beyond what is asked, and nobody moves up while a pause or a drift stands.
+    Never beyond what is asked, and nobody moves up while a pause or a drift stands, or a proof is
+    missing.
     """
     position = at(0)
     for number, (results, seconds) in enumerate(looks):
-        said = standing if number % 2 else {"paused": "", "drift": ""}
+        said = standing if number % 2 else NOTHING
         position = replace(position, evidence_s=position.evidence_s + seconds, **said)  # type: ignore[arg-type]
         decides = {result.verdict for result in results if result.on_fail != "tell"}
         fatal = FAIL in results
@@ -180,7 +194,7 @@ def test_over_every_sequence_of_verdicts(
             assert decides <= {"pass"}
             assert position.soaked
             assert not position.paused
-            assert not position.drift
+            assert not (position.drift or position.unproven or position.contradicted)
             assert decision.phase == position.phase + 1
             position = at(PHASES[decision.phase].percentage)
             assert position.percentage <= until
@@ -198,6 +212,8 @@ positions = st.builds(
     st.none() | st.floats(0, 100),
     st.sampled_from(["", "paused"]),
     st.sampled_from(["", "drift"]),
+    st.sampled_from(["", "unproven"]),
+    st.sampled_from(["", "contradicted"]),
 )
 
 

@@ -83,7 +83,8 @@ def test_all_the_way_up_and_soaked_there(
     assert result.next_command == "splitctl decommission rampdown d"
     assert rig.is_at(100)
     assert row(config).soak_evidence_s >= SOAK
-    assert [kind for kind in kinds(config) if "hold" not in kind] == ["start"] + 3 * ["step"]
+    made = [kind for kind in kinds(config) if "hold" not in kind]
+    assert made == ["start"] + 3 * ["step", "proven"]
     told = [
         percentage for percentage in (10, 50, 100) for line in lines if f"d {percentage} %" in line
     ]
@@ -325,3 +326,18 @@ def test_domains_go_up_beside_each_other_and_one_that_fails_leaves_the_other(
     assert rig.served == {0}
     assert {gateway.domains[OTHER].served for gateway in rig.gateways.values()} == {100}
     assert [back["domain"] for back in result.rollbacks] == [DOMAIN]
+
+
+def test_it_waits_for_customers_who_prove_a_step_and_says_so(
+    config: Config, tools: Tools, rig: Rig, shop: Shop
+) -> None:
+    """Other domains are watched meanwhile: the wait is between its looks."""
+    rig.customers = 10
+    shop.then[5] = lambda: setattr(rig, "customers", 1000)
+    result, lines = ran(config, tools)
+    assert result.exit_code is ExitCode.DONE, lines
+    (told,) = [line for line in lines if "waits for the step's proof" in line]
+    assert told.startswith("d 10 %: waits for the step's proof: measured 10.0 %")
+    with open_ledger(config) as ledger:
+        kinds = [act.kind for act in ledger.history()]
+    assert kinds[:4] == ["start", "step", "proven", "step"]

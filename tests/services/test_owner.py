@@ -14,10 +14,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from estate.config import Problem
+from estate.config.flows import SideUrls
 from migrator import control, ownership
 from migrator.mapping import Side as SideName
 from migrator.ownership import bucket
 from rehearsal.postgres import free_port
+from rollout import flows, refusal
+from rollout.placing import Buckets
 from services.gateway.app import Gateway
 from services.gateway.app import Settings as GatewaySettings
 from services.gateway.buckets import BUCKETS
@@ -26,7 +30,7 @@ from services.gateway.metrics import Customers
 from services.order import app as order_app
 from services.passing import in_front
 from services.web import Settings
-from tests.services.conftest import BUILD, Host, Json, Shop
+from tests.services.conftest import BUILD, ROOT, Host, Json, Shop
 
 SIDES: dict[str, SideName] = {"order": "old", "checkout": "new", "return": "new"}
 DATABASES: dict[SideName, str] = {"old": "order", "new": "checkout"}
@@ -341,6 +345,44 @@ def test_a_merge_finds_both_owners_whatever_the_flags_say(owned: Owned) -> None:
     assert [line["quantity"] for line in merged.json()["items"]] == [2]
 
 
+CART = flows.read(ROOT / "flows" / "cart.toml", ["checkout"])
+
+
+def unrefused(owned: Owned, below: int, **urls: str) -> list[Problem]:
+    """What the rollout finds when it asks both sides, of which new owns the buckets below."""
+    sides = SideUrls(**({"old": owned.urls["order"], "new": owned.urls["checkout"]} | urls))
+    buckets = {"new": Buckets(0, below), "old": Buckets(below, BUCKETS)}
+    return refusal.unrefused("checkout", [CART], sides, buckets, "5317c71e")
+
+
+@pytest.mark.parametrize("percentage", [0, 10, 100])
+def test_services_that_refuse_are_found_to_do_so(owned: Owned, percentage: int) -> None:
+    owned.own_both(percentage)
+    assert unrefused(owned, 100 * percentage) == []
+
+
+def test_a_service_that_takes_whom_it_does_not_own_is_named(owned: Owned) -> None:
+    owned.own_both(100)
+    (told,) = unrefused(owned, 0)[:1]
+    assert "the old service of checkout answers 421 to a customer whom its database owns" in (
+        told.reason
+    )
+    told = unrefused(owned, 0)[-1]
+    assert "the new service of checkout answers 404 instead of 421" in told.reason
+    assert "flow cart" in told.reason
+
+
+def test_a_service_that_cannot_be_asked_is_not_believed(owned: Owned) -> None:
+    owned.own_both(10)
+    found = unrefused(owned, 1000, new=NOWHERE)
+    assert found
+    assert all("the new service of checkout could not be asked" in item.reason for item in found)
+    reads_nothing = CART.model_copy(update={"steps": CART.steps[:1]})
+    sides = SideUrls(old=NOWHERE, new=NOWHERE)
+    (lacking,) = refusal.unrefused("checkout", [reads_nothing], sides, {}, "5317c71e")
+    assert "no flow of checkout has a step that reads" in lacking.reason
+
+
 def test_only_a_gateway_may_look_across(owned: Owned) -> None:
     who = customer_of(lambda _: True) | {"X-Crossing": "1"}
     assert owned.through("GET", f"/carts/{uuid.uuid4()}", who).status_code == 400
@@ -471,3 +513,14 @@ def test_what_is_counted_never_contradicts_the_last_owner(
         held = customers._served
         assert max(held["new"], default=-1) < min(held["old"], default=BUCKETS)
         assert number in held[side]
+
+
+def test_after_the_owner_moved_both_sides_are_counted_from_then_on() -> None:
+    """Else who stayed would outnumber who moved: they were seen before, too."""
+    customers, flags = Customers(), DomainFlags(True, 50, 3)
+    everybody = range(0, BUCKETS, 10)
+    for threshold in (1000, 5000):
+        for number in everybody[::2] if threshold == 1000 else everybody[1::2]:
+            customers.add(flags, [number], ["new" if number < threshold else "old"])
+    new, old = customers.count(flags, "new"), customers.count(flags, "old")
+    assert new / (new + old) == pytest.approx(0.5, abs=0.06)

@@ -1,0 +1,254 @@
+"""Another image or configuration runs than when the phase began: named, and the phase anew."""
+
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from estate.cluster import MANAGER, ClusterUnreachable, MemoryCluster, Object
+from estate.config import Config
+from estate.errors import ExitCode
+from estate.ledger import ActRecord, open_ledger
+from rollout import controller, status
+from rollout.phases import Move
+from rollout.pod_templates import ClusterVersions
+from rollout.preconditions import Refused
+from rollout.survey import Drift
+from rollout.tools import Tools
+from rollout.versions import Fact, Seen, changes
+from tests.rollout.rig import DOMAIN, Rig
+from tests.rollout.way import advanced, busy, row, soaked, started, verified
+
+NAME = "order"
+FLAGS = ("F", "P", "P_EPOCH")
+LABELS = {"app": NAME}
+PERSON = "kubectl-set"
+
+
+def deployment(image: str, **variables: str) -> Object:
+    env = [{"name": name, "value": value} for name, value in variables.items()]
+    container = {"name": "main", "image": image, "env": env}
+    spec = {"containers": [container], "volumes": [{"name": "c", "configMap": {"name": "conf"}}]}
+    return {
+        "apiVersion": "apps/v1",
+        "kind": "Deployment",
+        "metadata": {"name": NAME},
+        "spec": {
+            "selector": {"matchLabels": LABELS},
+            "template": {"metadata": {"labels": LABELS}, "spec": spec},
+        },
+    }
+
+
+def configuration(**data: str) -> Object:
+    return {
+        "apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "conf"}, "data": data,
+    }  # fmt: skip
+
+
+@pytest.fixture
+def cluster() -> MemoryCluster:
+    found = MemoryCluster()
+    found.apply(deployment("shop/order:1", LIMIT="5", PASSWORD="s3cret", P="0"))
+    found.apply(configuration(colour="red"))
+    return found
+
+
+def versions(cluster: MemoryCluster, clock: Callable[[], float]) -> ClusterVersions:
+    return ClusterVersions(lambda: cluster, lambda _: [NAME, "not-there"], FLAGS, clock)
+
+
+@pytest.fixture
+def at_ten(
+    config: Config,
+    tools: Tools,
+    rig: Rig,
+    cluster: MemoryCluster,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Rig:
+    """10 %, proven, and a watch that has seen what runs."""
+    monkeypatch.setattr("rollout.pod_templates.LOOK_EVERY_S", 2.0)
+    tools.versions = versions(cluster, rig.clock)
+    started(config, tools)
+    advanced(config, tools, rig, 10)
+    verified(config)
+    rig.traffic(old=1, new=1)
+    tools.sleep = busy(rig)
+    return rig
+
+
+def watched(config: Config, tools: Tools, seconds: float = 3) -> Any:
+    return controller.watch(config, [DOMAIN], timeout=timedelta(seconds=seconds), tools=tools)
+
+
+def acts(config: Config, kind: str) -> list[ActRecord]:
+    with open_ledger(config) as ledger:
+        return [act for act in ledger.history() if act.kind == kind]
+
+
+def set_by_a_person(cluster: MemoryCluster) -> None:
+    changed = deployment("shop/order:2", LIMIT="6", PASSWORD="s3cret", P="0")
+    cluster.apply(changed, manager=PERSON, force=True)
+
+
+def test_another_image_stops_the_clock_and_says_who_and_what(
+    config: Config, tools: Tools, at_ten: Rig, cluster: MemoryCluster
+) -> None:
+    set_by_a_person(cluster)
+    result = watched(config, tools)
+    assert result.domains[0].result == Move.DRIFT.value
+    assert result.next_command == "splitctl rollout start d"
+    (act,) = acts(config, "drift")
+    assert act.intent["told"] == [
+        "deployment order, container main, image: shop/order:1 -> shop/order:2",
+        "deployment order, container main, variable LIMIT was changed",
+    ]
+    (who,) = act.intent["who"]
+    assert who.startswith("it was set by kubectl-set at 20")
+    text = status.status(config, tools=tools).to_text()
+    assert "shop/order:1 -> shop/order:2" in text
+    assert "kubectl-set" in text
+    before = row(config).soak_evidence_s
+    watched(config, tools)
+    assert row(config).soak_evidence_s == before
+    assert len(acts(config, "drift")) == 1
+    soaked(config, at_ten)
+    with pytest.raises(Drift, match="shop/order:2"):
+        controller.advance(config, DOMAIN, tools=tools)
+    assert at_ten.is_at(10), "nobody is moved"
+
+
+def test_a_person_who_has_seen_it_begins_the_phase_anew(
+    config: Config, tools: Tools, at_ten: Rig, cluster: MemoryCluster
+) -> None:
+    set_by_a_person(cluster)
+    watched(config, tools)
+    before = row(config)
+    controller.start(config, DOMAIN, tools=tools)
+    now = row(config)
+    assert now.soak_evidence_s == 0
+    assert before.phase_started_at is not None
+    assert now.phase_started_at is not None
+    assert now.phase_started_at > before.phase_started_at
+    assert now.moved_at == before.moved_at, "nobody changed side"
+    (ended,) = acts(config, "drift-ended")
+    assert "begins anew" in (ended.outcome or {})["clock"]
+    watched(config, tools)
+    assert len(acts(config, "drift")) == 1, "what runs now is what the phase began with"
+    assert row(config).soak_evidence_s > 0
+
+
+def test_what_was_put_back_begins_it_anew_too(
+    config: Config, tools: Tools, at_ten: Rig, cluster: MemoryCluster
+) -> None:
+    set_by_a_person(cluster)
+    watched(config, tools)
+    first = deployment("shop/order:1", LIMIT="5", PASSWORD="s3cret", P="0")
+    cluster.apply(first, manager=PERSON, force=True)
+    watched(config, tools)
+    (ended,) = acts(config, "drift-ended")
+    assert "again" in (ended.outcome or {})["how"]
+
+
+def test_our_own_deployment_is_no_drift_but_a_new_version(
+    config: Config, tools: Tools, at_ten: Rig, cluster: MemoryCluster
+) -> None:
+    watched(config, tools)
+    assert row(config).soak_evidence_s > 0
+    began = row(config).phase_started_at
+    cluster.apply(deployment("shop/order:2", LIMIT="5", PASSWORD="s3cret", P="0"), manager=MANAGER)
+    result = watched(config, tools)
+    assert result.domains[0].result in (Move.SOAK.value, Move.SOAKED.value)
+    assert acts(config, "drift") == []
+    (act,) = acts(config, "version")
+    assert "shop/order:1 -> shop/order:2" in act.intent["told"][0]
+    now = row(config).phase_started_at
+    assert began is not None
+    assert now is not None
+    assert now > began
+    assert len(acts(config, "proven")) == 2
+
+
+def test_flags_secrets_restarts_and_replicas_are_no_version(
+    config: Config, tools: Tools, at_ten: Rig, cluster: MemoryCluster
+) -> None:
+    changed = deployment("shop/order:1", LIMIT="5", PASSWORD="s3cret", P="10")
+    changed["spec"]["replicas"] = 9
+    marks = {"kubectl.kubernetes.io/restartedAt": "now"}
+    changed["spec"]["template"]["metadata"]["annotations"] = marks
+    cluster.apply(changed, manager=PERSON, force=True)
+    watched(config, tools)
+    assert acts(config, "drift") == []
+    assert "s3cret" not in str(row(config).evidence)
+
+
+def test_a_config_map_that_the_pods_read_is_part_of_it(
+    config: Config, tools: Tools, at_ten: Rig, cluster: MemoryCluster
+) -> None:
+    cluster.apply(configuration(colour="blue"), manager=PERSON, force=True)
+    watched(config, tools)
+    (act,) = acts(config, "drift")
+    assert act.intent["told"] == ["config map conf, colour was changed"]
+    assert PERSON in act.intent["who"][0]
+
+
+def test_what_changed_while_nobody_watched_is_found_before_the_step(
+    config: Config, tools: Tools, at_ten: Rig, cluster: MemoryCluster
+) -> None:
+    soaked(config, at_ten)
+    set_by_a_person(cluster)
+    with pytest.raises(Drift, match="shop/order:1 -> shop/order:2"):
+        controller.advance(config, DOMAIN, tools=tools)
+    assert at_ten.is_at(10)
+
+
+def test_what_changed_during_the_step_is_found_after_it(
+    config: Config, tools: Tools, at_ten: Rig, cluster: MemoryCluster
+) -> None:
+    at_ten.hooks["quiesce old"] = lambda: set_by_a_person(cluster)
+    advanced(config, tools, at_ten, 50)
+    watched(config, tools)
+    (act,) = acts(config, "drift")
+    assert "shop/order:1 -> shop/order:2" in act.intent["told"][0]
+
+
+def test_a_cluster_that_is_away_is_no_drift_and_no_way_up(
+    config: Config,
+    tools: Tools,
+    at_ten: Rig,
+    cluster: MemoryCluster,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def away(kind: Any, name: str) -> None:
+        raise ClusterUnreachable(server="s", reason="no route")
+
+    with monkeypatch.context() as gone:
+        gone.setattr(cluster, "get", away)
+        assert watched(config, tools).exit_code is not ExitCode.PRECONDITION
+        assert acts(config, "drift") == []
+        soaked(config, at_ten)
+        with pytest.raises(Refused, match="cannot be told"):
+            controller.advance(config, DOMAIN, tools=tools)
+    advanced(config, tools, at_ten, 50)
+
+
+def test_it_is_not_looked_at_every_second(cluster: MemoryCluster, rig: Rig) -> None:
+    found = versions(cluster, rig.clock)
+    looks = []
+    for _ in range(40):
+        looks.append(found.lately() is not None)
+        rig.clock.sleep(1)
+    assert sum(looks) == 3
+
+
+@given(
+    before=st.dictionaries(st.sampled_from("abcd"), st.sampled_from("12")),
+    now=st.dictionaries(st.sampled_from("abcd"), st.sampled_from("12")),
+)
+def test_exactly_what_differs_is_told(before: dict[str, str], now: dict[str, str]) -> None:
+    seen = Seen({what: Fact(value) for what, value in now.items()})
+    told = [item.told.split()[0] for item in changes(before, seen)]
+    assert told == sorted(k for k in {*before, *now} if before.get(k) != now.get(k))
