@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 JOBS   ?= 4
 
-.PHONY: help setup rehearse rehearse-ten test faults bench system lint lock wheel clean
+.PHONY: help setup rehearse rehearse-ten test faults nine-days bench system lint lock wheel clean
 
 help:
 	@echo "make setup         install into $(VENV); then: $(BIN)/splitctl"
@@ -13,6 +13,7 @@ help:
 	@echo "make rehearse-ten  the same with ten seeds"
 	@echo "make test          lint, types, layers and all tests; lists what did not run and why"
 	@echo "make faults        kill commands, workers, servers and rehearsals at every point; by hand"
+	@echo "make nine-days     a rollout on the cluster with each driver, and all that may happen to it; by hand"
 	@echo "make bench         the data path against its rivals; by hand"
 	@echo "make system        what needs root: Debian packages; more PostgreSQL versions; a Kubernetes API server"
 	@echo "make lock          renew the locked dependencies"
@@ -48,6 +49,10 @@ test: lint
 faults: setup
 	$(BIN)/python -m pytest -m faults tests/model tests/migrator/faults -n $(JOBS) --dist load $(ARGS)
 	$(BIN)/python -m pytest -m faults tests/rehearsal/faults $(ARGS)
+
+# RESULTS=FILE gets what was measured, a line for each.
+nine-days: setup
+	SPLITCTL_NINE_DAYS=$(RESULTS) $(BIN)/python -m pytest -m "faults or rehearsal" tests/cluster/nine_days $(ARGS)
 
 bench: setup
 	$(BIN)/python -m benchmarks $(ARGS)

@@ -1,5 +1,6 @@
 """Pause, resume and answer: a person's word holds until a person takes it back."""
 
+import re
 from datetime import timedelta
 
 import pytest
@@ -43,7 +44,7 @@ def test_a_pause_keeps_everybody_where_they_are_until_it_is_taken_back(
     blockers = controller.plan(config, DOMAIN, tools=tools).blockers
     assert any("the warehouse counts" in blocker for blocker in blockers)
     resumed = pausing.resume(config, DOMAIN, tools=tools)
-    assert "It was paused for 0 s" in resumed.to_text()
+    assert re.search(r"It was paused for \d+ s", resumed.to_text())
     assert isinstance(controller.advance(config, DOMAIN, tools=tools), StepResult)
 
 

@@ -34,6 +34,7 @@ SCRAPED = ("gateway", "order", "checkout", "return")
 # notice a service that hangs.
 LATENCY_MS = 1500
 LIMIT_S = 180.0
+SHOPPERS, THINK_MS = 16, 90.0
 CONVERSION = """
 [[gates]]
 name = "conversion"
@@ -113,6 +114,10 @@ class NineDays(Split):
         )
 
     # What tests do
+
+    def customers_come(self, think_ms: float = THINK_MS, shoppers: int = SHOPPERS) -> None:
+        """More of them, and quicker: gates wait for as many as they need."""
+        super().customers_come(think_ms, shoppers)
 
     def advance(self, domain: str, to: int, *arguments: str) -> None:
         """Up to a percentage, phase by phase, each verified and soaked."""

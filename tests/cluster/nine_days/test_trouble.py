@@ -70,6 +70,7 @@ def test_a_new_service_that_gets_slow(unharmed: NineDays) -> None:
     ground.shop_goes_on()
 
 
+@pytest.mark.faults
 def test_prometheus_dies(unharmed: NineDays) -> None:
     """It holds, tells that it does, and brings nobody back; when evidence comes in, it goes on."""
     ground = unharmed
@@ -92,7 +93,7 @@ def test_gitops_puts_a_flag_back(written: NineDays) -> None:
     ground = written
     ground.advance(DOMAIN, 10)
     ground.put_back_by("argocd-controller", DOMAIN)
-    answer = ground.type("rollout", "watch", DOMAIN, "--timeout", "30s", expect=(4, 5))
+    answer = ground.type("rollout", "watch", DOMAIN, "--timeout", "12s", expect=(4, 5))
     assert "Argo CD puts back what stands in Git" in str(answer.data), answer.data
     assert ground.owned(DOMAIN) == {10}
     ground.type("rollout", "advance", DOMAIN, expect=(5,))
