@@ -62,10 +62,14 @@ class NineDays(Split):
         receiver: Receiver,
         results: Path | None,
     ) -> None:
-        """`server`: the API server, where it is ours; `results`: where figures are written to."""
+        """`server`: the API server, where it is ours; `results`: where figures are written to.
+
+        `failed_before`: how many requests had failed when none might any more; None: they may.
+        """
         super().__init__(estate)
         self.receiver, self.results = receiver, results
         self.server, self.discovery = server, None
+        self.failed_before: int | None = None
 
     # Its life
 

@@ -24,7 +24,7 @@ from rehearsal.witness import look_up
 from tests.rehearsal.faults.faulty_sync import faulty_sync
 
 CARTS, RETURNS, SHOPPERS, THINK_MS = 500, 100, 8, 120
-MOST_ARRIVALS = 16
+MOST_ARRIVALS = 40
 # Shorter than the shipped ones, so that a test need not wait long: a lease, and few samples.
 LEASE_MS, LEAST_SAMPLES = 3000, 100
 

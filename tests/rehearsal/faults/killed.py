@@ -11,8 +11,7 @@ from collections.abc import Callable
 from functools import wraps
 from typing import Any
 
-from estate.ledger import Ledger
-from rollout import owner_step
+from rollout import controller, owner_step
 from rollout.flags import GatewayAdmin
 from rollout.pods import ConfigMapFlags, EnvironmentFlags
 from rollout.step import Step
@@ -61,7 +60,7 @@ def written() -> None:
 
 
 ACTS: dict[str, Callable[[], None]] = {
-    "intent": lambda: after(Ledger, "begin"),
+    "intent": lambda: after(controller, "_intend"),
     "first-barrier": lambda: after(DatabaseWorld, "cross"),
     "fence": lambda: after(GatewayAdmin, "fence"),
     "under-way": lambda: after(Step, "_until_nobody_is_under_way"),
