@@ -41,13 +41,17 @@ class Customers:
         if flags != self._flags:
             self._begin(flags)
         for bucket, side in zip(buckets, sides, strict=True):
-            if self._lowest_old <= bucket if side == "new" else bucket <= self._highest_new:
+            moved = self._lowest_old <= bucket if side == "new" else bucket <= self._highest_new
+            if moved:
                 self._begin(flags)
             if side == "new":
                 self._highest_new = max(self._highest_new, bucket)
             else:
                 self._lowest_old = min(self._lowest_old, bucket)
-            self._served[side].add(bucket)
+            if not moved:
+                # Whoever tells that the owner has moved is no chance: the first to be counted
+                # would always be one of those who moved. He counts when he comes again.
+                self._served[side].add(bucket)
 
     def count(self, flags: DomainFlags, side: Side) -> int:
         """How many under these flags."""

@@ -307,7 +307,7 @@ def test_a_load_of_one_side_is_made_of_its_own_customers(estate: Estate) -> None
     assert [side.name for side in report.sides] == ["checkout/new"]
     assert report.failed == 0, report.to_text()
     new = estate.customers_of("carts", "checkout") - before
-    assert len(new) > 5
+    assert len(new) >= 5
     assert all(bucket(customer) < 1000 for customer in new)
 
 
