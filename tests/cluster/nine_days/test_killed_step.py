@@ -30,7 +30,7 @@ def test_killed_after(written: NineDays, act: str) -> None:
         assert stands["next_command"] == f"splitctl rollout advance {DOMAIN}"
         assert stands["asked"] == 0
         ground.shop_goes_on()
-    step = ground.type("rollout", "advance", DOMAIN).data
+    step = ground.step(DOMAIN)
     assert (step["domain"], step["from"], step["to"]) == (DOMAIN, 0, 10)
     assert (ground.served(DOMAIN), ground.owned(DOMAIN)) == ({10}, {10})
     stands = ground.domain(DOMAIN)

@@ -88,6 +88,7 @@ def test_prometheus_dies(unharmed: NineDays) -> None:
     assert ground.domain(DOMAIN)["asked"] == 10
 
 
+@pytest.mark.faults
 def test_gitops_puts_a_flag_back(written: NineDays) -> None:
     """It is named, with the tool; the clock stands; customers stay where their owner says."""
     ground = written
@@ -118,7 +119,7 @@ def test_a_gateway_that_never_picks_up_the_flag(written: NineDays) -> None:
         assert ground.owned(DOMAIN) == {0}
     assert wait_until(lambda: ground.served(DOMAIN) == {0}, LIMIT_S)
     ground.estate.await_deployed("gateway")
-    ground.type("rollout", "advance", DOMAIN)
+    ground.step(DOMAIN)
     assert ground.owned(DOMAIN) == {10}
 
 
@@ -132,7 +133,7 @@ def test_a_second_operator(written: NineDays) -> None:
         answer = ground.type("rollout", "advance", DOMAIN, expect=(5,))
         assert "is at work" in answer.stderr, answer.stderr
         ground.estate.kubelet.go_on()
-        assert first.ended() == 0
+        assert first.ended() in (0, 7)
     assert ground.owned(DOMAIN) == {10}
 
 
@@ -161,7 +162,7 @@ def test_a_step_while_the_api_server_is_away(written: NineDays, server: Server) 
         assert answer.record.exit_code == 5, answer.stderr
         ground.shop_goes_on(20)
     assert ground.owned(DOMAIN) == {0}
-    ground.type("rollout", "advance", DOMAIN)
+    ground.step(DOMAIN)
     assert ground.owned(DOMAIN) == {10}
 
 
@@ -192,7 +193,7 @@ def test_conversion_drops_by_a_fifth(unharmed: NineDays) -> None:
     ground.customers_come(think_ms=30.0, shoppers=24)
     ground.put_off(0.2)
     try:
-        ground.type("rollout", "advance", DOMAIN, "--config", half)
+        ground.step(DOMAIN, "--config", half)
         ground.verify("--domain", DOMAIN)
         began = time.monotonic()
         answer = ground.type(
