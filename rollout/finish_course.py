@@ -11,6 +11,7 @@ from rollout.deploy import Site
 from rollout.deploy_planning import overlay, settings, with_ends
 from rollout.finish_parts import Part
 from rollout.finished import FINISH, finished, prepared
+from rollout.routes import backends_of
 
 WAY_BACK = "splitctl rollback {}, as before: the flags are written again, the old code is beside"
 
@@ -20,6 +21,14 @@ class FlagsNotInCluster(SplitctlError):
     the cluster. Nothing was changed."""
 
     hint = 'docs/rollout.md, "The end of a split", says what is to be done by hand'
+    exit_code = ExitCode.PRECONDITION
+
+
+class RouteLeadsToOld(SplitctlError):
+    """The route sends whoever is called back to Service {old}, out of which a finish takes the code
+    of domain '{domain}': a rollback would lead to code that is gone. Nothing was changed."""
+
+    hint = "docs/finish.md says what is to be done by hand"
     exit_code = ExitCode.PRECONDITION
 
 
@@ -44,6 +53,7 @@ class Course:
     """One way through the parts: there, or back. `command` is what begins it, or goes on.
 
     stands: the objects that the end changes, as they are without it
+    note: what a person has to change in the configuration when it is through; empty: nothing
     """
 
     domain: str
@@ -51,6 +61,7 @@ class Course:
     parts: Sequence[Part]
     command: str
     stands: Sequence[Object]
+    note: str
 
     @property
     def way_back(self) -> str:
@@ -64,6 +75,8 @@ def course_of(config: Config, domain: str, act: str, site: Site) -> Course:
     named = config.domain(domain)
     if config.gateway.driver == "admin":
         raise FlagsNotInCluster
+    if backends := backends_of(config).get(domain):
+        raise RouteLeadsToOld(domain=domain, old=backends.old)
     if not named.default:
         raise DefaultUnnamed(domain=domain)
     path = prepared(settings(config), overlay(config), domain)
@@ -76,4 +89,13 @@ def course_of(config: Config, domain: str, act: str, site: Site) -> Course:
     stands = finish_parts.touched(without, ended)
     make = finish_parts.forward if act == FINISH else finish_parts.back
     command = f"splitctl rollout finish {domain}" + ("" if act == FINISH else " --undo")
-    return Course(domain, act, make(config, domain, without, ended, path), command, stands)
+    parts = make(config, domain, without, ended, path)
+    return Course(domain, act, parts, command, stands, _note(config, domain, act))
+
+
+def _note(config: Config, domain: str, act: str) -> str:
+    # Whoever asks the old side past the gateways asks for code that has moved with this.
+    if domain not in config.flows.urls:
+        return ""
+    where = "the way back" if act == FINISH else "the old service again"
+    return f"in config.toml point flows.urls.{domain}.old at {where}"

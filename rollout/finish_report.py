@@ -28,13 +28,17 @@ class PartPlan:
 
 @dataclass(frozen=True)
 class FinishPlan:
-    """The ordered parts of a finish, or of its way back; what is in the way, and the way back."""
+    """The ordered parts of a finish, or of its way back; what is in the way, and the way back.
+
+    note: what a person has to do afterwards; empty: nothing
+    """
 
     domain: str
     overlay: str
     parts: list[PartPlan]
     blockers: list[str]
     way_back: str
+    note: str
     next_command: str
 
     def to_text(self) -> str:
@@ -44,7 +48,7 @@ class FinishPlan:
             told = part.lines() or ["nothing to change"]
             lines += [f"{number}. {part.name}", *(f"   {line}" for line in told)]
         lines += [f"blocked: {reason}" for reason in self.blockers]
-        return "\n".join([*lines, f"way back: {self.way_back}"])
+        return "\n".join([*lines, *_last(self.way_back, self.note)])
 
 
 @dataclass(frozen=True)
@@ -71,7 +75,10 @@ class PartDone:
 
 @dataclass(frozen=True)
 class Finished:
-    """A finish, or its undo. `whole`: the number of its parts; fewer are there when it stopped."""
+    """A finish, or its undo. `whole`: the number of its parts; fewer are there when it stopped.
+
+    note: what a person has to do now; empty: nothing
+    """
 
     domain: str
     act: str
@@ -81,6 +88,7 @@ class Finished:
     health: list[Health]
     seconds: float
     way_back: str
+    note: str
     next_command: str
 
     @property
@@ -114,4 +122,8 @@ class Finished:
         for one in self.health:
             told = f"{'SICK' if one.problem else 'healthy':<8} {one.url} {one.problem or ''}"
             lines.append(told.rstrip())
-        return "\n".join([*lines, f"way back: {self.way_back}"])
+        return "\n".join([*lines, *_last(self.way_back, self.note)])
+
+
+def _last(way_back: str, note: str) -> list[str]:
+    return [f"way back: {way_back}", *([f"then: {note}"] if note else [])]

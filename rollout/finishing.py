@@ -57,7 +57,9 @@ def plan(
     parts = [_part_plan(config, course, part, tools, site) for part in course.parts]
     todo = any(part.lines() for part in parts)
     following = course.command if todo else f"splitctl decommission archive {domain}"
-    return FinishPlan(domain, overlay(config), parts, blockers, course.way_back, following)
+    return FinishPlan(
+        domain, overlay(config), parts, blockers, course.way_back, course.note, following
+    )
 
 
 def finish(
@@ -207,7 +209,8 @@ def _perform(
     health = [asked(url, site) for url in urls]
     result = Finished(
         course.domain, course.act, already, done, len(course.parts), health,
-        round(site.clock() - began, 1), course.way_back, _following(course, whole),
+        round(site.clock() - began, 1), course.way_back, course.note if whole else "",
+        _following(course, whole),
     )  # fmt: skip
     if act is not None and whole:
         ledger.finish(act, result.outcome())

@@ -20,8 +20,8 @@ def ending(kind: str, domain: str) -> str:
 
 
 def after_rampdown(config: Config, domain: str) -> str:
-    """What comes after rampdown: the finish, where flags stand in a cluster that is deployed to."""
-    here = config.gateway.driver != "admin" and config.deploy is not None
+    """What comes after rampdown: the finish, where this estate can have one."""
+    here = config.gateway.ends and config.deploy is not None
     if here and config.domains[domain].default:
         return f"splitctl rollout finish {domain} --dry-run"
     return f"splitctl decommission archive {domain}"

@@ -3,7 +3,8 @@
 Without a fence everything rests on that (`gateway.owners_refuse`): a gateway whose flags come early
 or late sends customers to a side that does not own them. So each side is sent the first reading
 step of the domain's flows, for a test customer of the other side's: it has to answer 421, whether
-or not there is anything to read. For one of its own it must not.
+or not there is anything to read. For one of its own it must not. A service that passes on is asked
+as its peer asks it: whom it may not pass on any more, it has to refuse as well.
 """
 
 import random
@@ -17,6 +18,7 @@ import httpx
 from estate.config import BUCKETS, Config, Problem
 from estate.config.flows import SideUrls
 from estate.errors import SplitctlError, in_one_line
+from migrator.ownership import OwnerMissing
 from rollout import parallel
 from rollout.flows import Flow, Request, Step, Walk, read_all
 from rollout.placing import Buckets, Customers
@@ -25,7 +27,9 @@ from rollout.world import SIDES
 if TYPE_CHECKING:
     from rollout.tools import Tools
 
-MISDIRECTED = 421
+MISDIRECTED, GONE = 421, 410
+# Whoever gets this answers himself, whomever he would pass on otherwise.
+PASSED_ON = {"X-Passed-On": "1"}
 ANSWER_S = 5.0
 KEY = "gateway.owners_refuse"
 
@@ -42,12 +46,15 @@ class Invented(dict[str, Any]):
 def problems(config: Config, domain: str, tools: "Tools") -> list[Problem]:
     """What keeps `owners_refuse` from being believed; empty when both sides do as it says.
 
-    A side that owns everybody has nobody to refuse: it is asked from the first step on.
+    A side that owns everybody has nobody to refuse: it is asked from the first step on. Raises
+    OwnerMissing before sync is enabled, and after it was torn down: nobody is moving.
     """
     world = tools.world(domain)
     try:
         flows = [flow for flow in read_all(config) if flow.domain == domain]
         thresholds = [world.owner(side).new_below for side in SIDES]
+    except OwnerMissing:
+        raise
     except SplitctlError as error:
         return [Problem(KEY, f"it could not be asked: {error}", error.next_command)]
     finally:
@@ -87,8 +94,19 @@ def unrefused(
                 tasks[flow.name, side, owner] = partial(_status, url, request)
     told: list[Problem] = []
     for (flow_name, side, owner), outcome in parallel.gather(tasks, ANSWER_S).items():
-        told += _lacks(f"the {side} service of {domain}", flow_name, side == owner, outcome)
-    return told
+        who = f"the {side} service of {domain}"
+        if side == "old" and outcome.value == GONE:
+            # For whomever: after a rollback it is asked for its own customers first.
+            told.append(_without_code(who, domain))
+        else:
+            told += _lacks(who, flow_name, side == owner, outcome)
+    return list(dict.fromkeys(told))
+
+
+def _without_code(who: str, domain: str) -> Problem:
+    reason = f"{who} answers 410: a finish has taken its code away, and customers who come back"
+    remedy = f"Point flows.urls.{domain}.old at the way back (docs/finish.md)."
+    return Problem(KEY, f"{reason} are served by the way back, which is not asked", remedy)
 
 
 def _lacks(who: str, flow: str, own: bool, outcome: "parallel.Outcome[int]") -> Iterator[Problem]:
@@ -113,5 +131,5 @@ def _reading(flow: Flow) -> Step | None:
 
 def _status(url: str, request: Request) -> int:
     with httpx.Client(trust_env=False, timeout=ANSWER_S / 2) as client:
-        answer = client.get(url + request.path, headers=dict(request.headers))
+        answer = client.get(url + request.path, headers={**request.headers, **PASSED_ON})
     return answer.status_code

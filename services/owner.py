@@ -7,7 +7,7 @@ gateway that is told 421 (RFC 9110, 15.5.20) asks the other side. Where no gatew
 itself passes such a request on (`services.passing`).
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -16,12 +16,14 @@ from typing import Any, Literal
 from psycopg import AsyncConnection, errors
 
 from services.problems import Problem
+from services.rules import Identity
 
 Side = Literal["old", "new"]
 SIDES: tuple[Side, ...] = ("old", "new")
 # The first part of a path, and the domain that it belongs to.
 DOMAINS = {"carts": "checkout", "checkouts": "checkout", "returns": "return"}
 # A gateway asks with this whether something has crossed: also the side that does not own it tells.
+# For reads alone: whoever forges it may look at what he knows the identity of, and write nothing.
 CROSSING = "x-crossing"
 # Whoever asks with this goes on to the other side himself: he is told 421, and passed on by nobody.
 PASSED_ON = "x-passed-on"
@@ -50,6 +52,18 @@ class Customer:
 
     domain: str
     route: str
+
+
+def customer_of(method: str, path: str, headers: Mapping[str, str]) -> Customer | None:
+    """Whose request it is, where it belongs to a domain that moves.
+
+    The close and the merge of a guest's cart are two requests; each has an owner of its own.
+    `headers` by lower-case name.
+    """
+    domain = DOMAINS.get(path.split("/", 2)[1])
+    who = Identity(headers.get("x-customer-id") or None, headers.get("x-guest-token") or None)
+    crossing = method == "GET" and headers.get(CROSSING)
+    return None if domain is None or crossing or not who.routes else Customer(domain, who.route)
 
 
 _served: ContextVar[Customer | None] = ContextVar("served", default=None)

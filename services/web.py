@@ -36,7 +36,6 @@ from services.body import Body
 from services.faults import Faults
 from services.owner import Customer, Owners, TornDown
 from services.problems import BadRequest, Problem, Unavailable
-from services.rules import Identity
 
 log = logging.getLogger("services")
 
@@ -166,15 +165,10 @@ class Call:
         return self._request.headers.get(name) or None
 
     def customer(self) -> Customer | None:
-        """Whose request it is, where it belongs to a domain that moves.
-
-        The close and the merge of a guest's cart are two requests; each has an owner of its own.
-        """
-        domain = owner.DOMAINS.get(self._request.url.path.split("/", 2)[1])
-        who = Identity(self.header("x-customer-id"), self.header("x-guest-token"))
-        if domain is None or not who.routes or self.header(owner.CROSSING) is not None:
-            return None
-        return Customer(domain, who.route)
+        """Whose request it is, where it belongs to a domain that moves."""
+        return owner.customer_of(
+            self._request.method, self._request.url.path, self._request.headers
+        )
 
     def path(self, name: str) -> str:
         """A part of the path."""

@@ -152,12 +152,16 @@ def _gates(config: Config, domain: str, found: Examination) -> None:
 
 def _refusals(config: Config, domain: str, found: Examination) -> None:
     """Whether services refuse whom they do not own, where gateways rely on that."""
+    from migrator.ownership import OwnerMissing
     from rollout.tools import Tools
 
     tools = Tools.of(config)
     if not tools.refusing:
         return
-    lacking = tools.unrefused(domain)
+    try:
+        lacking = tools.unrefused(domain)
+    except OwnerMissing:
+        return  # nobody is moving: not yet, or not any more
     found.problems.extend(lacking)
     if not lacking:
         found.healthy.append(f"services of {domain}: they refuse (421) whom they do not own")

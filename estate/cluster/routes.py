@@ -84,8 +84,7 @@ class Route:
             reasons = [why for entry in told for why in self._lacks(entry.get("conditions") or [])]
             if not told:
                 reasons = ["no controller has taken it up"]
-            section = f"/{parent['sectionName']}" if parent.get("sectionName") else ""
-            found[f"{parent['name']}{section}"] = reasons
+            found[_named(here, namespace)] = reasons
         return found
 
     def _lacks(self, conditions: list[Mapping[str, Any]]) -> list[str]:
@@ -120,3 +119,16 @@ def _parent(reference: Mapping[str, Any], namespace: str) -> tuple[Any, ...]:
         reference.get("sectionName"),
         reference.get("port"),
     )
+
+
+def _named(parent: tuple[Any, ...], namespace: str) -> str:
+    """One parent for a person, each under a name of its own: `edge/web:443 (in infra)`."""
+    kind, where, name, section, port = parent
+    told = (
+        "" if kind == "Gateway" else f"{kind} ",
+        name,
+        f"/{section}" if section else "",
+        f":{port}" if port else "",
+        "" if where == namespace else f" (in {where})",
+    )
+    return "".join(told)

@@ -53,6 +53,11 @@ class GatewayConfig(Model):
         """Whether a request gets its first side without a look at its customer."""
         return self.driver == "http-route"
 
+    @property
+    def ends(self) -> bool:
+        """Whether `rollout finish` can end it: flags in a cluster, and an old side by domain."""
+        return self.driver in ("environment", "config-map")
+
 
 class BackendsConfig(Model):
     """The Services of a domain's two sides, as the rules of an HTTPRoute name them."""

@@ -194,13 +194,15 @@ class Gateway:
         await send_answer(send, answer)
 
     async def _answer(self, request: "_Request") -> tuple[Answer, Side, int]:
-        """The answer, the side that gave it, and the percentage served when it was sent there."""
-        sides = self._sides[request.domain]
-        if sides.refusing:
-            # Whoever is refused is sent to the other side from here, and by nobody else.
+        """The answer, the side that gave it or failed to, and the percentage served then."""
+        sides = self._sides[request.domain].for_one()
+        if sides.refusing or merge.is_merge(request.method, request.path):
+            # Whoever is refused is sent to the other side from here, and by nobody else. A merge's
+            # parts are for one side each.
             request.headers = [*request.headers, (PASSED_ON.encode(), b"1")]
         door = self.doors.get(request.domain)
         visit: Visit | None = None
+        failed: Side | None = None
         buckets: tuple[int, ...] = ()
         try:
             if door is None:
@@ -215,11 +217,13 @@ class Gateway:
                 work = _leaving(visit, work)
             answer = await self._patience.wait(work)
         except UpstreamDown as error:
-            answer = _json(502, {"error": f"{request.domain} {_side(visit)}: {error}"})
+            failed = sides.last or _side(visit)
+            answer = _json(502, {"error": f"{request.domain} {failed}: {error}"})
         except NobodyOwns as error:
             answer = _json(503, {"error": f"{request.domain}: {error}"})
         except (UpstreamSlow, merge.NotCrossed) as error:
-            answer = _json(504, {"error": f"{request.domain} {_side(visit)}: {error}"})
+            failed = sides.last or _side(visit)
+            answer = _json(504, {"error": f"{request.domain} {failed}: {error}"})
         except merge.MergeInvalid as error:
             raise Refused(400, str(error)) from None
         if visit is None:
@@ -227,7 +231,8 @@ class Gateway:
         # Where the services know better than the flags, they have the last word.
         side = answer.side or _side(visit)
         self.metrics.visited(request.domain, visit.flags, buckets, (*visit.sides[:-1], side))
-        return answer, side, visit.flags.served
+        # A side that fails says nothing of whom it owns; but the failure is its own.
+        return answer, failed or side, visit.flags.served
 
 
 async def _plain(request: "_Request", sides: Sides, side: Side) -> Answer:
@@ -303,7 +308,9 @@ class _Request:
                 identities[name] = value
             elif name in (b"content-length", b"transfer-encoding"):
                 has_body = True
-        return cls(domain, method, path, target, scope["headers"], identities, has_body)
+        # Who goes on to the other side is not the client's to say.
+        headers = [header for header in scope["headers"] if header[0] != PASSED_ON.encode()]
+        return cls(domain, method, path, target, headers, identities, has_body)
 
     def buckets(self) -> tuple[int, ...]:
         """The bucket, or for a merge the guest's and the customer's. Raises Refused."""

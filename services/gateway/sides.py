@@ -56,13 +56,22 @@ class Askable(Protocol):
 
 
 class Sides:
-    """The two sides of a domain. `refusing`: both answer 421 to whom they do not own."""
+    """The two sides of a domain. `refusing`: both answer 421 to whom they do not own.
+
+    `last`: the side that was asked last, where they are one request's alone (`for_one`).
+    """
 
     def __init__(self, upstreams: Mapping[Side, Askable], *, refusing: bool) -> None:
         self._upstreams = upstreams
         self.refusing = refusing
+        self.last: Side | None = None
+
+    def for_one(self) -> "Sides":
+        """The same for one request."""
+        return Sides(self._upstreams, refusing=self.refusing)
 
     def __getitem__(self, side: Side) -> Askable:
+        self.last = side
         return self._upstreams[side]
 
     async def ask(
@@ -73,12 +82,12 @@ class Sides:
         Raises UpstreamDown, NobodyOwns.
         """
         if not self.refusing:
-            return await self._upstreams[side].call(method, target, headers, body)
+            return await self[side].call(method, target, headers, body)
         moving, began = Moving(), time.monotonic()
         headers = list(headers)
         while True:
             try:
-                answer = await self._upstreams[side].call(method, target, headers, body)
+                answer = await self[side].call(method, target, headers, body)
             except UpstreamUnreached:
                 # The other side may have said no only because it does not own him yet.
                 if time.monotonic() - began > COMING_SECONDS:

@@ -16,16 +16,22 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from estate.cluster import DEPLOYMENT, ClusterConflict, Object
-from estate.config import Config, DeployConfig
+from estate.config import BackendsConfig, Config, DeployConfig, SideUrls
 from estate.errors import ExitCode
 from estate.ledger import Rollout, open_ledger
 from rollout import decommission, deploy, evidence, finishing, phases
 from rollout.deploy import Site
-from rollout.finish_course import DefaultUnnamed, EndNotPrepared, FlagsNotInCluster
+from rollout.finish_course import (
+    DefaultUnnamed,
+    EndNotPrepared,
+    FlagsNotInCluster,
+    RouteLeadsToOld,
+)
 from rollout.finish_report import Finished
 from rollout.finished import FinishedSince, FinishUnderWay
 from rollout.finishing import CalledBack
 from rollout.flags import DomainFlags
+from rollout.following import after_rampdown
 from rollout.gates import GateResult
 from rollout.manifests import ManifestsInvalid
 from rollout.phases import Move, Phase, Position, Stage
@@ -242,6 +248,20 @@ def test_what_it_would_do_is_shown_part_by_part(estate: Estate) -> None:
     assert plan.blockers == []
     assert plan.next_command == f"splitctl rollout finish {DOMAIN}"
     assert estate.writes == []
+
+
+def test_it_says_where_the_old_side_is_to_be_asked_from_then_on(estate: Estate) -> None:
+    """The address of code that is gone answers 410, and nobody's refusal would be believed."""
+    urls = {DOMAIN: SideUrls(old="http://old:8080", new="http://new:8080")}
+    flows = estate.config.flows.model_copy(update={"urls": urls})
+    estate.config = estate.config.model_copy(update={"flows": flows})
+    plan = finishing.plan(estate.config, DOMAIN, tools=estate.tools, site=estate.site)
+    there = f"then: in config.toml point flows.urls.{DOMAIN}.old at the way back"
+    done = estate.finish()
+    assert isinstance(done, Finished)
+    assert plan.to_text().splitlines()[-1] == done.to_text().splitlines()[-1] == there
+    back = f"then: in config.toml point flows.urls.{DOMAIN}.old at the old service again"
+    assert estate.undo().to_text().splitlines()[-1] == back
 
 
 def test_a_finished_domain_is_called_back_by_the_same_one_command(estate: Estate) -> None:
@@ -503,6 +523,15 @@ def test_what_is_missing_is_said(estate: Estate) -> None:
     estate.config = config.model_copy(update={"gateway": gateway})
     with pytest.raises(FlagsNotInCluster):
         estate.finish()
+    gateway = config.gateway.model_copy(update={"driver": "http-route"})
+    backends = BackendsConfig(old="old", new="new")
+    domain = config.domains[DOMAIN].model_copy(update={"default": "D", "backends": backends})
+    routed = {"gateway": gateway, "domains": {DOMAIN: domain}}
+    estate.config = config.model_copy(update=routed)
+    with pytest.raises(RouteLeadsToOld, match="a rollback would lead to code that is gone"):
+        estate.finish()
+    assert "decommission archive" in after_rampdown(estate.config, DOMAIN)
+    assert "rollout finish" in after_rampdown(config, DOMAIN)
     domain = config.domains[DOMAIN].model_copy(update={"default": ""})
     estate.config = config.model_copy(update={"domains": {DOMAIN: domain}})
     with pytest.raises(DefaultUnnamed):

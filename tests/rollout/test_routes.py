@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from estate.cluster import FLAGS_MANAGER, HTTP_ROUTE, ClusterForbidden, MemoryCluster, Object
+from estate.cluster import FLAGS_MANAGER, HTTP_ROUTE, ClusterForbidden, MemoryCluster, Object, Route
 from estate.config import BackendsConfig, Config
 from rollout import permissions
 from rollout.counters import Snapshot
@@ -317,6 +317,33 @@ def test_a_route_that_is_not_accepted_is_named_put_back_and_moves_nobody(
         step(rig, cluster).perform()
     assert {owner.new_below for owner in rig.world.owners.values()} == {1000}
     assert cluster.rules[0] == {"old": 90, "new": 10}
+
+
+def test_parents_of_one_name_are_told_apart() -> None:
+    """Else the one that has accepted would hide the one that has not."""
+    parents: list[Object] = [
+        {"name": "edge"},
+        {"name": "edge", "namespace": "infra"},
+        {"name": "edge", "port": 80},
+        {"name": "edge", "sectionName": "web"},
+        {"name": "edge", "sectionName": "web", "port": 443, "namespace": "infra"},
+        {"name": "edge", "kind": "Service"},
+    ]
+    made = manifest(backends(90, 10))
+    made["spec"]["parentRefs"] = parents
+    made["metadata"]["generation"] = 1
+    told = status_of(made, ACCEPTED)["status"]["parents"]
+    for entry, parent in zip(told, parents, strict=True):
+        entry["parentRef"]["kind"] = parent.get("kind", "Gateway")
+    for late in range(len(parents)):
+        route = {**made, "status": {"parents": told[:late] + told[late + 1 :]}}
+        gateways = Route.of(route).gateways()
+        assert [bool(reasons) for reasons in gateways.values()] == [
+            number == late for number in range(len(parents))
+        ]
+    assert list(gateways) == [
+        "edge", "edge (in infra)", "edge:80", "edge/web", "edge/web:443 (in infra)", "Service edge"
+    ]  # fmt: skip
 
 
 def test_customers_are_back_before_any_controller_has_followed(

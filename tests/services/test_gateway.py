@@ -255,6 +255,16 @@ def test_headers_and_bodies_pass_unchanged() -> None:
     play(act)
 
 
+def test_no_client_says_who_goes_on_to_the_other_side() -> None:
+    async def act(e: Estate) -> None:
+        headers = {"X-Guest-Token": GUEST_4999, "X-Passed-On": "1"}
+        async with e.client.post(e.urls[0] + "/carts", headers=headers) as answer:
+            assert answer.status == 201
+        assert "x-passed-on" not in e.old.seen[-1][2]
+
+    play(act)
+
+
 def test_what_cannot_be_placed_is_refused_before_any_upstream() -> None:
     async def act(e: Estate) -> None:
         both = {"X-Customer-Id": "a", "X-Guest-Token": "b"}
@@ -654,6 +664,21 @@ def test_a_merge_across_sides_waits_until_the_last_write_has_crossed() -> None:
         assert e.new.targets()[-1] == "POST /carts/mine/merge"
         door = e.gateways[0].doors["checkout"]
         assert door.in_flight("old") == door.in_flight("new") == 0
+
+    play(act)
+
+
+def test_a_merges_parts_are_passed_on_by_no_service() -> None:
+    """One that passes on would refuse the close as anybody's, and the look across, too."""
+
+    async def act(e: Estate) -> None:
+        e.old.carts[CART] = guest_cart()
+        e.new.carts[CART] = e.old.carts[CART]
+        merge = merging(GUEST_4999, GUEST_0)
+        assert (await e.ask("POST", "/carts/mine/merge", **merge))[0] == 201
+        seen = [*e.old.seen, *e.new.seen]
+        assert [method for method, *_ in seen] == ["POST", "GET", "POST"]
+        assert all(headers["x-passed-on"] == "1" for _, _, headers, _ in seen)
 
     play(act)
 

@@ -481,6 +481,25 @@ def test_behind_a_gateway_that_asks_anew_a_service_passes_nothing_on(owned: Owne
         assert 'gateway_requests_total{domain="checkout",side="new",status="201"}' not in page
 
 
+def test_services_that_pass_on_take_a_merge_from_a_gateway_that_asks_nobody_anew(
+    owned: Owned,
+) -> None:
+    owned.own_both(0)
+    urls = owned.passing()
+    new_urls = {"checkout": urls["checkout"], "return": ""}
+    gateway = owned.another_gateway(
+        DomainFlags(True, 0, 1), order_url=urls["order"], new_urls=new_urls, owners_refuse=False
+    )
+    guest, who = {"X-Guest-Token": uuid.uuid4().hex}, customer_of(lambda _: True)
+    carts = [owned.call(gateway, "POST", "/carts", one).json()["id"] for one in (guest, who)]
+    item = {"product_sku": "SKU-1", "quantity": 2}
+    owned.call(gateway, "POST", f"/carts/{carts[0]}/items", guest, item)
+    body = {"guest_cart_id": carts[0]}
+    merged = owned.call(gateway, "POST", f"/carts/{carts[1]}/merge", guest | who, body)
+    assert (merged.status_code, served_by(merged)) == (200, "old")
+    assert [line["quantity"] for line in merged.json()["items"]] == [2]
+
+
 @pytest.mark.parametrize(
     ("text", "told"),
     [
