@@ -1,7 +1,6 @@
 """kill -9 of the command that makes a step, after each of its acts; the next one goes on."""
 
 import signal
-import time
 
 import pytest
 
@@ -23,7 +22,6 @@ def test_killed_after(written: NineDays, act: str) -> None:
     assert ground.verify("--domain", DOMAIN)["verdict"] == "equal"
     ended = ground.run("tests.rehearsal.faults.killed", act, "rollout", "advance", DOMAIN)
     assert ended.returncode == -signal.SIGKILL, (ended.stdout, ended.stderr)
-    began = time.monotonic()
     if act not in BETWEEN:
         stands = ground.domain(DOMAIN)
         assert len(stands["unfinished"]) == 1
@@ -35,8 +33,6 @@ def test_killed_after(written: NineDays, act: str) -> None:
     assert (ground.served(DOMAIN), ground.owned(DOMAIN)) == ({10}, {10})
     stands = ground.domain(DOMAIN)
     assert (stands["asked"], stands["unfinished"], stands["disagreements"]) == (10, [], [])
-    if act in BETWEEN:
-        ground.measured(f"killed after {act}", nobody_served_s=round(time.monotonic() - began, 1))
 
 
 def test_an_unattended_rollout_is_killed(written: NineDays) -> None:
