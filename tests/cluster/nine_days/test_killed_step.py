@@ -40,8 +40,8 @@ def test_an_unattended_rollout_is_killed(written: NineDays) -> None:
     ground = written
     ground.advance(DOMAIN, 10)
     asked = ("rollout", "run", DOMAIN, "--until", "10")
-    with ground.command(*asked) as running:
-        running.says("soaks")
+    with ground.command(*asked, "--config", ground.patient()) as running:
+        running.says(f"{DOMAIN} 10 %: ")
         running.kill()
     clock = ground.domain(DOMAIN)["soak_s"]
     with ground.command(*asked) as running:
