@@ -361,6 +361,21 @@ def test_one_that_is_deaf_ends_too(monkeypatch: pytest.MonkeyPatch) -> None:
     assert child._process.returncode == -signal.SIGKILL
 
 
+def test_one_that_not_even_sigkill_ends_is_no_traceback(
+    sleeper: Child, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its process waits for a disk that does not answer."""
+
+    def still_there(timeout: float) -> int:
+        raise subprocess.TimeoutExpired("sleep", timeout)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(sleeper._process, "wait", still_there)
+        patched.setattr(sleeper._process, "kill", lambda: None)
+        sleeper.close()
+    assert sleeper._answer.closed
+
+
 def test_kill_9_of_the_run_leaves_no_verification() -> None:
     code = textwrap.dedent(
         """
