@@ -91,8 +91,18 @@ def test_never_proven_against_the_bounds_nor_without_customers(
         excluded = before is not None and not low <= before <= high
         off = max(percentage - low, high - percentage) / 100
         means = off <= within or (excluded and off <= max(within, proof.NEAR))
+        means = means or new + old >= proof.ENOUGH
         assert holds and means, "an agreement that means something"
     assert judge(percentage, before, seen(new, old), {"gw-2": "away"}, within).word == "open"
+
+
+def test_where_nobody_could_measure_it_better_what_was_measured_is_enough() -> None:
+    """A tolerance narrower than the bounds of all the customers that a gateway tells apart."""
+    assert judge(11, 10, seen(880, 7120), {}, 0.01).word == "open"
+    found = judge(11, 10, seen(1_090, 8_900), {}, 0.01)
+    assert found.proven
+    assert "more customers cannot be told apart" in found.reason
+    assert judge(11, 10, seen(1_500, 8_490), {}, 0.01).word == "contradicted"
 
 
 def test_bounds_hold_however_often_one_looks() -> None:
