@@ -111,19 +111,27 @@ class Snapshot:
         """Whether every gateway answered with counters."""
         return bool(self.gateways) and not self.problems
 
-    def under(self, domain: str, epoch: int) -> "Snapshot":
-        """What was counted since a step with this epoch.
+    def under(self, domain: str, epoch: int, since_s: float = math.inf) -> "Snapshot":
+        """What was counted since a step with this epoch, so many seconds ago.
 
         What comes by way of a store may be from before the step: it says nothing of the phase. An
-        epoch of 0 is none: flags that were never set have it, and some ways to set them.
+        epoch of 0 is none: flags that were never set have it, and some ways to set them. Where
+        none is told, only time tells that what was seen is from after the step.
         """
-        told = {url: epochs.get(domain, 0) for url, epochs in self.epochs.items()}
-        early = {url for url, of in told.items() if 0 < of < epoch and url in self.gateways}
-        why = "it was not seen under the flags of the step yet"
+        early: dict[str, str] = {}
+        for url in sorted(self.gateways):
+            told = self.epochs.get(url, {}).get(domain, 0)
+            if 0 < told < epoch:
+                early[url] = "it was not seen under the flags of the step yet"
+            elif told <= 0 and since_s < self.behind_s:
+                early[url] = (
+                    f"it tells no epoch of its flags, so for {self.behind_s:g} s after the step"
+                    " what is seen of it may be from before"
+                )
         return replace(
             self,
             gateways={url: all_ for url, all_ in self.gateways.items() if url not in early},
-            problems={**self.problems, **dict.fromkeys(sorted(early), why)},
+            problems={**self.problems, **early},
         )
 
 

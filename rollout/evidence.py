@@ -5,6 +5,7 @@ One look reads every gateway's counters and how the sync stands. What belongs to
 machine goes on from there.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -87,14 +88,14 @@ def opened(
     snapshot: Snapshot, domain: str, epoch: int = 0, before: int | None = None
 ) -> dict[str, Any]:
     """The evidence of a phase that begins now, with a step from `before` % that has this epoch."""
-    window = Window.opened(snapshot.under(domain, epoch), domain)
+    window = Window.opened(snapshot.under(domain, epoch, since_s=0.0), domain)
     return {"window": window.to_json(), "lags": [], "epoch": epoch, "from": before}
 
 
 def counted(rollout: Rollout, seen: Look, now: datetime) -> Rollout:
     """The row after one more look: window, lags and soak clock moved on."""
     kept = rollout.evidence
-    snapshot = of_phase(rollout, seen.snapshot)
+    snapshot = of_phase(replace(rollout, counted_at=now), seen.snapshot)
     before = Window.from_json(kept.get("window", {}))
     window = before.advanced(snapshot, rollout.domain)
     grew = window.side("new").requests > before.side("new").requests
@@ -142,9 +143,11 @@ def of(rollout: Rollout, seen: Look, verdict: VerdictRecord | None) -> Evidence:
 
 
 def of_phase(rollout: Rollout, snapshot: Snapshot) -> Snapshot:
-    """What was seen since the step that opened the phase."""
+    """What was seen since the step that opened the phase; `rollout` has counted this look."""
+    began, now = rollout.phase_started_at, rollout.counted_at
+    since_s = (now - began).total_seconds() if began and now else math.inf
     # The step's epoch and not the row's: owners may have a newer one that no gateway was given.
-    return snapshot.under(rollout.domain, int(rollout.evidence.get("epoch", 0)))
+    return snapshot.under(rollout.domain, int(rollout.evidence.get("epoch", 0)), since_s)
 
 
 def ask(config: Config, evidence: Evidence) -> list[GateResult]:

@@ -24,7 +24,6 @@ SHORTEST_PAUSE_S = 10.0
 LONGEST_PAUSE_S = 600.0
 # Beside the time that it takes: to begin, and to be seen.
 MARGIN_S = 30.0
-TELLING = ("equal", "different")
 
 
 @dataclass
@@ -54,16 +53,27 @@ class Keeper:
 
         Raises LedgerUnreachable.
         """
-        kept = self._kept.setdefault(domain, _Kept(_backoff(clock)))
-        epoch = row.epoch if row is not None else 0
-        if kept.epoch != epoch:
-            self._end(kept)
-            kept.backoff, kept.epoch = _backoff(clock), epoch
+        kept = self._kept_of(domain, row, clock)
         due = self._due(domain, row, ledger)
         if kept.running is not None:
             self._see(domain, kept, kept.running, due, clock)
         elif due and clock >= kept.backoff.not_before and not self._busy():
             self._begin(domain, kept, clock, due)
+
+    def see_to(self, domain: str, row: Rollout | None, ledger: Ledger, clock: float) -> None:
+        """See to one that runs, and begin none. Waits for nothing. Raises LedgerUnreachable."""
+        kept = self._kept_of(domain, row, clock)
+        if kept.running is not None:
+            self._see(domain, kept, kept.running, self._due(domain, row, ledger), clock)
+
+    def _kept_of(self, domain: str, row: Rollout | None, clock: float) -> _Kept:
+        """What is remembered; one that began before customers moved ends."""
+        kept = self._kept.setdefault(domain, _Kept(_backoff(clock)))
+        epoch = row.epoch if row is not None else 0
+        if kept.epoch != epoch:
+            self._end(kept)
+            kept.backoff, kept.epoch = _backoff(clock), epoch
+        return kept
 
     def running(self, domain: str) -> bool:
         """Whether one is under way."""
@@ -72,7 +82,8 @@ class Keeper:
 
     def _busy(self) -> bool:
         """One at a time, whatever the domains: they share databases, which others use too."""
-        return any(kept.running is not None for kept in self._kept.values())
+        running = (kept.running for kept in self._kept.values())
+        return any(item is not None and item.outcome() is None for item in running)
 
     def stop(self, domain: str) -> None:
         """No more of it: what it would find is of no use any more. Waits for nothing."""
@@ -115,10 +126,14 @@ class Keeper:
             return
         running.close()
         kept.running = None
-        if outcome.verdict in TELLING:
+        if outcome.verdict == "equal":
             kept.backoff = _backoff(clock)
             kept.backoff.not_before = clock + SHORTEST_PAUSE_S
-            self._say(f"{domain}: verified: {outcome.verdict}")
+            self._say(f"{domain}: verified: equal")
+        elif outcome.verdict == "different":
+            # It does not go away by asking again, and a person may need hours to mend it.
+            pause = kept.backoff.wait(clock)
+            self._say(f"{domain}: verified: different; again in {pause:.0f} s")
         else:
             told = f"{outcome.verdict}: {outcome.reason}" if outcome.verdict else outcome.reason
             self._failed(domain, kept, told, clock)

@@ -1,7 +1,7 @@
 """What happened to a rollout, in order: acts, and each turn of a gate or of a verification."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import datetime
 from typing import Any
 
@@ -16,6 +16,7 @@ from rollout.tools import Tools
 # Facts of an intent or an outcome that a line has room for.
 TOLD = ("to", "reason", "gate", "answer", "note", "why", "how", "lasted", "paused_for", "error")
 LONGEST_SHOWN = 160
+KNOWN = frozenset(item.name for item in fields(Delivery))
 TOLD_ALL, LOST = "told", "not delivered"
 FEW = 30
 
@@ -107,11 +108,15 @@ def _of_act(act: ActRecord) -> Event:
 
 def _delivered(facts: Mapping[str, Any]) -> tuple[str, str]:
     """A notice: what was told to whom, and whether it arrived everywhere."""
-    found = [Delivery(**delivery) for delivery in facts["receivers"]]
+    # A newer tool may have written down more of it, and events that this one has no words for.
+    found = [
+        Delivery(**{name: value for name, value in told.items() if name in KNOWN})
+        for told in facts["receivers"]
+    ]
     # First who was not reached: a line is short.
     found.sort(key=lambda delivery: delivery.problem is None)
     lost = any(delivery.problem is not None for delivery in found)
-    said = f"'{WORDS[facts['event']]}': {'; '.join(map(str, found))}"
+    said = f"'{WORDS.get(facts['event'], facts['event'])}': {'; '.join(map(str, found))}"
     return said, LOST if lost else TOLD_ALL
 
 

@@ -18,6 +18,7 @@ from rollout.flags import GatewayFlags
 from rollout.gates import GateResult
 from rollout.phases import Decision, Move
 from rollout.proof import Proof
+from rollout.step_plan import CONTRADICTED
 from rollout.telling import Teller
 from rollout.tools import Tools
 from rollout.versions import Seen
@@ -173,6 +174,10 @@ def _one(
     item.evident = comes or asked.row.soak_evidence_s > before.soak_evidence_s
     item.percentage = asked.row.percentage
     item.soak_s, item.required_s = asked.row.soak_evidence_s, asked.position.soak_s
+    if not stands and asked.position.contradicted and _is_news(asked, ledger):
+        following = CONTRADICTED.format(domain=item.name)
+        why = f"the step is contradicted: {asked.position.contradicted}"
+        Teller(config, tools).tell_meanwhile(item.name, "failed", following, reason=why)
     _progress(item, asked, tools.clock())
     for event, result in _keep(item, asked, ledger):
         following = f"splitctl rollout status  ({result.name})"
@@ -181,6 +186,19 @@ def _one(
         Teller(config, tools).tell_meanwhile(
             item.name, event, following, reason=result.reason, verdicts=(result,)
         )
+
+
+def _is_news(asked: Asked, ledger: Ledger) -> bool:
+    """Write down that customers speak against the step. False: it was known, to whoever looked."""
+    if asked.proof is None or marks.contradicted(ledger, asked.row) is not None:
+        return False
+    with ledger.changing(asked.row.domain) as change:
+        row = change.rollout
+        if row is None or row.epoch != asked.row.epoch or marks.contradicted(change, row):
+            return False  # customers moved meanwhile, or another watch was faster
+        told = {"how": asked.proof.told, **asked.proof.to_json()}
+        change.record(row.domain, marks.CONTRADICTED, {"epoch": row.epoch}, told)
+    return True
 
 
 def _progress(item: Subject, asked: Asked, clock: float) -> None:

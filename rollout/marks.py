@@ -19,7 +19,7 @@ PAUSE, RESUME = "pause", "resume"
 DRIFT, DRIFT_ENDED = "drift", "drift-ended"
 HOLD, HOLD_ENDED = "hold", "hold-ended"
 ANSWER = "answer"
-PROVEN = "proven"
+PROVEN, CONTRADICTED = "proven", "contradicted"
 VERSION = "version"
 # More answers than a phase can have.
 MANY = 1000
@@ -57,9 +57,12 @@ def drift(acts: Acts, rollout: "Rollout") -> "ActRecord | None":
 
 def proven(acts: Acts, rollout: "Rollout") -> "ActRecord | None":
     """The proof of the step that opened the phase; one that begins anew wants another."""
-    act = _of_now(acts.latest(rollout.domain, (PROVEN,)), rollout)
-    began = rollout.phase_started_at
-    return act if act is not None and (began is None or act.at >= began) else None
+    return _of_phase(acts.latest(rollout.domain, (PROVEN,)), rollout)
+
+
+def contradicted(acts: Acts, rollout: "Rollout") -> "ActRecord | None":
+    """That customers spoke against this step; whether they still do, a look tells."""
+    return _of_phase(acts.latest(rollout.domain, (CONTRADICTED,)), rollout)
 
 
 def hold(acts: Acts, domain: str) -> "ActRecord | None":
@@ -121,6 +124,11 @@ def span(passed: timedelta) -> str:
 def _standing(acts: Acts, domain: str, begun: str, ended: str) -> "ActRecord | None":
     act = acts.latest(domain, (begun, ended))
     return act if act is not None and act.kind == begun else None
+
+
+def _of_phase(act: "ActRecord | None", rollout: "Rollout") -> "ActRecord | None":
+    act, began = _of_now(act, rollout), rollout.phase_started_at
+    return act if act is not None and (began is None or act.at >= began) else None
 
 
 def _of_now(act: "ActRecord | None", rollout: "Rollout") -> "ActRecord | None":

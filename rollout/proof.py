@@ -29,6 +29,9 @@ TOLERANCE = 0.05
 # So near to what was asked for the bounds have to lie, also where they exclude the one before: 12
 # customers of whom 4 were on the new side tell 10 % from nobody, and nothing else.
 NEAR = 0.2
+# A gateway tells 10,000 shares of customers apart, and meets the last of them late: bounds that are
+# not within a narrow tolerance by now would never be.
+ENOUGH = 9_000
 # Where a gateway counts requests only: as if each customer had brought so many. They are not
 # independent of each other, and their number would promise a precision that is not there.
 REQUESTS_A_CUSTOMER = 20
@@ -104,8 +107,8 @@ def judge(
     """Proven when the bounds hold the percentage asked for, and something besides that means it.
 
     Namely, that they lie NEAR and exclude the one before; or, where that is near itself, or is not
-    known, that they lie within the tolerance `within` (a share). Contradicted when they exclude
-    what was asked for.
+    known, that they lie within the tolerance `within` (a share), or that nobody could measure it
+    better. Contradicted when they exclude what was asked for.
     """
 
     def result(word: Word, reason: str, **more: Any) -> Proof:
@@ -132,6 +135,8 @@ def judge(
         return result("proven", f"no longer {before} %", **seen)
     if off <= 100 * within:
         return result("proven", f"within {100 * within:g} %", **seen)
+    if number >= ENOUGH:
+        return result("proven", f"within {off:.1f} %: more customers cannot be told apart", **seen)
     told = "" if before is None or excluded else f" it from {before} %"
     return result("open", f"too few customers to tell{told}", **seen)
 

@@ -36,16 +36,19 @@ def prove(
     tools: Tools,
     on_progress: Callable[[str], None],
 ) -> None:
-    """Look until the step is proven, a gate brings customers back, or the limit is over.
+    """Look until the step is proven, a gate fails that brings customers back, or time is over.
 
-    What was found stands in `result.proof`. Down the way there is nothing to wait for. Raises
-    StepOvertaken when somebody else moved the domain meanwhile, ProofLeft at Ctrl-C.
+    What was found stands in `result.proof` and `result.failed`. Down the way there is nothing to
+    wait for, and without any time it is left to whoever looks next. Raises StepOvertaken when
+    somebody else moved the domain meanwhile, ProofLeft at Ctrl-C.
     """
     if result.to_percentage <= result.from_percentage:
         return
     subject = Subject(result.domain)
     before = result.from_percentage
     result.proof = Proof("open", result.to_percentage, before, reason="nobody has looked yet")
+    if limit <= timedelta():
+        return
     try:
         with tools.ledger() as ledger:
             _look_on(config, subject, result, limit, ledger, tools, on_progress)
@@ -77,11 +80,13 @@ def _look_on(
                 raise StepOvertaken(domain=result.domain, reason=reason)
         if decision.move is Move.REFUSE:
             raise StepOvertaken(domain=result.domain, reason=decision.reason)
-        if subject.proof is not None and subject.proof.proven:
-            return
+        # Before the proof: who is served as asked may be served badly.
         if decision.move is Move.ROLL_BACK:
+            result.failed = decision.reason
             following = f"`splitctl rollout watch {result.domain}` brings customers back"
             result.warnings.append(f"a gate fails: {decision.reason}; {following}")
+            return
+        if subject.proof is not None and subject.proof.proven:
             return
         clock = tools.clock()
         if clock - began >= limit.total_seconds():

@@ -301,6 +301,9 @@ class Runner:
             self._keeper.stop(item.name)
         elif row is None or self._matters(item, row):
             self._keeper.keep(item.name, row, self._ledger, self._tools.clock())
+        else:
+            # One that began when it still mattered must not be left: others wait for its end.
+            self._keeper.see_to(item.name, row, self._ledger, self._tools.clock())
         item.verifying = self._keeper.running(item.name)
 
     def _matters(self, item: Domain, row: Rollout) -> bool:

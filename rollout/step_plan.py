@@ -166,6 +166,7 @@ class StepLimits:
 class StepResult:
     """A step whose flags stand. Whole milliseconds. `proof`: whether they are what is served.
 
+    `failed`: the gate that wants customers back, seen while the proof was waited for; "" for none.
     Without a fence: `flags_ms` until every gateway served it, `moving_ms` in which neither side
     took the customers who moved, `strays` that it brought.
     """
@@ -185,18 +186,21 @@ class StepResult:
     strays: int = 0
     resumed: bool = False
     proof: Proof | None = None
+    failed: str = ""
     warnings: list[str] = field(default_factory=list)
 
     @property
     def exit_code(self) -> ExitCode:
-        """Done when it is proven; nobody is moved by a proof that is missing."""
+        """Done when it is proven and no gate fails; nobody is moved by a proof that is missing."""
+        if self.failed:
+            return ExitCode.CHECK_FAILED
         words = {"contradicted": ExitCode.CHECK_FAILED, "open": ExitCode.IN_PROGRESS}
         return words.get(self.proof.word if self.proof else "", ExitCode.DONE)
 
     @property
     def next_command(self) -> str:
         """What comes after a step."""
-        if self.exit_code is ExitCode.CHECK_FAILED:
+        if self.exit_code is ExitCode.CHECK_FAILED and not self.failed:
             return CONTRADICTED.format(domain=self.domain)
         return f"splitctl rollout watch {self.domain}"
 

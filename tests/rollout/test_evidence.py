@@ -7,7 +7,7 @@ import pytest
 
 from estate.ledger import Rollout, VerdictRecord
 from migrator.status import StreamStatus
-from rollout import evidence
+from rollout import evidence, proof
 from rollout.counters import Count, Side, Snapshot
 from rollout.evidence import Look
 from tests.rollout.rig import START, healthy
@@ -70,6 +70,30 @@ def test_a_phase_is_judged_by_nothing_that_was_seen_before_its_step() -> None:
     assert found.blind == {"gw": "it was not seen under the flags of the step yet"}
     assert found.window.side("new").requests == 0
     assert row.soak_evidence_s == 0
+
+
+@pytest.mark.parametrize("epochs", [{}, {"gw": {"d": 0.0}}], ids=["none", "from the environment"])
+def test_a_store_that_tells_no_epoch_is_believed_when_nothing_of_it_can_be_from_before(
+    epochs: dict[str, dict[str, float]],
+) -> None:
+    """Thousands at 0 %, then 10 %: what was scraped before the step, and after, are one figure."""
+
+    def late(new: float, old: float) -> Look:
+        counts: dict[Side, Count] = {"new": Count(new), "old": Count(old)}
+        snapshot = Snapshot({"gw": {"d": counts}}, epochs=epochs, behind_s=45.0)
+        return Look(snapshot, look(0).streams)
+
+    opened = evidence.opened(late(0, 0).snapshot, "d", 4, 0)
+    row = replace(begun(), phase_started_at=START, evidence=opened)
+    row = evidence.counted(row, late(1, 9000), at(15))
+    found = evidence.of(row, late(1, 9000), None)
+    assert "tells no epoch of its flags, so for 45 s" in found.blind["gw"]
+    assert proof.judge(10, 0, found.window, found.blind, 0.05).word == "open"
+    row = evidence.counted(row, late(100, 9900), at(46))
+    row = evidence.counted(row, late(300, 11700), at(60))
+    found = evidence.of(row, late(300, 11700), None)
+    assert (found.blind, found.window.share) == ({}, 0.1)
+    assert proof.judge(10, 0, found.window, found.blind, 0.05).proven
 
 
 @pytest.mark.parametrize(

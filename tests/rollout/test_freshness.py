@@ -164,6 +164,75 @@ def test_two_domains_are_verified_one_after_the_other(
         assert look(1001) == look(1002) == [DOMAIN, "e", DOMAIN]
 
 
+def test_sides_that_differ_are_compared_again_with_growing_pauses(
+    config: Config, verifier: Verifier, tools: Tools
+) -> None:
+    """And when they are equal, what comes after begins with a short pause again."""
+    verifier.at_once, lines = "different", list[str]()
+    begun_at: list[float] = []
+    with open_ledger(config) as ledger, closing(Keeper(config, verifier.made, lines.append)) as it:
+
+        def look(clock: float) -> None:
+            before = len(verifier.begun)
+            it.keep(DOMAIN, None, ledger, clock)
+            begun_at.extend([clock] * (len(verifier.begun) - before))
+
+        for clock in range(0, 1500, 2):
+            look(clock)
+        pauses = [later - earlier for earlier, later in pairwise(begun_at)]
+        assert pauses[3] > 2 * pauses[1] > 2 * pauses[0]
+        assert "d: verified: different; again in" in "".join(lines)
+        verifier.at_once = "equal"
+        while "d: verified: equal" not in lines:
+            clock += 2
+            look(clock)
+        assert it._kept[DOMAIN].backoff.failures == 0
+
+
+def test_one_that_has_ended_keeps_no_other_from_its_turn(
+    config: Config, verifier: Verifier, tools: Tools
+) -> None:
+    """Also where nobody has seen its end, and where its domain does not want one any more."""
+    other = config.domain(DOMAIN).model_copy(update={"name": "e"})
+    config = config.model_copy(update={"domains": {**config.domains, "e": other}})
+    verifier.at_once, begun = "", verifier.begun
+    with open_ledger(config) as ledger, closing(Keeper(config, verifier.made, print)) as it:
+        it.keep(DOMAIN, None, ledger, 0)
+        verifier.finds(begun[0], "equal")
+        it.keep("e", None, ledger, 1)
+        assert [running.domain for running in begun] == [DOMAIN, "e"]
+        it.see_to(DOMAIN, None, ledger, 2)
+        assert (it.running(DOMAIN), begun[0].ended) == (False, True)
+        it.see_to(DOMAIN, Rollout(DOMAIN, epoch=2), ledger, 3)
+        assert len(begun) == 2, "none is begun"
+
+
+def test_a_run_sees_to_one_that_does_not_matter_any_more(
+    config: Config, tools: Tools, rig: Rig, verifier: Verifier
+) -> None:
+    """Without a gate that asks for it: begun when the phase had soaked, and then a gate held."""
+    gates = [gate for gate in config.gates if gate.kind != "consistency"]
+    config = config.model_copy(update={"gates": gates})
+    started(config, tools)
+    advanced(config, tools, rig, 10)
+    verifier.at_once = ""
+    good = list(rig.statuses)
+    seen: list[bool] = []
+
+    def look(looks: int) -> float:
+        if verifier.begun and not verifier.begun[0].result:
+            rig.statuses = []  # the strays gate cannot tell any more
+            verifier.finds(verifier.begun[0], "not made")
+        elif verifier.begun and not seen:
+            seen.append(verifier.begun[0].ended)
+            rig.statuses, verifier.at_once = good, "equal"
+        return 0
+
+    result, lines = ran(config, tools, rig, look)
+    assert result.exit_code is ExitCode.DONE, lines
+    assert seen == [True]
+
+
 def test_work_that_somebody_else_has_done_is_not_done_again(
     config: Config, tools: Tools, rig: Rig, verifier: Verifier
 ) -> None:
@@ -290,6 +359,21 @@ def test_one_that_is_deaf_ends_too(monkeypatch: pytest.MonkeyPatch) -> None:
     assert wait_until(lambda: os.fstat(child._answer.fileno()).st_size > 0, 20)
     child.close()
     assert child._process.returncode == -signal.SIGKILL
+
+
+def test_one_that_not_even_sigkill_ends_is_no_traceback(
+    sleeper: Child, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its process waits for a disk that does not answer."""
+
+    def still_there(timeout: float) -> int:
+        raise subprocess.TimeoutExpired("sleep", timeout)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(sleeper._process, "wait", still_there)
+        patched.setattr(sleeper._process, "kill", lambda: None)
+        sleeper.close()
+    assert sleeper._answer.closed
 
 
 def test_kill_9_of_the_run_leaves_no_verification() -> None:

@@ -91,8 +91,18 @@ def test_never_proven_against_the_bounds_nor_without_customers(
         excluded = before is not None and not low <= before <= high
         off = max(percentage - low, high - percentage) / 100
         means = off <= within or (excluded and off <= max(within, proof.NEAR))
+        means = means or new + old >= proof.ENOUGH
         assert holds and means, "an agreement that means something"
     assert judge(percentage, before, seen(new, old), {"gw-2": "away"}, within).word == "open"
+
+
+def test_where_nobody_could_measure_it_better_what_was_measured_is_enough() -> None:
+    """A tolerance narrower than the bounds of all the customers that a gateway tells apart."""
+    assert judge(11, 10, seen(880, 7120), {}, 0.01).word == "open"
+    found = judge(11, 10, seen(1_090, 8_900), {}, 0.01)
+    assert found.proven
+    assert "more customers cannot be told apart" in found.reason
+    assert judge(11, 10, seen(1_500, 8_490), {}, 0.01).word == "contradicted"
 
 
 def test_bounds_hold_however_often_one_looks() -> None:
@@ -378,7 +388,41 @@ def test_a_gate_that_fails_meanwhile_ends_the_wait(config: Config, tools: Tools,
     tools.sleep = busy(rig, new=60, errors=30)
     result = step(config, tools)
     assert "`splitctl rollout watch d` brings customers back" in result.warnings[-1]
-    assert rig.is_at(10)
+    assert (result.exit_code, rig.is_at(10)) == (ExitCode.CHECK_FAILED, True)
+
+
+def test_a_gate_that_fails_when_customers_prove_the_step_is_told_and_is_no_success(
+    config: Config, tools: Tools, rig: Rig
+) -> None:
+    """The share is right, and every second of those who make it up gets an error."""
+    started(config, tools)
+    rig.customers = 0
+
+    def sleep(seconds: float) -> None:
+        rig.clock.sleep(seconds)
+        rig.customers = 1000
+        rig.traffic(old=100, new=60, errors=30)
+
+    tools.sleep = sleep
+    result = step(config, tools)
+    assert result.proof is not None
+    assert result.proof.proven
+    assert (result.exit_code, result.next_command) == (
+        ExitCode.CHECK_FAILED, "splitctl rollout watch d",
+    )  # fmt: skip
+    assert "a gate fails: errors: " in result.to_text()
+    watched = controller.watch(config, [DOMAIN], tools=tools)
+    assert (watched.exit_code, rig.served) == (ExitCode.ROLLED_BACK, {0})
+
+
+def test_without_time_for_the_proof_nobody_looks(config: Config, tools: Tools, rig: Rig) -> None:
+    """An unattended rollout looks by itself, and what it sees is told and written down once."""
+    started(config, tools)
+    result = step(config, tools, proof=timedelta())
+    assert result.exit_code is ExitCode.IN_PROGRESS
+    with open_ledger(config) as ledger:
+        assert ledger.samples(DOMAIN) == []
+    assert acts(config) == []
 
 
 def test_what_the_command_prints_and_how_it_ends(

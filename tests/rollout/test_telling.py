@@ -1,19 +1,24 @@
 """Every change of state is told once, whoever types the command; it stands in nobody's way."""
 
+import itertools
+import signal
 from datetime import timedelta
 
 import pytest
 
 from estate import journal
 from estate.config import Config
+from estate.config.gates import GateConfig
 from estate.errors import ExitCode
 from estate.ledger import Ledger, LedgerUnreachable
+from rehearsal.children import wait_until
 from rollout import controller, pausing
 from rollout.board import gather
 from rollout.history import Event, history
 from rollout.looks import Progress
 from rollout.notices import InMemoryNotifier, Notices, Receiver
 from rollout.rollback import rollback
+from rollout.run import run
 from rollout.tools import Tools
 from tests.rollout.rig import DOMAIN, Rig
 from tests.rollout.way import advanced, busy, started, verified
@@ -59,6 +64,53 @@ def test_a_gate_that_fails_and_what_comes_of_it_are_told(
     assert {"failed", "rolled_back"} <= set(events(told))
     failed = next(notice for notice in told.notices if notice.event == "failed")
     assert failed.verdicts[0].verdict == "fail"
+
+
+def test_a_step_that_customers_contradict_is_told_once(
+    config: Config, tools: Tools, rig: Rig, told: InMemoryNotifier
+) -> None:
+    """Whoever looks, and however often; and of the next step anew."""
+    started(config, tools)
+    rig.astray = 30
+    verified(config)
+    controller.advance(config, DOMAIN, proof=timedelta(seconds=2), tools=tools)
+    controller.watch(config, [DOMAIN], timeout=timedelta(seconds=2), tools=tools)
+    assert wait_until(lambda: events(told) == ["started", "stepped", "failed"], 10), events(told)
+    notice = told.notices[-1]
+    assert "the step is contradicted: measured 30.0 % (" in (notice.reason or "")
+    assert notice.next_command.endswith("splitctl rollback d")
+    rollback(config, tools=tools)
+    verified(config)
+    controller.start(config, DOMAIN, tools=tools)
+    controller.advance(config, DOMAIN, proof=timedelta(seconds=1), tools=tools)
+    assert wait_until(lambda: events(told).count("failed") == 2, 10), events(told)
+    acts = [event.kind for event in history(config, tools=tools).events]
+    assert acts.count("contradicted") == 2
+
+
+def test_an_unattended_rollout_asks_each_question_once(
+    config: Config, tools: Tools, rig: Rig, told: InMemoryNotifier
+) -> None:
+    question = GateConfig(
+        name="calls", kind="question", question="More?", good="no", asked_of="ann"
+    )
+    config = config.model_copy(update={"gates": [*config.gates, question]})
+    started(config, tools)
+    rig.traffic(old=100, new=0)
+    looks = itertools.count()
+
+    def sleep(seconds: float) -> None:
+        busy(rig)(seconds)
+        if next(looks) == 4:
+            signal.raise_signal(signal.SIGTERM)
+
+    tools.sleep = sleep
+    assert run(config, tools=tools).exit_code is ExitCode.IN_PROGRESS
+    assert rig.is_at(10)
+    assert wait_until(lambda: "asked" in events(told), 10)
+    assert events(told).count("asked") == 1
+    turns = [event.kind for event in history(config, tools=tools).events]
+    assert turns.count("gate calls") == 1
 
 
 def test_nobody_who_cannot_be_reached_stands_in_the_way(
@@ -109,6 +161,17 @@ def test_a_receiver_that_was_never_reached_is_told_with_how_often_it_was_tried(
     )
     shown = gather(config, Progress((), ()), tools).events
     assert "not delivered" in [item.outcome for item in shown]
+
+
+def test_what_a_newer_tool_told_can_be_read(
+    config: Config, tools: Tools, told: InMemoryNotifier
+) -> None:
+    receivers = [{"receiver": "team", "tries": 1, "problem": None, "colour": "red"}]
+    with tools.ledger() as ledger:
+        act = ledger.begin(DOMAIN, "notice", {"event": "danced"})
+        ledger.finish(act, {"receivers": receivers})
+    (event,) = notices(config, tools)
+    assert event.told == "'danced': 'team' was told"
 
 
 def test_with_the_ledger_away_it_is_kept_and_taken_in_later(
