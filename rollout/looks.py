@@ -119,13 +119,12 @@ def look(config: Config, subjects: Sequence[Subject], ledger: Ledger, tools: Too
     try:
         # Before the gateways: a step in between shows in the row that is read under its lock.
         rows = {item.name: ledger.rollout(item.name) for item in subjects}
+        gateways = tools.flags.served()
+        seen = evidence.look(tools, config, ledger, [item.name for item in subjects])
     except LedgerUnreachable as error:
         for item in subjects:
             _unknown(item, error)
         return
-    names = [item.name for item in subjects]
-    gateways = tools.flags.served()
-    seen = evidence.look(tools, config, ledger, names)
     versions = tools.versions.lately()
     for item in subjects:
         before = rows[item.name]
