@@ -66,7 +66,10 @@ class Progress:
 
 @dataclass
 class Subject:
-    """A domain that is looked at again and again. `moved_on_at`: by the command's own clock."""
+    """A domain that is looked at again and again. `moved_on_at`: by the command's own clock.
+
+    drifted: the act of the drift that was told last
+    """
 
     name: str
     decision: Decision = field(default_factory=lambda: Decision(Move.SOAK))
@@ -79,7 +82,7 @@ class Subject:
     marker: Any = None
     moved_on_at: float = 0.0
     told: dict[str, str] = field(default_factory=dict)
-    drifted: bool = False
+    drifted: int | None = None
     sight: Sight = field(init=False)
 
     def __post_init__(self) -> None:
@@ -156,11 +159,11 @@ def _one(
     drift.runs(before, versions, seen.snapshot, ledger)
     stands = drift.note(item.sight, served, before, ledger, tools.provenance, tools.clock)
     drifted = marks.drift(ledger, before) if stands else None
-    if drifted is not None and not item.drifted:
+    if drifted is not None and drifted.id != item.drifted:
         following = f"splitctl rollout start {item.name}"
         why = marks.why_drifted(drifted)
         Teller(config, tools).tell_meanwhile(item.name, "drifted", following, reason=why)
-    item.drifted = drifted is not None
+    item.drifted = drifted.id if drifted is not None else None
     asked = asking.count(config, item.name, ledger, seen, stands=stands)
     if asked is None:
         raise NothingToWatch(domains=item.name)
