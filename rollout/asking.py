@@ -48,7 +48,8 @@ def count(
     found = ask(config, row, ledger, seen)
     if stands and not proven and found.proof is not None and found.proof.proven:
         reason = "what gateways serve is not what was asked for"
-        found = replace(found, proof=replace(found.proof, word="open", reason=reason))
+        share = replace(found.proof, word="open", reason=reason)
+        found = replace(found, proof=share, position=replace(found.position, unproven=share.told))
     return found
 
 

@@ -27,13 +27,14 @@ def arrived(
     soak: timedelta | None,
 ) -> Rollout:
     """Where the domain stands after a step: a new phase, its clock at zero."""
+    # First: whatever was looked at before this moment is of the phase before.
+    opened = evidence.opened(
+        tools.metrics.scrape(), result.domain, result.epoch, result.from_percentage
+    )
     try:
         now, before = ledger.now(), ledger.rollout(result.domain)
     except LedgerUnreachable:
         now, before = None, None
-    opened = evidence.opened(
-        tools.metrics.scrape(), result.domain, result.epoch, result.from_percentage
-    )
     # A step changes nothing of what runs: it was compared just before.
     opened[VERSIONS] = before.evidence.get(VERSIONS) if before else None
     return Rollout(
@@ -78,6 +79,7 @@ def adopt(config: Config, row: Rollout, seen: Survey, ledger: Ledger) -> Rollout
         moved_at=now,
         soak_evidence_s=0.0,
         soak_required_s=None,
+        counted_at=now,
         epoch=owned.epoch,
         evidence={},
     )

@@ -59,11 +59,13 @@ class Started:
 # Start
 
 
-def start(config: Config, domain: str, *, tools: Tools | None = None) -> Started:
+def start(
+    config: Config, domain: str, *, telling: type[Teller] = Teller, tools: Tools | None = None
+) -> Started:
     """Let a domain's rollout begin: sync live in both directions and a fresh verdict `equal`.
 
     Typed again while it is live, it brings gateways that fell behind (a restart, say) to what the
-    owners say. Raises Refused or Drift.
+    owners say. `telling`: who waits for those who are told, or does not. Raises Refused or Drift.
     """
     config.domain(domain)
     tools = tools or Tools.of(config)
@@ -79,7 +81,7 @@ def start(config: Config, domain: str, *, tools: Tools | None = None) -> Started
     finally:
         world.close()
     told = "; ".join(started.changes) or None
-    Teller(config, tools).tell(domain, "started", started.next_command, reason=told)
+    telling(config, tools).tell(domain, "started", started.next_command, reason=told)
     return started
 
 
@@ -196,6 +198,7 @@ def advance(
     until: int = phases.ALL,
     proof: timedelta | None = None,
     on_progress: Callable[[str], None] = lambda _: None,
+    telling: type[Teller] = Teller,
     tools: Tools | None = None,
 ) -> StepResult | Held:
     """Ask the present phase's gates, then make one fenced step to the next percentage.
@@ -204,12 +207,13 @@ def advance(
     until: no step goes beyond this percentage.
     proof: how long customers are waited for who prove the step, in place of the configuration's;
     `on_progress` gets a line now and then while they are.
+    telling: who waits for those who are told, or does not.
     A step found unfinished is brought to its end first; if it could be finished, that is all.
     Raises LockHeld, Refused, Drift, and what a step raises.
     """
     config.domain(domain)
     tools = tools or Tools.of(config)
-    teller = Teller(config, tools)
+    teller = telling(config, tools)
     try:
         result = _advance(config, domain, soak, until, tools)
     except StepUnfinished as error:

@@ -6,9 +6,10 @@ asked for again, or a person has seen what runs now and types `rollout start`, t
 anew: what was counted meanwhile, and before, is no evidence for it.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
+from typing import Any
 
 from estate.ledger import ActRecord, Ledger, Rollout
 from rollout import evidence, marks
@@ -19,7 +20,7 @@ from rollout.gates import GateResult
 from rollout.marks import DRIFT, DRIFT_ENDED, VERSION
 from rollout.phases import Stage
 from rollout.provenance import Provenance
-from rollout.versions import Seen, changes
+from rollout.versions import Seen, all_ours, changes
 
 # A rollback waits for no lock and writes its books last: so long it looks like a drift.
 SETTLES_S = 5.0
@@ -78,51 +79,56 @@ def note(
     if sight.since is None:
         sight.since = clock()
     lasted = clock() - sight.since
-    if lasted >= SETTLES_S and marks.drift(ledger, before) is None and _nobody(ledger, before):
+    written = _of_flags(marks.drift(ledger, before))
+    if lasted >= SETTLES_S and not written and _nobody(ledger, before):
         _write(seen, before, ledger, provenance.who(before.domain), lasted)
     return True
 
 
 def found(before: Rollout, seen: Served, ledger: Ledger, provenance: Provenance) -> None:
-    """Write down what a command found that is about to bring it in line."""
-    if seen.told:
+    """Write down what a command found that is about to bring it in line.
+
+    Where another version is adopted with that, the phase begins anew anyway.
+    """
+    if seen.told and marks.drift(ledger, before) is None:
         _write(seen, before, ledger, provenance.who(before.domain), 0.0)
 
 
 def ended(before: Rollout, seen: Served, snapshot: Snapshot, ledger: Ledger, how: str) -> bool:
     """Begin the phase anew if a drift was written down and all is as it was asked for again."""
     act = marks.drift(ledger, before)
-    if seen.told or not seen.all_seen or act is None or _of_version(act):
+    if seen.told or not seen.all_seen or act is None or not _of_flags(act):
         return False
-    # Whoever was served by the other side meanwhile has moved, and moved again.
-    return _end(before.domain, snapshot, ledger, how, lambda row, now: replace(row, moved_at=now))
+    return _end(act, before.domain, snapshot, ledger, how)
 
 
 def adopted(before: Rollout, snapshot: Snapshot, ledger: Ledger, how: str) -> bool:
     """Begin the phase anew with what runs now: there is nothing to be put back."""
     act = marks.drift(ledger, before)
-    if act is None or not _of_version(act):
+    if act is None or _of_flags(act):
         return False
-    return _end(before.domain, snapshot, ledger, how, lambda row, _: row)
+    return _end(act, before.domain, snapshot, ledger, how)
 
 
 def runs(before: Rollout, seen: Seen | None, snapshot: Snapshot, ledger: Ledger) -> None:
     """Compare what runs with what ran when the phase began, or remember it for that.
 
     What a command of ours has set is a new version too: then the phase begins anew at once, and
-    the act says so. None: nobody could be asked, which is no drift.
+    the act says so. At 0 % no phase has begun: it does with what runs when the step is made. None:
+    nobody could be asked, which is no drift.
     """
-    if seen is None or before.stage != Stage.LIVE or before.percentage == 0:
+    if seen is None or before.stage != Stage.LIVE:
         return
-    kept = before.evidence.get(VERSIONS)
+    kept = _kept(before) if before.percentage else None
     if kept is not None and not changes(kept, seen):
-        adopted(before, snapshot, ledger, "what runs is what ran before again")
+        if seen.covers(kept):
+            adopted(before, snapshot, ledger, "what runs is what ran before again")
         return
     with ledger.changing(before.domain) as change:
         row = change.rollout
         if row is None or row.epoch != before.epoch:
             return  # customers moved meanwhile
-        kept = row.evidence.get(VERSIONS)
+        kept = _kept(row) if row.percentage else None
         if kept is None:
             change.save(replace(row, evidence={**row.evidence, VERSIONS: seen.to_json()}))
             return
@@ -131,44 +137,54 @@ def runs(before: Rollout, seen: Seen | None, snapshot: Snapshot, ledger: Ledger)
             return
         who = list(dict.fromkeys(item.who for item in found if item.who))
         told = {"told": [item.told for item in found], "who": who, "epoch": row.epoch}
-        if all(item.ours for item in found):
+        if all_ours(found):
             change.record(row.domain, VERSION, told, {"clock": ANEW})
-            change.save(_anew(row, change.now, snapshot))
+            change.save(_anew(row, change.now, snapshot, None))
         else:
             since = marks.moment(change.now)
             more = {"since": since, "of": VERSION}
             change.record(row.domain, DRIFT, {**told, **more}, {"clock": "it stands"})
 
 
-def _of_version(act: ActRecord) -> bool:
-    return act.intent.get("of") == VERSION
+def _of_flags(act: ActRecord | None) -> bool:
+    return act is not None and act.intent.get("of") != VERSION
 
 
-def _end(
-    domain: str,
-    snapshot: Snapshot,
-    ledger: Ledger,
-    how: str,
-    moved: Callable[[Rollout, datetime], Rollout],
-) -> bool:
+def _kept(row: Rollout) -> Mapping[str, Any] | None:
+    """What ran when the phase began. Without the objects asked for it says too little."""
+    kept: Mapping[str, Any] | None = row.evidence.get(VERSIONS)
+    return kept if kept is not None and "asked" in kept else None
+
+
+def _end(act: ActRecord, domain: str, snapshot: Snapshot, ledger: Ledger, how: str) -> bool:
     """In one transaction: the drift is over, and the phase begins anew. False: it was over."""
     with ledger.changing(domain) as change:
-        if change.rollout is None or (act := marks.drift(change, change.rollout)) is None:
+        row = change.rollout
+        standing = marks.drift(change, row) if row is not None else None
+        if row is None or standing is None or standing.id != act.id:
             return False  # another watch was faster
+        # Another version may have run beside a drift of flags, and is none that anybody adopted.
+        runs = _kept(row) if _of_flags(act) else None
         lasted = marks.span(change.now - act.at)
         told = {"how": how, "lasted": lasted, "clock": ANEW}
-        change.record(domain, DRIFT_ENDED, {"epoch": change.rollout.epoch}, told)
-        change.save(moved(_anew(change.rollout, change.now, snapshot), change.now))
+        change.record(domain, DRIFT_ENDED, {"epoch": row.epoch}, told)
+        # Whoever was served by the other side meanwhile has moved, and moved again. While another
+        # version runs that may have been so, too.
+        change.save(replace(_anew(row, change.now, snapshot, runs), moved_at=change.now))
     return True
 
 
-def _anew(row: Rollout, now: datetime, snapshot: Snapshot) -> Rollout:
+def _anew(
+    row: Rollout, now: datetime, snapshot: Snapshot, runs: Mapping[str, Any] | None
+) -> Rollout:
+    """The phase at its beginning. `runs`: the version that it is of, None: what runs now."""
+    opened = evidence.opened(snapshot, row.domain, row.epoch, row.evidence.get("from"))
     return replace(
         row,
         phase_started_at=now,
         soak_evidence_s=0.0,
         counted_at=now,
-        evidence=evidence.opened(snapshot, row.domain, row.epoch, row.evidence.get("from")),
+        evidence={**opened, VERSIONS: runs},
     )
 
 
@@ -200,7 +216,7 @@ def _write(
 ) -> None:
     with ledger.changing(before.domain) as change:
         row = change.rollout
-        if row is None or row.epoch != before.epoch or marks.drift(change, row) is not None:
+        if row is None or row.epoch != before.epoch or _of_flags(marks.drift(change, row)):
             return  # customers moved meanwhile, or another watch was faster
         since = marks.moment(change.now - timedelta(seconds=lasted))
         told = {"told": list(seen.told), "who": list(who), "since": since, "epoch": row.epoch}

@@ -43,11 +43,13 @@ TRAFFIC_WITHIN_S = 15.0
 class Look:
     """What was seen at one moment. `streams` is empty when `streams_problem` says why.
 
+    at: by the ledger's clock, before any gateway was asked
     counted: what gates counted in the data, by domain and name
     pods: those that gates look at, by domain and Deployment
     """
 
     snapshot: Snapshot
+    at: datetime
     streams: tuple[StreamStatus, ...] = ()
     streams_problem: str | None = None
     counted: Mapping[str, Mapping[str, Counted]] = field(default_factory=dict)
@@ -58,14 +60,15 @@ def look(tools: Tools, config: Config, ledger: "Ledger", domains: Sequence[str])
     """Ask gateways for counters, databases for the sync and what these domains' gates count, and
     the cluster for the pods that they look at.
 
-    Never raises.
+    Raises LedgerUnreachable.
     """
+    at = ledger.now()
     coming = pod_health.begin(config, domains, tools.cluster)
     try:
         streams, problem = tuple(tools.sync()), None
     except SplitctlError as error:
         streams, problem = (), str(error)
-    seen = Look(tools.metrics.scrape(), streams, problem)
+    seen = Look(tools.metrics.scrape(), at, streams, problem)
     found: dict[str, Mapping[str, Counted]] = {}
     for domain in domains:
         if not trials.any_asked(config, domain):
@@ -93,8 +96,15 @@ def opened(
 
 
 def counted(rollout: Rollout, seen: Look, now: datetime) -> Rollout:
-    """The row after one more look: window, lags and soak clock moved on."""
+    """The row after one more look: window, lags and soak clock moved on.
+
+    They stand where another look was counted after this one had begun: its counters may be older,
+    and one that seems to have shrunk would be taken for a new process, and counted from zero.
+    """
     kept = rollout.evidence
+    data = trials.kept(rollout, seen.counted.get(rollout.domain, {}))
+    if _overtaken(rollout, seen, now):
+        return replace(rollout, evidence={**kept, "data": data})
     snapshot = of_phase(replace(rollout, counted_at=now), seen.snapshot)
     before = Window.from_json(kept.get("window", {}))
     window = before.advanced(snapshot, rollout.domain)
@@ -111,7 +121,7 @@ def counted(rollout: Rollout, seen: Look, now: datetime) -> Rollout:
         "epoch": kept.get("epoch", 0),
         "from": kept.get("from"),
         VERSIONS: kept.get(VERSIONS),
-        "data": trials.kept(rollout, seen.counted.get(rollout.domain, {})),
+        "data": data,
         "pods": pod_health.kept(rollout, seen.pods.get(rollout.domain, {}), passed),
     }
     within_s = TRAFFIC_WITHIN_S + snapshot.behind_s
@@ -123,6 +133,11 @@ def counted(rollout: Rollout, seen: Look, now: datetime) -> Rollout:
         counted_at=now,
         soak_evidence_s=rollout.soak_evidence_s + (passed if evident else 0.0),
     )
+
+
+def _overtaken(rollout: Rollout, seen: Look, now: datetime) -> bool:
+    # What was counted in the future was so before the ledger's clock was put back.
+    return rollout.counted_at is not None and seen.at < rollout.counted_at <= now
 
 
 def of(rollout: Rollout, seen: Look, verdict: VerdictRecord | None) -> Evidence:

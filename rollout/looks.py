@@ -67,7 +67,10 @@ class Progress:
 
 @dataclass
 class Subject:
-    """A domain that is looked at again and again. `moved_on_at`: by the command's own clock."""
+    """A domain that is looked at again and again. `moved_on_at`: by the command's own clock.
+
+    drifted: the act of the drift that was told last
+    """
 
     name: str
     decision: Decision = field(default_factory=lambda: Decision(Move.SOAK))
@@ -80,7 +83,7 @@ class Subject:
     marker: Any = None
     moved_on_at: float = 0.0
     told: dict[str, str] = field(default_factory=dict)
-    drifted: bool = False
+    drifted: int | None = None
     sight: Sight = field(init=False)
 
     def __post_init__(self) -> None:
@@ -120,13 +123,12 @@ def look(config: Config, subjects: Sequence[Subject], ledger: Ledger, tools: Too
     try:
         # Before the gateways: a step in between shows in the row that is read under its lock.
         rows = {item.name: ledger.rollout(item.name) for item in subjects}
+        gateways = tools.flags.served()
+        seen = evidence.look(tools, config, ledger, [item.name for item in subjects])
     except LedgerUnreachable as error:
         for item in subjects:
             _unknown(item, error)
         return
-    names = [item.name for item in subjects]
-    gateways = tools.flags.served()
-    seen = evidence.look(tools, config, ledger, names)
     versions = tools.versions.lately()
     for item in subjects:
         before = rows[item.name]
@@ -158,11 +160,11 @@ def _one(
     drift.runs(before, versions, seen.snapshot, ledger)
     stands = drift.note(item.sight, served, before, ledger, tools.provenance, tools.clock)
     drifted = marks.drift(ledger, before) if stands else None
-    if drifted is not None and not item.drifted:
+    if drifted is not None and drifted.id != item.drifted:
         following = f"splitctl rollout start {item.name}"
         why = marks.why_drifted(drifted)
         Teller(config, tools).tell_meanwhile(item.name, "drifted", following, reason=why)
-    item.drifted = drifted is not None
+    item.drifted = drifted.id if drifted is not None else None
     asked = asking.count(config, item.name, ledger, seen, stands=stands)
     if asked is None:
         raise NothingToWatch(domains=item.name)

@@ -12,6 +12,7 @@ from typing import Any
 
 from estate.cluster import CONFIG_MAP, DEPLOYMENT, Cluster, FieldOwner, Object, owners
 from estate.errors import SplitctlError
+from rollout.parallel import Running, TookTooLong
 from rollout.versions import Fact, Seen
 
 # A look is taken every second, and templates change once in weeks.
@@ -37,6 +38,7 @@ class ClusterVersions:
         self._reach, self._names, self._flags = cluster, deployments, frozenset(flags)
         self._clock, self._next = clock, -math.inf
         self._cluster: Cluster | None = None
+        self._coming: Running[None, Seen | None] | None = None
         self._deployments: Collection[str] = ()
 
     def now(self) -> Seen | None:
@@ -48,37 +50,52 @@ class ClusterVersions:
         cluster = self._cluster
         found: dict[str, Fact] = {}
         writers: dict[str, FieldOwner] = {}
+        asked: set[str] = set()
         maps: set[str] = set()
         for name in self._deployments:
+            key = f"deployment {name}"
+            asked.add(key)
             raw = cluster.get(DEPLOYMENT, name)
             if raw is None:
                 continue  # its facts are gone
-            key = f"deployment {name}"
             found |= {f"{key}, {what}": fact for what, fact in _template(raw, self._flags)}
             _note_last(writers, key, raw)
             maps |= set(_config_maps(raw["spec"]["template"]["spec"]))
         for name in sorted(maps):
+            key = f"config map {name}"
+            asked.add(key)
             raw = cluster.get(CONFIG_MAP, name)
             if raw is None:
                 continue
-            key = f"config map {name}"
             for what, text in raw.get("data", {}).items():
                 if what not in self._flags:
                     owner = _newest(o for o in owners(raw) if what in o.data)
                     found[f"{key}, {what}"] = Fact(_digest(text), writer=owner)
             _note_last(writers, key, raw)
-        return Seen(found, writers)
+        return Seen(found, writers, asked)
 
     def lately(self) -> Seen | None:
-        """One look, unless the last was a moment ago."""
+        """What a look has brought that was begun by an earlier call; a new one begins now and then.
+
+        Nobody waits for the cluster here: gates do not either.
+        """
+        seen = self._come()
         clock = self._clock()
-        if clock < self._next:
+        if self._coming is None and clock >= self._next:
+            self._next = clock + LOOK_EVERY_S
+            self._coming = Running({None: self.now})
+        return seen
+
+    def _come(self) -> Seen | None:
+        if self._coming is None:
             return None
-        self._next = clock + LOOK_EVERY_S
-        try:
-            return self.now()
-        except SplitctlError:
+        outcome = self._coming.wait(0)[None]
+        if isinstance(outcome.error, TookTooLong):
             return None
+        self._coming = None
+        if outcome.error is not None and not isinstance(outcome.error, SplitctlError):
+            raise outcome.error
+        return outcome.value
 
 
 def _template(raw: Object, flags: frozenset[str]) -> Iterator[tuple[str, Fact]]:
@@ -133,7 +150,13 @@ def _note_last(writers: dict[str, FieldOwner], key: str, raw: Object) -> None:
 
 def _last(raw: Object) -> FieldOwner | None:
     """Who wrote last; controllers, that only write how it stands, are nobody."""
-    return _newest(o for o in owners(raw) if {"f:spec", "f:data"} & o.fields.keys())
+    return _newest(o for o in owners(raw) if "f:data" in o.fields or _has_template(o))
+
+
+def _has_template(owner: FieldOwner) -> bool:
+    """Who only scales has none."""
+    spec = owner.fields.get("f:spec")
+    return spec is not None and (not spec or "f:template" in spec)
 
 
 def _newest(found: Iterable[FieldOwner]) -> FieldOwner | None:

@@ -24,6 +24,8 @@ Word = Literal["proven", "contradicted", "open"]
 ALPHA = 0.01
 # What was under way when the flags changed, and is counted on the side that it had set out for.
 UNDER_WAY = 0.005
+# Near 0 and 100 % nobody is where nobody should be, but for one in a thousand.
+ASTRAY = 0.001
 # Of a domain without a `share` gate.
 TOLERANCE = 0.05
 # So near to what was asked for the bounds have to lie, also where they exclude the one before: 12
@@ -106,9 +108,10 @@ def judge(
 ) -> Proof:
     """Proven when the bounds hold the percentage asked for, and something besides that means it.
 
-    Namely, that they lie NEAR and exclude the one before; or, where that is near itself, or is not
-    known, that they lie within the tolerance `within` (a share), or that nobody could measure it
-    better. Contradicted when they exclude what was asked for.
+    Namely, that they lie NEAR and exclude the one before; or, where that is near itself, that they
+    lie within the tolerance `within` (a share), or that nobody could measure it better, and that
+    customers speak for what was asked rather than for what was before. Where that is not known
+    the tolerance has to do. Contradicted when they exclude what was asked for.
     """
 
     def result(word: Word, reason: str, **more: Any) -> Proof:
@@ -133,9 +136,10 @@ def judge(
     excluded = before is not None and not low <= before <= high
     if excluded and off <= 100 * max(NEAR, within):
         return result("proven", f"no longer {before} %", **seen)
-    if off <= 100 * within:
+    moved = before is None or _speaks_for(percentage / 100, before / 100, share, number)
+    if off <= 100 * within and moved:
         return result("proven", f"within {100 * within:g} %", **seen)
-    if number >= ENOUGH:
+    if number >= ENOUGH and moved:
         return result("proven", f"within {off:.1f} %: more customers cannot be told apart", **seen)
     told = "" if before is None or excluded else f" it from {before} %"
     return result("open", f"too few customers to tell{told}", **seen)
@@ -156,6 +160,18 @@ def bounds(share: float, number: float) -> tuple[float, float]:
     low = _edge(outside, 0.0, share) if good else 0.0
     high = _edge(outside, 1.0, share) if bad else 1.0
     return max(low - UNDER_WAY, 0.0), min(high + UNDER_WAY, 1.0)
+
+
+def _speaks_for(asked: float, before: float, share: float, number: float) -> bool:
+    """Whether what was seen is likelier by 1/ALPHA with the one share than with the other.
+
+    Were it still the one before, that would ever be said with probability ALPHA at most (Ville).
+    """
+    if asked == before:
+        return True  # nobody had to move
+    asked, before = (min(max(item, ASTRAY), 1 - ASTRAY) for item in (asked, before))
+    likelier = share * math.log(asked / before) + (1 - share) * math.log((1 - asked) / (1 - before))
+    return number * likelier >= math.log(1 / ALPHA)
 
 
 def _edge(outside: Callable[[float], bool], out: float, inside: float) -> float:

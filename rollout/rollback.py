@@ -47,11 +47,13 @@ def rollback(
     domains: Sequence[str] | None = None,
     *,
     why: Mapping[str, str] | None = None,
+    telling: type[Teller] = Teller,
     tools: Tools | None = None,
 ) -> RollbackResult:
     """Bring the customers of these domains (or all that are not at 0 %) back to the old side.
 
     why: the reason, by domain, for the books and for whoever is told
+    telling: who waits for those who are told, or does not
     Raises WayClosed for a named domain that is complete, GatewaysAway when none can be asked.
     """
     names = list(domains or config.domains)
@@ -81,7 +83,7 @@ def rollback(
         # Last of all: customers are back, and it is written down.
         for item in results:
             if not item.already:
-                notes += Teller(config, tools).rolled_back(item)
+                notes += telling(config, tools).rolled_back(item)
     return RollbackResult(results, closed, notes)
 
 

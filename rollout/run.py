@@ -25,7 +25,7 @@ from rollout.preconditions import Held, evidence_from
 from rollout.rollback import rollback
 from rollout.rolled_back import ROLLBACK
 from rollout.run_result import Ran, RunResult, State
-from rollout.telling import Teller
+from rollout.telling import Meanwhile, Teller
 from rollout.tools import Tools
 
 HOLD = timedelta(hours=24)
@@ -204,20 +204,30 @@ class Runner:
     def _bring_back(self) -> None:
         """Customers of a domain whose gate fails go back at once; the others stay."""
         failed = [i for i in self.on_new if i.subject.decision.move is Move.ROLL_BACK]
+        if not failed:
+            return
         for item in failed:
-            why = item.subject.decision.reason
             self._keeper.stop(item.name)  # the databases have something better to do
             item.verifying = False
-            result = rollback(self._config, [item.name], why={item.name: why}, tools=self._tools)
-            self._rollbacks += result.to_json()["rollbacks"]
+        why = {item.name: item.subject.decision.reason for item in failed}
+        # All at the same time: nobody waits until somebody else is back, and was told of.
+        result = rollback(self._config, list(why), why=why, telling=Meanwhile, tools=self._tools)
+        self._rollbacks += result.to_json()["rollbacks"]
+        for item in failed:
             item.percentage, item.over = 0, ExitCode.ROLLED_BACK
-            item.say(State.ROLLED_BACK, why, f"splitctl verify run --domain {item.name}")
+            following = f"splitctl verify run --domain {item.name}"
+            item.say(State.ROLLED_BACK, why[item.name], following)
         self.on_new = [item for item in self.on_new if item not in failed]
 
     def _go_on(self, item: Domain, row: Rollout | None) -> None:
         item.percentage = row.percentage if row else 0
         if row is None or row.stage in (Stage.OFF, Stage.DUAL_WRITE, Stage.SHADOW):
-            self._try(item, lambda: controller.start(self._config, item.name, tools=self._tools))
+            self._try(
+                item,
+                lambda: controller.start(
+                    self._config, item.name, telling=Meanwhile, tools=self._tools
+                ),
+            )
             return
         if row.stage != Stage.LIVE:
             item.say(State.DONE, f"it is at {row.stage}")
@@ -262,9 +272,14 @@ class Runner:
     def _advance(self, item: Domain) -> None:
         self._try(
             item,
-            # The next looks prove it: other domains are not to wait for that.
+            # The next looks prove it: other domains are not to wait for that, nor for notices.
             lambda: controller.advance(
-                self._config, item.name, until=self._until, proof=AT_ONCE, tools=self._tools
+                self._config,
+                item.name,
+                until=self._until,
+                proof=AT_ONCE,
+                telling=Meanwhile,
+                tools=self._tools,
             ),
         )
 

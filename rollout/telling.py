@@ -88,7 +88,10 @@ class Teller:
     def tell_meanwhile(self, domain: str, event: Event, next_command: str, **more: Any) -> None:
         """The same for who has to go on looking. The process ends only when it has been told."""
         threading.Thread(
-            target=self.tell, args=(domain, event, next_command), kwargs=more, name="notice"
+            target=Teller.tell,
+            args=(self, domain, event, next_command),
+            kwargs=more,
+            name="notice",
         ).start()
 
     # What is told
@@ -115,3 +118,15 @@ class Teller:
             after=f"{TARGET} %",
             reason="; ".join(filter(None, [result.why, *result.problems, risk])) or None,
         )
+
+
+class Meanwhile(Teller):
+    """Tells beside everything else: for who looks after other domains meanwhile.
+
+    Who was not reached is in the log and in the history, and no warning of the command.
+    """
+
+    def tell(self, domain: str, event: Event, next_command: str, **more: Any) -> list[str]:
+        """Wait for nobody."""
+        self.tell_meanwhile(domain, event, next_command, **more)
+        return []

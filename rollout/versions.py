@@ -3,9 +3,9 @@
 Values of variables may be secret, so only their digests are facts; images are told as they are.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     # Loaded only where there is a cluster: a rollback does not wait for that.
@@ -28,22 +28,32 @@ class Fact:
 
 @dataclass(frozen=True)
 class Seen:
-    """Facts by what they are of; the last writer of each object, for facts that are gone."""
+    """Facts by what they are of; the last writer of each object, for facts that are gone.
+
+    asked: the objects that were asked for, whether there or not
+    """
 
     facts: Mapping[str, Fact] = field(default_factory=dict)
     writers: "Mapping[str, FieldOwner]" = field(default_factory=dict)
+    asked: Collection[str] = ()
 
-    def to_json(self) -> dict[str, str]:
+    def to_json(self) -> dict[str, Any]:
         """What a later look is compared with."""
-        return {what: fact.shown or fact.value for what, fact in self.facts.items()}
+        facts = {what: fact.shown or fact.value for what, fact in self.facts.items()}
+        return {"asked": sorted(self.asked), "facts": facts}
+
+    def covers(self, before: Mapping[str, Any]) -> bool:
+        """Whether all was asked for that was when `before` was kept."""
+        return {*before["asked"]} <= {*self.asked}
 
 
 @dataclass(frozen=True)
 class Changed:
-    """One fact that is not as it was."""
+    """One fact that is not as it was. `gone`: it is there no more."""
 
     told: str
     writer: "FieldOwner | None"
+    gone: bool = False
 
     @property
     def ours(self) -> bool:
@@ -83,21 +93,35 @@ class Unwatched:
         return None
 
 
-def changes(before: Mapping[str, str], seen: Seen) -> list[Changed]:
-    """What is not as it was, in order. Pure."""
-    now = seen.to_json()
+def changes(before: Mapping[str, Any], seen: Seen) -> list[Changed]:
+    """What is not as it was, in order. Pure.
+
+    Whoever looks knows some objects, and whoever looked before may know others: a Job has no
+    manifests, say. So only those are compared that both have asked for.
+    """
+    facts, now = before["facts"], seen.to_json()["facts"]
+    both = {*before["asked"]} & {*seen.asked}
     told = []
-    for what in sorted({*before, *now}):
-        was, became = before.get(what), now.get(what)
-        if was == became:
+    for what in sorted({*facts, *now}):
+        was, became, of = facts.get(what), now.get(what), what.partition(",")[0]
+        if was == became or of not in both:
             continue
         fact = seen.facts.get(what)
         if fact is None:
-            gone = f"{what} is gone"
-            told.append(Changed(gone, seen.writers.get(what.partition(",")[0])))
+            told.append(Changed(f"{what} is gone", seen.writers.get(of), gone=True))
         elif fact.shown:
             told.append(Changed(f"{what}: {was or NONE} -> {fact.shown}", fact.writer))
         else:
             how = "is new" if was is None else "was changed"
             told.append(Changed(f"{what} {how}", fact.writer))
     return told
+
+
+def all_ours(found: Sequence[Changed]) -> bool:
+    """Whether commands of ours made these changes.
+
+    An object that is gone tells nobody's name: it is ours where all the rest is, as what `deploy`
+    takes away with what it sets.
+    """
+    told = [item for item in found if not item.gone or item.writer is not None]
+    return bool(told) and all(item.ours for item in told)

@@ -75,7 +75,12 @@ class Api:
             return None
         if response.status >= 400:
             raise self._refusal(response.status, text, body)
-        found: Object = json.loads(text)
+        try:
+            found: Object = json.loads(text)
+        except ValueError:  # a proxy's page, say
+            told = in_one_line(text[:200].decode("utf-8", "replace"))
+            reason = f"{response.status}, and no answer of a cluster: {told}"
+            raise ClusterUnreachable(server=self.server, reason=reason) from None
         return found
 
     def stream(self, path: str, query: Mapping[str, str], limit_s: float) -> Iterator[Object]:

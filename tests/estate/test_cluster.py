@@ -1,6 +1,7 @@
 """How a cluster is reached, and what is said when it is not."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -11,6 +12,7 @@ from estate.cluster import (
     ClusterUnreachable,
     KubernetesCluster,
 )
+from estate.cluster.api import Api
 from estate.config import ClusterConfig
 
 
@@ -64,3 +66,16 @@ def test_a_context_that_is_not_there_is_told_as_that(tmp_path: Path) -> None:
     path = kubeconfig(tmp_path / "config", one="shop")
     with pytest.raises(ClusterConfigInvalid, match="attic"):
         KubernetesCluster.of(ClusterConfig(kubeconfig=path, context="attic"))
+
+
+def test_a_page_in_place_of_an_answer_is_a_cluster_that_does_not_answer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A proxy's sign-in page comes with code 200."""
+    cluster = KubernetesCluster.of(
+        ClusterConfig(kubeconfig=kubeconfig(tmp_path / "config", one="shop"))
+    )
+    page = SimpleNamespace(status=200, data=b"<html>Please sign in</html>")
+    monkeypatch.setattr(Api, "_send", lambda *_: page)
+    with pytest.raises(ClusterUnreachable, match="200, and no answer of a cluster: <html>Please"):
+        cluster.get(DEPLOYMENT, "web")

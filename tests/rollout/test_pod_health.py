@@ -107,7 +107,8 @@ class Soak:
         for name in (*gate.deployments, *gate.shared):
             found = None if away else pod_health.look(self.cluster, name)
             pods[name] = Outcome(found, AWAY if away else None)
-        self.row = evidence.counted(self.row, Look(rig_snapshot(), pods={DOMAIN: pods}), self.now)
+        seen_now = Look(rig_snapshot(), self.now, pods={DOMAIN: pods})
+        self.row = evidence.counted(self.row, seen_now, self.now)
         seen = Evidence(DOMAIN, 10, pods=pod_health.seen(self.row.evidence))
         return evaluate(gate, seen)
 

@@ -55,7 +55,16 @@ def seen(new: float, old: float) -> Window:
         (100, 50, 998, 2, "proven"),  # two were under way when the flags changed
         (100, 50, 90, 10, "contradicted"),
         (11, 10, 88, 712, "open"),  # nobody tells 11 from 10 by so few customers
-        (11, 10, 550, 4450, "proven"),  # but both lie within the tolerance
+        (11, 10, 1100, 8900, "proven"),  # both lie within the tolerance, and many moved
+        (11, 10, 1000, 9000, "open"),  # nobody has moved
+        (1, 0, 0, 200, "open"),
+        (1, 0, 4, 396, "proven"),
+        (5, 0, 0, 60, "open"),
+        (5, 0, 10, 190, "proven"),
+        (5, 1, 2, 98, "open"),  # who was there before
+        (100, 99, 495, 5, "open"),
+        (100, 99, 999, 1, "proven"),
+        (10, 10, 200, 1800, "proven"),  # nobody had to move
         (10, None, 5, 45, "open"),
         (10, None, 200, 1800, "proven"),
     ],
@@ -93,6 +102,9 @@ def test_never_proven_against_the_bounds_nor_without_customers(
         means = off <= within or (excluded and off <= max(within, proof.NEAR))
         means = means or new + old >= proof.ENOUGH
         assert holds and means, "an agreement that means something"
+        if before is not None and before != percentage:
+            moved = 100 * new / (new + old) - before
+            assert moved * (percentage - before) > 0, "away from where they were"
     assert judge(percentage, before, seen(new, old), {"gw-2": "away"}, within).word == "open"
 
 
@@ -115,6 +127,19 @@ def test_bounds_hold_however_often_one_looks() -> None:
             if number % 10 == 0 and judge(10, 0, seen(new, number - new), {}, 0.05).word == (
                 "contradicted"
             ):
+                wrong += 1
+                break
+    assert wrong <= shops * ALPHA
+
+
+def test_while_nobody_has_moved_hardly_a_step_is_ever_proven() -> None:
+    """From 1 to 2 %, flags that do nothing: asked after every ten of a thousand customers."""
+    chance, wrong, shops = random.Random(2), 0, 200
+    for _ in range(shops):
+        new = 0
+        for number in range(1, 1001):
+            new += chance.random() < 0.01
+            if number % 10 == 0 and judge(2, 1, seen(new, number - new), {}, 0.05).proven:
                 wrong += 1
                 break
     assert wrong <= shops * ALPHA
@@ -345,6 +370,8 @@ def test_a_drift_proves_nothing_and_what_follows_it_is_proven_anew(
     was = gateway.domains[DOMAIN]
     gateway.domains[DOMAIN] = DomainFlags(True, 11, was.epoch)
     rig.customers, tools.sleep = 1000, busy(rig)
+    flicker = controller.watch(config, [DOMAIN], timeout=timedelta(seconds=2), tools=tools)
+    assert flicker.domains[0].result == "unproven", "before it is called a drift, too"
     for _ in range(2):
         controller.watch(config, [DOMAIN], timeout=timedelta(seconds=7), tools=tools)
     assert acts(config) == []

@@ -1,10 +1,12 @@
 """The unattended rollout: all the way up by itself, and at any trouble only what it may do."""
 
 import signal
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
+from typing import Any
 
 import pytest
 
@@ -15,7 +17,9 @@ from rollout import controller, pausing
 from rollout.counters import Count, Snapshot
 from rollout.evidence import VERIFY
 from rollout.flags import DomainFlags
+from rollout.notices import Notice, Notices, Receiver
 from rollout.rollback import rollback
+from rollout.rolled_back import RollbackResult
 from rollout.run import NothingSoLow, run
 from rollout.run_result import RunResult
 from rollout.tools import Tools
@@ -326,6 +330,63 @@ def test_domains_go_up_beside_each_other_and_one_that_fails_leaves_the_other(
     assert rig.served == {0}
     assert {gateway.domains[OTHER].served for gateway in rig.gateways.values()} == {100}
     assert [back["domain"] for back in result.rollbacks] == [DOMAIN]
+
+
+def test_several_that_fail_go_back_at_the_same_time(
+    two: Config, tools: Tools, rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Customers of the second do not wait for the first to be back, to be checked and told of."""
+    made: list[set[str]] = []
+
+    def once(config: Config, domains: list[str], **how: Any) -> RollbackResult:
+        made.append(set(domains))
+        return rollback(config, domains, **how)
+
+    monkeypatch.setattr("rollout.run.rollback", once)
+    sides = {"old": Count(), "new": Count()}
+
+    def sleep(seconds: float) -> None:
+        time.sleep(0.03)
+        rig.clock.sleep(seconds)
+        there = all(
+            g.domains[name].served for g in rig.gateways.values() for name in (DOMAIN, OTHER)
+        )
+        sides["old"] += count(100, 0, 1.0)
+        sides["new"] += count(60, 30 if there else 0, 1.0)
+        with open_ledger(two) as ledger:
+            for name in (DOMAIN, OTHER):
+                ledger.add_verdict(name, VERIFY, VERIFY, "equal", {})
+        seen = {name: dict(sides) for name in (DOMAIN, OTHER)}
+        rig.metrics.snapshot = Snapshot(dict.fromkeys(rig.gateways, seen))  # type: ignore[arg-type]
+
+    tools.sleep = sleep
+    result, lines = ran(two, tools)
+    assert result.exit_code is ExitCode.ROLLED_BACK, lines
+    assert made == [{DOMAIN, OTHER}]
+    assert {back["domain"] for back in result.rollbacks} == {DOMAIN, OTHER}
+    assert all(
+        g.domains[name].served == 0 for g in rig.gateways.values() for name in (DOMAIN, OTHER)
+    )
+
+
+def test_it_looks_on_while_somebody_is_told_of_a_step(
+    config: Config, tools: Tools, rig: Rig, shop: Shop
+) -> None:
+    """Whoever is told answers only when the run has rested, and so has looked, once more."""
+    rested, waited = threading.Event(), []
+
+    class Slow:
+        def send(self, notice: Notice) -> None:
+            rested.clear()
+            waited.append((notice.event, rested.wait(5)))
+
+    tools.notices = Notices([Receiver("team", Slow())])
+    looked, tools.sleep = tools.sleep, lambda seconds: (rested.set(), looked(seconds))[1]
+    result, lines = ran(config, tools, until=10)
+    assert result.exit_code is ExitCode.DONE, lines
+    for thread in [item for item in threading.enumerate() if item.name == "notice"]:
+        thread.join(10)
+    assert sorted(waited) == [("started", True), ("stepped", True)]
 
 
 def test_it_waits_for_customers_who_prove_a_step_and_says_so(

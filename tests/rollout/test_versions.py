@@ -1,6 +1,9 @@
 """Another image or configuration runs than when the phase began: named, and the phase anew."""
 
+import threading
+import time
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -8,17 +11,26 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from estate.cluster import MANAGER, ClusterUnreachable, MemoryCluster, Object
+from estate.cluster import (
+    DEPLOYMENT,
+    MANAGER,
+    ClusterUnreachable,
+    Kind,
+    MemoryCluster,
+    Object,
+)
 from estate.config import Config
 from estate.errors import ExitCode
 from estate.ledger import ActRecord, open_ledger
 from rollout import controller, status
+from rollout.evidence import VERSIONS
+from rollout.flags import DomainFlags
 from rollout.phases import Move
 from rollout.pod_templates import ClusterVersions
 from rollout.preconditions import Refused
 from rollout.survey import Drift
 from rollout.tools import Tools
-from rollout.versions import Fact, Seen, changes
+from rollout.versions import Fact, Seen, all_ours, changes
 from tests.rollout.rig import DOMAIN, Rig
 from tests.rollout.way import advanced, busy, row, soaked, started, verified
 
@@ -80,7 +92,7 @@ def at_ten(
     return rig
 
 
-def watched(config: Config, tools: Tools, seconds: float = 3) -> Any:
+def watched(config: Config, tools: Tools, seconds: float = 5) -> Any:
     return controller.watch(config, [DOMAIN], timeout=timedelta(seconds=seconds), tools=tools)
 
 
@@ -133,7 +145,9 @@ def test_a_person_who_has_seen_it_begins_the_phase_anew(
     assert before.phase_started_at is not None
     assert now.phase_started_at is not None
     assert now.phase_started_at > before.phase_started_at
-    assert now.moved_at == before.moved_at, "nobody changed side"
+    assert before.moved_at is not None
+    assert now.moved_at is not None
+    assert now.moved_at > before.moved_at, "a verification has to begin after it"
     (ended,) = acts(config, "drift-ended")
     assert "begins anew" in (ended.outcome or {})["clock"]
     watched(config, tools)
@@ -235,20 +249,136 @@ def test_a_cluster_that_is_away_is_no_drift_and_no_way_up(
     advanced(config, tools, at_ten, 50)
 
 
+def lately(found: ClusterVersions) -> Seen:
+    """Asked again and again until a look that was begun has come."""
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline:
+        if (seen := found.lately()) is not None:
+            return seen
+        time.sleep(0.001)
+    raise AssertionError("no look has come")
+
+
 def test_it_is_not_looked_at_every_second(cluster: MemoryCluster, rig: Rig) -> None:
     found = versions(cluster, rig.clock)
-    looks = []
-    for _ in range(40):
-        looks.append(found.lately() is not None)
+    lately(found)
+    for _ in range(14):
         rig.clock.sleep(1)
-    assert sum(looks) == 3
+        assert found.lately() is None
+    rig.clock.sleep(1)
+    lately(found)
+
+
+def test_a_cluster_that_is_slow_keeps_no_look_waiting(
+    cluster: MemoryCluster, rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it says comes with a later look: gates are asked meanwhile."""
+    answers, get = threading.Event(), cluster.get
+
+    def slow(kind: Kind, name: str) -> Object | None:
+        assert answers.wait(10)
+        return get(kind, name)
+
+    monkeypatch.setattr(cluster, "get", slow)
+    found = versions(cluster, rig.clock)
+    for _ in range(3):
+        assert found.lately() is None
+        rig.clock.sleep(20)
+    answers.set()
+    assert "deployment order, container main, image" in lately(found).facts
+
+
+def test_watches_that_know_other_deployments_call_nothing_a_drift(
+    config: Config, tools: Tools, at_ten: Rig, cluster: MemoryCluster
+) -> None:
+    """A Job knows the gateways, a laptop the manifests as well."""
+    other = deployment("shop/other:1")
+    other["metadata"]["name"] = "other"
+    cluster.apply(other)
+    laptop = ClusterVersions(lambda: cluster, lambda _: [NAME, "other"], FLAGS, at_ten.clock)
+    job = tools.versions
+    tools.versions = laptop
+    with open_ledger(config) as ledger:
+        found = ledger.rollout(DOMAIN)
+        assert found is not None
+        ledger.save_rollout(replace(found, evidence={**found.evidence, VERSIONS: None}))
+    for each in (laptop, job, laptop):
+        tools.versions = each
+        watched(config, tools)
+    assert acts(config, "drift") == []
+    cluster.apply(other | {"spec": deployment("shop/other:2")["spec"]}, manager=PERSON, force=True)
+    for each in (laptop, job, laptop):
+        tools.versions = each
+        watched(config, tools)
+    (act,) = acts(config, "drift")
+    assert act.intent["told"] == [
+        "deployment other, container main, image: shop/other:1 -> shop/other:2"
+    ]
+    assert acts(config, "drift-ended") == [], "who does not know it cannot say that it is back"
+
+
+def test_flags_that_change_beside_another_version_are_a_drift_of_their_own(
+    config: Config, tools: Tools, at_ten: Rig, cluster: MemoryCluster
+) -> None:
+    set_by_a_person(cluster)
+    watched(config, tools)
+    gateway = at_ten.gateways["gw-2"]
+    was = gateway.domains[DOMAIN]
+    gateway.domains[DOMAIN] = DomainFlags(True, 30, was.epoch)
+    watched(config, tools, 7)
+    version, flags = acts(config, "drift")
+    assert "shop/order:2" in version.intent["told"][0]
+    assert "gw-2 serves 30 %" in flags.intent["told"][0]
+    moved_at = row(config).moved_at
+    gateway.domains[DOMAIN] = was
+    watched(config, tools)
+    now = row(config).moved_at
+    assert moved_at is not None
+    assert now is not None
+    assert now > moved_at
+    again = acts(config, "drift")[2:]
+    assert ["shop/order:2" in act.intent["told"][0] for act in again] == [True], "nobody adopted it"
+
+
+def test_what_deploy_takes_away_with_what_it_sets_is_ours(cluster: MemoryCluster) -> None:
+    found = ClusterVersions(lambda: cluster, lambda _: [NAME, "other"], FLAGS)
+    cluster.apply(deployment("shop/other:1") | {"metadata": {"name": "other"}})
+    before = found.now()
+    assert before is not None
+    cluster.delete(DEPLOYMENT, "other")
+    taken = found.now()
+    assert taken is not None
+    assert not all_ours(changes(before.to_json(), taken)), "nobody knows by whom"
+    cluster.apply(deployment("shop/order:2", LIMIT="5", PASSWORD="s3cret", P="0"), manager=MANAGER)
+    ours = found.now()
+    assert ours is not None
+    assert all_ours(changes(before.to_json(), ours))
+    set_by_a_person(cluster)
+    theirs = found.now()
+    assert theirs is not None
+    assert not all_ours(changes(before.to_json(), theirs))
+
+
+def test_who_only_scales_is_nobody_who_changed_a_template(cluster: MemoryCluster) -> None:
+    cluster.patch(DEPLOYMENT, NAME, {"spec": {"replicas": 5}}, manager="autoscaler")
+    seen = versions(cluster, time.monotonic).now()
+    assert seen is not None
+    writer = seen.facts["deployment order, the rest of its template"].writer
+    assert writer is not None
+    assert writer.manager == MANAGER
 
 
 @given(
     before=st.dictionaries(st.sampled_from("abcd"), st.sampled_from("12")),
     now=st.dictionaries(st.sampled_from("abcd"), st.sampled_from("12")),
+    asked=st.sets(st.sampled_from("abcd")),
 )
-def test_exactly_what_differs_is_told(before: dict[str, str], now: dict[str, str]) -> None:
-    seen = Seen({what: Fact(value) for what, value in now.items()})
-    told = [item.told.split()[0] for item in changes(before, seen)]
-    assert told == sorted(k for k in {*before, *now} if before.get(k) != now.get(k))
+def test_exactly_what_differs_is_told(
+    before: dict[str, str], now: dict[str, str], asked: set[str]
+) -> None:
+    seen = Seen({what: Fact(value) for what, value in now.items()}, asked=asked)
+    found = changes({"asked": list("abc"), "facts": before}, seen)
+    both = asked & {*"abc"}
+    assert [item.told.split()[0] for item in found] == sorted(
+        key for key in both if before.get(key) != now.get(key)
+    ), "of objects that both looks have asked for"
