@@ -136,10 +136,10 @@ def judge(
     excluded = before is not None and not low <= before <= high
     if excluded and off <= 100 * max(NEAR, within):
         return result("proven", f"no longer {before} %", **seen)
-    moved = before is None or _speaks_for(percentage / 100, before / 100, share, number)
-    if off <= 100 * within and moved:
+    odds = math.inf if before is None else _odds(percentage / 100, before / 100, share, number)
+    if off <= 100 * within and odds >= math.log(1 / ALPHA):
         return result("proven", f"within {100 * within:g} %", **seen)
-    if number >= ENOUGH and moved:
+    if number >= ENOUGH and odds > 0:
         return result("proven", f"within {off:.1f} %: more customers cannot be told apart", **seen)
     told = "" if before is None or excluded else f" it from {before} %"
     return result("open", f"too few customers to tell{told}", **seen)
@@ -162,16 +162,17 @@ def bounds(share: float, number: float) -> tuple[float, float]:
     return max(low - UNDER_WAY, 0.0), min(high + UNDER_WAY, 1.0)
 
 
-def _speaks_for(asked: float, before: float, share: float, number: float) -> bool:
-    """Whether what was seen is likelier by 1/ALPHA with the one share than with the other.
+def _odds(asked: float, before: float, share: float, number: float) -> float:
+    """How much likelier what was seen is with the one share than with the other; its logarithm.
 
-    Were it still the one before, that would ever be said with probability ALPHA at most (Ville).
+    Were it still the one before, 1/ALPHA would ever be reached with probability ALPHA at most
+    (Ville).
     """
     if asked == before:
-        return True  # nobody had to move
+        return math.inf  # nobody had to move
     asked, before = (min(max(item, ASTRAY), 1 - ASTRAY) for item in (asked, before))
     likelier = share * math.log(asked / before) + (1 - share) * math.log((1 - asked) / (1 - before))
-    return number * likelier >= math.log(1 / ALPHA)
+    return number * likelier
 
 
 def _edge(outside: Callable[[float], bool], out: float, inside: float) -> float:

@@ -87,7 +87,7 @@ def test_a_store_that_tells_no_epoch_is_believed_when_nothing_of_it_can_be_from_
     def late(new: float, old: float) -> Look:
         counts: dict[Side, Count] = {"new": Count(new), "old": Count(old)}
         snapshot = Snapshot({"gw": {"d": counts}}, epochs=epochs, behind_s=45.0)
-        return Look(snapshot, look(0).streams)
+        return Look(snapshot, at(99), look(0).streams)
 
     opened = evidence.opened(late(0, 0).snapshot, "d", 4, 0)
     row = replace(begun(), phase_started_at=START, evidence=opened)
