@@ -28,7 +28,10 @@ class PartPlan:
 
 @dataclass(frozen=True)
 class FinishPlan:
-    """The ordered parts of a finish, or of its way back; what is in the way, and the way back."""
+    """The ordered parts of a finish, or of its way back; what is in the way, and the way back.
+
+    anew: other domains whose present phase begins anew, for other versions run then
+    """
 
     domain: str
     overlay: str
@@ -36,6 +39,7 @@ class FinishPlan:
     blockers: list[str]
     way_back: str
     next_command: str
+    anew: list[str] = field(default_factory=list)
 
     def to_text(self) -> str:
         """For a person."""
@@ -44,6 +48,7 @@ class FinishPlan:
             told = part.lines() or ["nothing to change"]
             lines += [f"{number}. {part.name}", *(f"   {line}" for line in told)]
         lines += [f"blocked: {reason}" for reason in self.blockers]
+        lines += [f"anew: the present phase of {name}, on other versions" for name in self.anew]
         return "\n".join([*lines, f"way back: {self.way_back}"])
 
 

@@ -3,7 +3,7 @@
 Values of variables may be secret, so only their digests are facts; images are told as they are.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
@@ -28,10 +28,14 @@ class Fact:
 
 @dataclass(frozen=True)
 class Seen:
-    """Facts by what they are of; the last writer of each object, for facts that are gone."""
+    """Facts by what they are of; the last writer of each object, for facts that are gone.
+
+    asked: the objects that were asked for, whether there or not
+    """
 
     facts: Mapping[str, Fact] = field(default_factory=dict)
     writers: "Mapping[str, FieldOwner]" = field(default_factory=dict)
+    asked: Collection[str] = ()
 
     def to_json(self) -> dict[str, str]:
         """What a later look is compared with."""
@@ -84,7 +88,11 @@ class Unwatched:
 
 
 def changes(before: Mapping[str, str], seen: Seen) -> list[Changed]:
-    """What is not as it was, in order. Pure."""
+    """What is not as it was, in order. Pure.
+
+    Nothing is told of an object that nobody asks for any more: the way back after a finish that
+    was taken back, say.
+    """
     now = seen.to_json()
     told = []
     for what in sorted({*before, *now}):
@@ -93,8 +101,9 @@ def changes(before: Mapping[str, str], seen: Seen) -> list[Changed]:
             continue
         fact = seen.facts.get(what)
         if fact is None:
-            gone = f"{what} is gone"
-            told.append(Changed(gone, seen.writers.get(what.partition(",")[0])))
+            of = what.partition(",")[0]
+            if of in seen.asked:
+                told.append(Changed(f"{what} is gone", seen.writers.get(of)))
         elif fact.shown:
             told.append(Changed(f"{what}: {was or NONE} -> {fact.shown}", fact.writer))
         else:

@@ -2,17 +2,19 @@
 
 from collections.abc import Callable
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from estate.cluster import MANAGER, ClusterUnreachable, MemoryCluster, Object
-from estate.config import Config
+from estate.cluster import DEPLOYMENT, MANAGER, ClusterUnreachable, MemoryCluster, Object
+from estate.config import Config, DeployConfig
 from estate.errors import ExitCode
 from estate.ledger import ActRecord, open_ledger
 from rollout import controller, status
+from rollout.gateways import versions_of
 from rollout.phases import Move
 from rollout.pod_templates import ClusterVersions
 from rollout.preconditions import Refused
@@ -235,6 +237,37 @@ def test_a_cluster_that_is_away_is_no_drift_and_no_way_up(
     advanced(config, tools, at_ten, 50)
 
 
+def test_what_is_asked_for_no_more_is_no_drift_and_what_is_gone_is(
+    config: Config, tools: Tools, at_ten: Rig, cluster: MemoryCluster
+) -> None:
+    """As the way back, which a finish brings and its undo deletes."""
+    beside = deployment("shop/order:1")
+    beside["metadata"]["name"] = "beside"
+    cluster.apply(beside)
+    named = [NAME, "beside"]
+    tools.versions = ClusterVersions(lambda: cluster, lambda _: named, FLAGS, at_ten.clock)
+    watched(config, tools)
+    cluster.delete(DEPLOYMENT, "beside")
+    named.remove("beside")
+    watched(config, tools)
+    assert acts(config, "drift") == []
+    named.append("beside")
+    watched(config, tools)
+    (act,) = acts(config, "drift")
+    assert "deployment beside, container main, image is gone" in act.intent["told"]
+
+
+def test_without_the_manifests_what_is_named_is_looked_at(
+    config: Config, cluster: MemoryCluster, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("estate.cluster.connect", lambda _: cluster)
+    settings = config.rollout.model_copy(update={"deployments": [NAME]})
+    deploying = DeployConfig(manifests=tmp_path / "not-there")
+    found = versions_of(config.model_copy(update={"rollout": settings, "deploy": deploying})).now()
+    assert found is not None
+    assert "deployment order, container main, image" in found.facts
+
+
 def test_it_is_not_looked_at_every_second(cluster: MemoryCluster, rig: Rig) -> None:
     found = versions(cluster, rig.clock)
     looks = []
@@ -249,6 +282,6 @@ def test_it_is_not_looked_at_every_second(cluster: MemoryCluster, rig: Rig) -> N
     now=st.dictionaries(st.sampled_from("abcd"), st.sampled_from("12")),
 )
 def test_exactly_what_differs_is_told(before: dict[str, str], now: dict[str, str]) -> None:
-    seen = Seen({what: Fact(value) for what, value in now.items()})
+    seen = Seen({what: Fact(value) for what, value in now.items()}, asked="abcd")
     told = [item.told.split()[0] for item in changes(before, seen)]
     assert told == sorted(k for k in {*before, *now} if before.get(k) != now.get(k))
