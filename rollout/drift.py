@@ -19,7 +19,7 @@ from rollout.gates import GateResult
 from rollout.marks import DRIFT, DRIFT_ENDED, VERSION
 from rollout.phases import Stage
 from rollout.provenance import Provenance
-from rollout.versions import Seen, changes
+from rollout.versions import Seen, changes, first_seen, of
 
 # A rollback waits for no lock and writes its books last: so long it looks like a drift.
 SETTLES_S = 5.0
@@ -116,16 +116,18 @@ def runs(before: Rollout, seen: Seen | None, snapshot: Snapshot, ledger: Ledger)
         return
     kept = before.evidence.get(VERSIONS)
     if kept is not None and not changes(kept, seen):
-        adopted(before, snapshot, ledger, "what runs is what ran before again")
-        return
+        if _looked_at(marks.drift(ledger, before), seen):
+            adopted(before, snapshot, ledger, "what runs is what ran before again")
+        if not first_seen(kept, seen):
+            return
     with ledger.changing(before.domain) as change:
         row = change.rollout
         if row is None or row.epoch != before.epoch:
             return  # customers moved meanwhile
-        kept = row.evidence.get(VERSIONS)
-        if kept is None:
-            change.save(replace(row, evidence={**row.evidence, VERSIONS: seen.to_json()}))
-            return
+        kept = row.evidence.get(VERSIONS) or {}
+        if new := first_seen(kept, seen):
+            row = replace(row, evidence={**row.evidence, VERSIONS: {**kept, **new}})
+            change.save(row)
         found = changes(kept, seen)
         if not found or marks.drift(change, row) is not None:
             return
@@ -138,6 +140,12 @@ def runs(before: Rollout, seen: Seen | None, snapshot: Snapshot, ledger: Ledger)
             since = marks.moment(change.now)
             more = {"since": since, "of": VERSION}
             change.record(row.domain, DRIFT, {**told, **more}, {"clock": "it stands"})
+
+
+def _looked_at(act: ActRecord | None, seen: Seen) -> bool:
+    """Whether all that a drift tells of was asked for; who has no manifests asks for less."""
+    told = act.intent["told"] if act is not None else ()
+    return {of(what) for what in told} <= {of(what) for what in seen.to_json()}
 
 
 def _of_version(act: ActRecord) -> bool:

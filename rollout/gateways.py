@@ -2,6 +2,7 @@
 
 import logging
 import time
+from functools import cache
 from typing import TYPE_CHECKING
 
 from estate.config import Config
@@ -66,35 +67,36 @@ def versions_of(config: Config) -> Versions:
         return Unwatched()
     from rollout.pod_templates import ClusterVersions
 
+    @cache
+    def deployed(namespace: str, *ended: str) -> list[str]:
+        from rollout.deploy_planning import with_ends
+
+        found = with_ends(config, namespace, ended)
+        return [item["metadata"]["name"] for item in found if item["kind"] == "Deployment"]
+
     def reach() -> "Cluster":
         from estate.cluster import connect
 
         return connect(config)
 
     def names(cluster: "Cluster") -> list[str]:
+        from rollout.finished import finished
+        from rollout.manifests import ManifestsInvalid
+
         found = dict.fromkeys(config.rollout.deployments)
         if in_cluster and gateway.deployment:
             found[gateway.deployment] = None
         if deploying is not None:
-            found |= dict.fromkeys(_deployed(config, cluster))
+            try:
+                found |= dict.fromkeys(deployed(cluster.namespace, *finished(config, cluster)))
+            except ManifestsInvalid as error:
+                # As on a laptop that has the configuration alone.
+                log.info("what runs is looked at without the manifests: %s", error)
         return list(found)
 
     domains = config.domains.values()
     flags = {name for item in domains for name in (item.flag, item.percentage, item.epoch_name)}
     return ClusterVersions(reach, names, flags)
-
-
-def _deployed(config: Config, cluster: "Cluster") -> list[str]:
-    """The Deployments of the manifests; none where these are not at hand, as on a laptop."""
-    from rollout import deploy_planning
-    from rollout.manifests import ManifestsInvalid
-
-    try:
-        manifests = deploy_planning.rendered(config, cluster)
-    except ManifestsInvalid as error:
-        log.info("what runs is looked at without the manifests: %s", error)
-        return []
-    return [item["metadata"]["name"] for item in manifests if item["kind"] == "Deployment"]
 
 
 def metrics_of(config: Config) -> Metrics:

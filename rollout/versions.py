@@ -14,6 +14,11 @@ if TYPE_CHECKING:
 NONE = "none"
 
 
+def of(what: str) -> str:
+    """The object that a fact is of."""
+    return what.partition(",")[0]
+
+
 @dataclass(frozen=True)
 class Fact:
     """One thing of a template, and whoever has set it, as far as the cluster knows.
@@ -38,8 +43,10 @@ class Seen:
     asked: Collection[str] = ()
 
     def to_json(self) -> dict[str, str]:
-        """What a later look is compared with."""
-        return {what: fact.shown or fact.value for what, fact in self.facts.items()}
+        """What a later look is compared with. An object that is not there is `none`."""
+        there = {of(what) for what in self.facts}
+        told = {what: fact.shown or fact.value for what, fact in self.facts.items()}
+        return told | {one: NONE for one in self.asked if one not in there}
 
 
 @dataclass(frozen=True)
@@ -90,23 +97,28 @@ class Unwatched:
 def changes(before: Mapping[str, str], seen: Seen) -> list[Changed]:
     """What is not as it was, in order. Pure.
 
-    Nothing is told of an object that nobody asks for any more: the way back after a finish that
-    was taken back, say.
+    Only of objects that were asked for both times. One more is in the manifests at a finish, and
+    one less when that is taken back, or where the manifests are not at hand.
     """
     now = seen.to_json()
+    both = {of(what) for what in before} & {of(what) for what in now}
     told = []
-    for what in sorted({*before, *now}):
+    for what in sorted({*before, *now} - both):
         was, became = before.get(what), now.get(what)
-        if was == became:
+        if was == became or of(what) not in both:
             continue
         fact = seen.facts.get(what)
         if fact is None:
-            of = what.partition(",")[0]
-            if of in seen.asked:
-                told.append(Changed(f"{what} is gone", seen.writers.get(of)))
+            told.append(Changed(f"{what} is gone", seen.writers.get(of(what))))
         elif fact.shown:
             told.append(Changed(f"{what}: {was or NONE} -> {fact.shown}", fact.writer))
         else:
             how = "is new" if was is None else "was changed"
             told.append(Changed(f"{what} {how}", fact.writer))
     return told
+
+
+def first_seen(before: Mapping[str, str], seen: Seen) -> dict[str, str]:
+    """What is told of objects that were not asked for before. Pure."""
+    known = {of(what) for what in before}
+    return {what: told for what, told in seen.to_json().items() if of(what) not in known}

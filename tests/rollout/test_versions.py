@@ -282,6 +282,37 @@ def test_it_is_not_looked_at_every_second(cluster: MemoryCluster, rig: Rig) -> N
     now=st.dictionaries(st.sampled_from("abcd"), st.sampled_from("12")),
 )
 def test_exactly_what_differs_is_told(before: dict[str, str], now: dict[str, str]) -> None:
-    seen = Seen({what: Fact(value) for what, value in now.items()}, asked="abcd")
-    told = [item.told.split()[0] for item in changes(before, seen)]
+    """Facts of one object, that is asked for both times."""
+    then, seen = (
+        Seen({f"x, {what}": Fact(value) for what, value in facts.items()}, asked=["x"])
+        for facts in (before, now)
+    )
+    told = [item.told.split()[1] for item in changes(then.to_json(), seen)]
     assert told == sorted(k for k in {*before, *now} if before.get(k) != now.get(k))
+
+
+def test_whoever_looks_at_more_remembers_it_and_whoever_looks_at_less_passes_it_over(
+    config: Config, tools: Tools, at_ten: Rig, cluster: MemoryCluster
+) -> None:
+    """A laptop without the manifests began the phase, and others that have them go on."""
+    more = deployment("shop/more:1")
+    more["metadata"]["name"] = "more"
+    cluster.apply(more, manager=PERSON)
+
+    def looked_at(*names: str) -> None:
+        tools.versions = ClusterVersions(lambda: cluster, lambda _: names, FLAGS, at_ten.clock)
+        watched(config, tools)
+
+    looked_at(NAME)
+    looked_at(NAME, "more")
+    looked_at(NAME)
+    assert acts(config, "drift") == []
+    more["spec"]["template"]["spec"]["containers"][0]["image"] = "shop/more:2"
+    cluster.apply(more, manager=PERSON)
+    looked_at(NAME, "more")
+    (act,) = acts(config, "drift")
+    assert act.intent["told"] == [
+        "deployment more, container main, image: shop/more:1 -> shop/more:2"
+    ]
+    looked_at(NAME)
+    assert acts(config, "drift-ended") == [], "who does not look at it cannot tell"
