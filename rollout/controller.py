@@ -38,6 +38,7 @@ from rollout.tools import Tools
 from rollout.versions import Seen
 from rollout.watch import watch
 from rollout.world import World
+from rollout.written import BY_DEFAULT
 
 __all__ = ["START", "STEP", "Held", "Plan", "Started", "advance", "plan", "start", "watch"]
 
@@ -168,10 +169,16 @@ def _bringin_line(domain: str, tools: Tools, world: World) -> list[str]:
     elif newer:
         reason = f"{', '.join(newer)} serve a newer epoch than the owners': a rollback was begun"
         raise Drift(domain=domain, reason=reason, next=f"splitctl rollback {domain}")
+    # At the end of a split no flag stands, and none is written again: everybody is where he is.
+    ended = tools.written is not None and tools.written.stands(domain) is None
+    left = [url for url, flags in seen.served.items() if ended and flags == BY_DEFAULT]
+    if left and percentage == BY_DEFAULT.percentage:
+        changes.append("gateways serve the new side by default: no flag is written")
     behind = [
         url
         for url, flags in seen.served.items()
-        if flags.served != percentage or (flags.enabled and flags.epoch < wanted.epoch)
+        if flags.served != percentage
+        or (flags.enabled and flags.epoch < wanted.epoch and url not in left)
     ]
     for answer in tools.flags.put(domain, wanted, behind) if behind else []:
         if answer.ok:

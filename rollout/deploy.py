@@ -23,7 +23,14 @@ from rollout.deploy_report import (
     Health,
     Planned,
 )
-from rollout.finished import FINISH, UNFINISH, FinishedSince, FinishUnderWay, finished
+from rollout.finished import (
+    FINISH,
+    UNFINISH,
+    FinishedSince,
+    FinishUnderWay,
+    finished,
+    need_followed,
+)
 from rollout.rollouts import RolloutState
 
 if TYPE_CHECKING:
@@ -85,12 +92,14 @@ def apply(
 ) -> Deployed:
     """Apply the manifests, wait for the rollouts, ask for health. Again, it goes on from there.
 
-    force: take fields that other managers hold. Raises ClusterConflict, LockHeld.
+    force: take fields that other managers hold. Raises ClusterConflict, LockHeld, GatewaysBehind.
     """
     site = site or Site.of(config)
     wanted = rendered(config, site.cluster)
     with site.ledger() as ledger, ledger.lock():
         _nobody_finishes(ledger)
+        # A rollback gives up a finish that is under way.
+        need_followed(config, site.cluster)
         found = planned(config, site.cluster, wanted, force=force)
         return _perform(config, DEPLOY, found, [], ledger, site, force, on_progress)
 

@@ -44,7 +44,7 @@ def forward(
 ) -> list[Part]:
     """The parts of a finish. Raises ManifestsInvalid where the end of `path` is none."""
     before = {_key(manifest): manifest for manifest in without}
-    new = [manifest for manifest in ended if _key(manifest) not in before]
+    new = added(without, ended)
     changed = [m for m in ended if _key(m) in before and m != before[_key(m)]]
     _needs_default(config, domain, [m for m in ended if _is_gateway(config, m)], path)
     gateway = [manifest for manifest in changed if _is_gateway(config, manifest)]
@@ -76,6 +76,12 @@ def back(
     ]
 
 
+def added(without: Sequence[Object], ended: Sequence[Object]) -> list[Object]:
+    """What only an end has: the way back."""
+    before = {_key(manifest) for manifest in without}
+    return [manifest for manifest in ended if _key(manifest) not in before]
+
+
 def touched(without: Sequence[Object], ended: Sequence[Object]) -> list[Object]:
     """What an end changes of what is there, as it is without it."""
     after = {_key(manifest): manifest for manifest in ended}
@@ -84,12 +90,14 @@ def touched(without: Sequence[Object], ended: Sequence[Object]) -> list[Object]:
 
 def _needs_default(config: Config, domain: str, gateway: Sequence[Object], path: Path) -> None:
     settings, where = config.domains[domain], config.gateway
-    said = {name: entry for manifest in gateway for name, entry in _said(config, manifest).items()}
-    if said.get(settings.default, {}).get("value") != "new":
+    # Whether a domain is finished is read from the Deployment, so only there the default counts.
+    variables = [_said(config, m) for m in gateway if Kind.of(m) == DEPLOYMENT]
+    said = {name for manifest in gateway for name in _said(config, manifest)}
+    if not any(one.get(settings.default, {}).get("value") == "new" for one in variables):
         told = f'{settings.default} "new" in Deployment {where.deployment}'
         reason = f"a domain's end says {told}, container {where.container}"
         raise ManifestsInvalid(path=path, reason=reason)
-    if left := sorted(_flags(config, domain) & said.keys()):
+    if left := sorted(_flags(config, domain) & said):
         reason = f"{', '.join(left)} is still there: take it out with `$patch: delete`"
         raise ManifestsInvalid(path=path, reason=reason)
 

@@ -31,6 +31,7 @@ class FinishPlan:
     """The ordered parts of a finish, or of its way back; what is in the way, and the way back.
 
     note: what a person has to do afterwards; empty: nothing
+    anew: other domains whose present phase begins anew, for other versions run then
     """
 
     domain: str
@@ -40,6 +41,7 @@ class FinishPlan:
     way_back: str
     note: str
     next_command: str
+    anew: list[str] = field(default_factory=list)
 
     def to_text(self) -> str:
         """For a person."""
@@ -48,6 +50,7 @@ class FinishPlan:
             told = part.lines() or ["nothing to change"]
             lines += [f"{number}. {part.name}", *(f"   {line}" for line in told)]
         lines += [f"blocked: {reason}" for reason in self.blockers]
+        lines += [f"anew: the present phase of {name}, on other versions" for name in self.anew]
         return "\n".join([*lines, *_last(self.way_back, self.note)])
 
 

@@ -28,6 +28,9 @@ from rollout.survey import survey
 from rollout.tools import Tools
 from rollout.written import BY_DEFAULT, FlagsOvertaken, Written, settle
 
+# What a gateway serves that was started with neither flags nor default.
+NO_FLAGS = DomainFlags(False, 0, 0)
+
 
 class CalledBack(SplitctlError):
     """Customers of domain '{domain}' were called back meanwhile: gateways are told {percentage} %.
@@ -52,13 +55,21 @@ def plan(
         reason = _in_the_way(config, course, ledger.rollout(domain))
         blockers = [reason] if reason else []
         blockers += [f"{a.kind} of {a.domain} was not finished" for a in _others(ledger, course)]
+        anew = _begun_anew(config, course, ledger)
     if not undo and (waiting := _not_applied(config, course, site)):
         blockers.append(waiting)
     parts = [_part_plan(config, course, part, tools, site) for part in course.parts]
     todo = any(part.lines() for part in parts)
     following = course.command if todo else f"splitctl decommission archive {domain}"
     return FinishPlan(
-        domain, overlay(config), parts, blockers, course.way_back, course.note, following
+        domain,
+        overlay(config),
+        parts,
+        blockers,
+        course.way_back,
+        course.note,
+        following,
+        anew if todo else [],
     )
 
 
@@ -162,6 +173,13 @@ def _others(ledger: Ledger, course: Course) -> list[ActRecord]:
     ]
 
 
+def _begun_anew(config: Config, course: Course, ledger: Ledger) -> list[str]:
+    """Other domains whose gateways and services become other versions in the middle of a phase."""
+    rows = [ledger.rollout(name) for name in config.domains if name != course.domain]
+    live = [row for row in rows if row is not None and row.stage == phases.Stage.LIVE]
+    return [row.domain for row in live if row.percentage]
+
+
 def _held(config: Config, domain: str, row: Rollout, ledger: Ledger, tools: Tools) -> Held | None:
     """What keeps it: a gate, a pause. Raises Drift."""
     if row.stage == phases.Stage.COMPLETE:
@@ -242,8 +260,7 @@ def _part_plan(config: Config, course: Course, part: Part, tools: Tools, site: S
     if part.name is Name.FLAGS:
         return PartPlan(part.name, flags=_flags_to_do(config, course, site, _written(tools)))
     found = _objects(config, course, part, site)
-    there = [m for m in part.deletes if site.cluster.get(Kind.of(m), _name(m)) is not None]
-    deletes = [f"{manifest['kind']} {_name(manifest)}" for manifest in there]
+    deletes = [f"{m['kind']} {_name(m)}" for m in _there(part.deletes, site)]
     return PartPlan(part.name, [one.change for one in found], deletes)
 
 
@@ -284,10 +301,12 @@ def _do(
     for one in todo:
         as_ours(site.cluster, one.manifest)
     changed = [f"{one.change.state} {one.kind.name} {one.name}" for one in todo]
-    for manifest in part.deletes:
-        if site.cluster.get(Kind.of(manifest), _name(manifest)) is not None:
-            site.cluster.delete(Kind.of(manifest), _name(manifest))
-            changed.append(f"deleted {manifest['kind']} {_name(manifest)}")
+    doomed = _there(part.deletes, site)
+    if doomed and (missing := _still_led_there(config, course, site, written)):
+        return PartDone(part.name, changed, missing=missing)
+    for manifest in doomed:
+        site.cluster.delete(Kind.of(manifest), _name(manifest))
+        changed.append(f"deleted {manifest['kind']} {_name(manifest)}")
     states = rollouts.wait(
         site.cluster,
         [one.name for one in found if one.kind == DEPLOYMENT],
@@ -298,6 +317,18 @@ def _do(
         on_progress=on_progress,
     )
     return PartDone(part.name, changed, states)
+
+
+def _there(manifests: Sequence[Object], site: Site) -> list[Object]:
+    return [m for m in manifests if site.cluster.get(Kind.of(m), _name(m)) is not None]
+
+
+def _still_led_there(config: Config, course: Course, site: Site, written: Written) -> list[str]:
+    """Gateways of an older template, ending ones too, after a wait: they send customers to what is
+    going to be deleted. A Deployment is complete before its last old pod has ended."""
+    limit_s = config.gateway.settle.total_seconds()
+    stands = written.stands(course.domain) or NO_FLAGS
+    return settle(written, course.domain, stands, limit_s, site.clock, site.sleep)
 
 
 def _nobody_called_back(config: Config, course: Course, site: Site, written: Written) -> None:

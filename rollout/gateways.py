@@ -1,6 +1,8 @@
 """The gateways of an estate, by the driver that its configuration names."""
 
+import logging
 import time
+from functools import cache
 from typing import TYPE_CHECKING
 
 from estate.config import Config
@@ -12,6 +14,8 @@ from rollout.written import Unfenced, Written
 
 if TYPE_CHECKING:
     from estate.cluster import Cluster
+
+log = logging.getLogger(__name__)
 
 
 def written_of(config: Config) -> Written | None:
@@ -63,22 +67,31 @@ def versions_of(config: Config) -> Versions:
         return Unwatched()
     from rollout.pod_templates import ClusterVersions
 
+    @cache
+    def deployed(namespace: str, *ended: str) -> list[str]:
+        from rollout.deploy_planning import with_ends
+
+        found = with_ends(config, namespace, ended)
+        return [item["metadata"]["name"] for item in found if item["kind"] == "Deployment"]
+
     def reach() -> "Cluster":
         from estate.cluster import connect
 
         return connect(config)
 
     def names(cluster: "Cluster") -> list[str]:
+        from rollout.finished import finished
+        from rollout.manifests import ManifestsInvalid
+
         found = dict.fromkeys(config.rollout.deployments)
         if in_cluster and gateway.deployment:
             found[gateway.deployment] = None
         if deploying is not None:
-            from rollout import deploy_planning
-
-            manifests = deploy_planning.rendered(config, cluster)
-            found |= {
-                item["metadata"]["name"]: None for item in manifests if item["kind"] == "Deployment"
-            }
+            try:
+                found |= dict.fromkeys(deployed(cluster.namespace, *finished(config, cluster)))
+            except ManifestsInvalid as error:
+                # As on a laptop that has the configuration alone.
+                log.info("what runs is looked at without the manifests: %s", error)
         return list(found)
 
     domains = config.domains.values()

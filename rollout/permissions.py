@@ -4,7 +4,7 @@ Weights of a route need one rule more, which deploy/http-route/rbac.yaml grants.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from estate.cluster import HTTP_ROUTE, Cluster
 from estate.config import Config
@@ -49,13 +49,37 @@ FLAGS: Mapping[str, Sequence[Rule]] = {
 }
 
 
+# Which versions run, and whether pods stay up: looked at also where nothing is deployed from here.
+VERSIONS = (
+    Rule("apps", "deployments", ("get",), "what runs"),
+    Rule("", "configmaps", ("get",), "what runs"),
+)
+PODS = (
+    Rule("apps", "deployments", ("get",), "gates that look at pods"),
+    Rule("", "pods", ("list",), "gates that look at pods"),
+    Rule("apps", "replicasets", ("list",), "which pods are of the newest version"),
+    Rule("", "events", ("list",), "what the cluster says of a pod that does not come"),
+)
+
+
 def rules(config: Config) -> Sequence[Rule]:
-    """What this estate needs, by what it deploys and where its flags stand."""
-    if config.deploy is None:
-        return FLAGS[config.gateway.driver]
-    known = {(rule.group, rule.resource) for rule in RULES}
-    others = FLAGS[config.gateway.driver]
-    return (*RULES, *(rule for rule in others if (rule.group, rule.resource) not in known))
+    """What this estate needs: by what it deploys, where its flags stand, and what is looked at.
+
+    No verb is in two of them.
+    """
+    gateway = config.gateway
+    wanted = [*(RULES if config.deploy is not None else ()), *FLAGS[gateway.driver]]
+    if config.rollout.deployments or (gateway.driver != "admin" and gateway.deployment):
+        wanted += VERSIONS
+    if any(gate.kind == "pods" for gate in config.gates):
+        wanted += PODS
+    found: list[Rule] = []
+    for rule in wanted:
+        place = (rule.group, rule.resource)
+        known = {verb for one in found if (one.group, one.resource) == place for verb in one.verbs}
+        if verbs := tuple(verb for verb in rule.verbs if verb not in known):
+            found.append(replace(rule, verbs=verbs))
+    return found
 
 
 @dataclass(frozen=True)

@@ -34,25 +34,23 @@ class ClusterVersions:
         flags: Collection[str],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        # Both are found at the first look: a rollback, say, takes none.
+        # It is found at the first look: a rollback, say, takes none.
         self._reach, self._names, self._flags = cluster, deployments, frozenset(flags)
         self._clock, self._next = clock, -math.inf
         self._cluster: Cluster | None = None
         self._coming: Running[None, Seen | None] | None = None
-        self._deployments: Collection[str] = ()
 
     def now(self) -> Seen | None:
         """One look at every Deployment. Raises what a cluster raises."""
         if self._cluster is None:
-            cluster = self._reach()
-            self._deployments = self._names(cluster)
-            self._cluster = cluster
+            self._cluster = self._reach()
         cluster = self._cluster
         found: dict[str, Fact] = {}
         writers: dict[str, FieldOwner] = {}
         asked: set[str] = set()
         maps: set[str] = set()
-        for name in self._deployments:
+        # At each look: a finish brings one more, and takes it away when it is taken back.
+        for name in self._names(cluster):
             key = f"deployment {name}"
             asked.add(key)
             raw = cluster.get(DEPLOYMENT, name)

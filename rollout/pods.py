@@ -127,9 +127,13 @@ def of_environment(domain: DomainConfig, values: Mapping[str, str]) -> DomainFla
 
 
 def written_in(domain: DomainConfig, values: Mapping[str, str]) -> frozenset[str] | None:
-    """Which of the domain's flags are set; None where neither switch nor percentage is."""
-    found = {domain.flag, domain.percentage, domain.epoch_name} & values.keys()
-    return frozenset(found) if found & {domain.flag, domain.percentage} else None
+    """Which of the domain's flags are set; None where neither switch nor percentage is.
+
+    Empty is not set: so a gateway reads them.
+    """
+    names = (domain.flag, domain.percentage, domain.epoch_name)
+    found = frozenset(name for name in names if values.get(name, "").strip())
+    return found if found & {domain.flag, domain.percentage} else None
 
 
 def on_new_by_default(domain: DomainConfig, values: Mapping[str, str]) -> bool:

@@ -1,6 +1,6 @@
 """One look at the whole estate: everybody is asked at once, and nobody is waited for too long."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -48,6 +48,7 @@ class Seen:
     owner_problems: dict[tuple[str, Side], str] = field(default_factory=dict)
     streams: list[StreamStatus] | None = None
     snapshot: Snapshot | None = None
+    ways_back: Mapping[str, Sequence[str]] = field(default_factory=dict)
     away: dict[str, str] = field(default_factory=dict)
 
 
@@ -67,6 +68,8 @@ def look(config: Config, tools: Tools) -> Seen:
         "sync": tools.sync,
         "metrics": tools.metrics.scrape,
     }
+    if config.deploy is not None and config.gateway.driver != "admin":
+        parts["ways back"] = partial(_ways_back, config, tools)
     found = parallel.gather(parts, ANSWER_S)
     seen = Seen(
         books=found["ledger"].value,
@@ -74,6 +77,8 @@ def look(config: Config, tools: Tools) -> Seen:
         streams=found["sync"].value,
         snapshot=found["metrics"].value,
     )
+    if "ways back" in found:
+        seen.ways_back = found["ways back"].value or {}
     seen.away = {
         part: in_one_line(item.error) for part, item in found.items() if item.error is not None
     }
@@ -89,6 +94,12 @@ def look(config: Config, tools: Tools) -> Seen:
     seen.away |= {g.url: g.problem or "no answer" for g in seen.gateways if not g.reachable}
     seen.away |= {item.stream: item.problem for item in seen.streams or [] if item.problem}
     return seen
+
+
+def _ways_back(config: Config, tools: Tools) -> Mapping[str, Sequence[str]]:
+    from rollout import ways_back
+
+    return ways_back.lacking(config, tools.cluster())
 
 
 def _read_books(config: Config, names: list[str], tools: Tools) -> Books:

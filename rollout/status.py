@@ -54,6 +54,7 @@ class DomainStatus:
 
     wanted: gates that wait for a person's answer in this phase
     proof: whether customers show that the percentage asked for is served; None where none are asked
+    way_back: what the old code lacks that is kept beside after a finish
     """
 
     domain: str
@@ -74,6 +75,7 @@ class DomainStatus:
     drift: str | None = None
     wanted: list[str] = field(default_factory=list)
     proof: Proof | None = None
+    way_back: list[str] = field(default_factory=list)
 
     def lines(self) -> list[str]:
         """For a person."""
@@ -103,6 +105,7 @@ class DomainStatus:
         lines += [f"  ! an answer is wanted: {gate}" for gate in self.wanted]
         lines += [f"  ! unfinished: {act}" for act in self.unfinished]
         lines += [f"  ! {item}" for item in self.disagreements]
+        lines += [f"  ! way back: {item}" for item in self.way_back]
         return [*lines, f"  next     {self.next_command}"]
 
 
@@ -138,7 +141,7 @@ def status(config: Config, *, tools: Tools | None = None) -> EstateStatus:
     operator = None
     if lock is not None:
         operator = f"{lock.operator} on {lock.host} since {lock.since:%H:%M:%S}: {lock.command}"
-    urgent = [item for item in domains if item.disagreements or item.unfinished or item.drift]
+    urgent = [d for d in domains if d.disagreements or d.unfinished or d.drift or d.way_back]
     following = (urgent or domains)[0].next_command
     return EstateStatus(domains, operator, seen.away, following)
 
@@ -190,7 +193,13 @@ def _domain(config: Config, name: str, seen: Seen) -> DomainStatus:
         drift=marks.why_drifted(books.drift[name]) if name in books.drift else None,
         wanted=books.unanswered.get(name, []),
         proof=_proof(config, row, window, books, seen),
+        way_back=_way_back(name, stage, seen),
     )
+
+
+def _way_back(name: str, stage: str, seen: Seen) -> list[str]:
+    """Once it is complete nobody comes back."""
+    return [] if stage == Stage.COMPLETE else list(seen.ways_back.get(name, ()))
 
 
 def _stage(streams: list[StreamStatus], seen: Seen) -> str:
@@ -310,8 +319,9 @@ def _next(
     """The next sensible command of one domain."""
     if unfinished:
         return ending(unfinished[0].kind, name)
-    if disagreements:
-        return _mending(name, survey)
+    if (beside := _way_back(name, stage, seen)) or disagreements:
+        # Whatever else is to be done, who comes back needs somebody to come back to.
+        return "splitctl deploy apply --dry-run" if beside else _mending(name, survey)
     books = seen.books or Books()
     if name in books.drift:
         return f"splitctl rollout start {name}"

@@ -14,6 +14,11 @@ if TYPE_CHECKING:
 NONE = "none"
 
 
+def of(what: str) -> str:
+    """The object that a fact is of."""
+    return what.partition(",")[0]
+
+
 @dataclass(frozen=True)
 class Fact:
     """One thing of a template, and whoever has set it, as far as the cluster knows.

@@ -2,12 +2,16 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
+from typing import TYPE_CHECKING
 
 from estate.config import Config, GateConfig, NotifyConfig, Problem
 from estate.config.values import HTTP_URL
 from estate.secrets import SecretMissing, SecretRef
 from rollout.counters import Count, Snapshot
 from splitctl.doctor import Examination, problem_of
+
+if TYPE_CHECKING:
+    from estate.cluster import Cluster
 
 # Which figures of a gateway each kind of gate reads, and what it is called where it is exported.
 READS: Mapping[str, tuple[Callable[[Count], bool], str]] = {
@@ -19,8 +23,10 @@ READS: Mapping[str, tuple[Callable[[Count], bool], str]] = {
 
 def parts(config: Config) -> dict[str, Callable[[], Examination]]:
     """What this estate has of it, each to be asked by itself."""
+    from rollout import permissions
+
     found: dict[str, Callable[[], Examination]] = {"metrics": partial(_metrics, config)}
-    if config.deploy is not None or config.gateway.driver != "admin":
+    if permissions.rules(config):
         found["cluster"] = partial(_cluster, config)
     if config.flows.files:
         found["flows"] = partial(_flows, config)
@@ -30,14 +36,15 @@ def parts(config: Config) -> dict[str, Callable[[], Examination]]:
 
 
 def _cluster(config: Config) -> Examination:
-    """Whether the manifests can be used, and the cluster lets us do what this estate needs."""
+    """Whether the manifests can be used, the cluster lets us do what this estate needs, and what
+    is kept beside for a way back is there."""
     from estate.cluster import HTTP_ROUTE
     from estate.cluster import connect as reach
     from rollout import deploy_planning, permissions
 
     found = Examination()
     cluster = reach(config)
-    used = "flags"
+    used = "flags" if config.gateway.driver != "admin" else "Deployments that are looked at"
     if config.deploy is not None:
         used = f"{len(deploy_planning.rendered(config, cluster))} manifests"
     for lacking in permissions.missing(cluster, permissions.rules(config)):
@@ -48,7 +55,31 @@ def _cluster(config: Config) -> Examination:
     if not found.problems:
         namespace = cluster.namespace
         found.healthy.append(f"cluster: {used} for namespace {namespace}, and all rights")
+    found.problems.extend(_ways_back(config, cluster))
     return found
+
+
+def _ways_back(config: Config, cluster: "Cluster") -> Iterator[Problem]:
+    """Whether finished domains that are not complete could come back."""
+    from rollout import ways_back
+
+    for domain, told in ways_back.lacking(config, cluster).items():
+        if told and not _complete(config, domain):
+            fix = "splitctl deploy apply"
+            yield Problem(f"domains.{domain}", "; ".join(told), f"Type: {fix}", fix)
+
+
+def _complete(config: Config, domain: str) -> bool:
+    """As the ledger says; while it is away nobody knows, and the way back is to be open."""
+    from estate.ledger import LedgerUnreachable, open_ledger
+    from rollout.phases import Stage
+
+    try:
+        with open_ledger(config) as ledger:
+            row = ledger.rollout(domain)
+    except LedgerUnreachable:
+        return False
+    return row is not None and row.stage == Stage.COMPLETE
 
 
 def _metrics(config: Config) -> Examination:

@@ -52,7 +52,7 @@ class RollingCluster(MemoryCluster):
         names = [f"{name}-{number}" for number in range(wanted)]
         behind = [pod for pod in names if not there.get(pod)]
         if behind:
-            self.put(_pod(behind[0], name, newest))
+            self.put(pod_of(behind[0], name, newest))
         updated = wanted - len(behind[1:])
         known = dict.fromkeys(("updatedReplicas", "availableReplicas", "readyReplicas"), updated)
         status = {
@@ -75,7 +75,8 @@ class RollingClock(Clock):
             self.cluster.tick()
 
 
-def _pod(name: str, app: str, spec: Object) -> Object:
+def pod_of(name: str, app: str, spec: Object) -> Object:
+    """One that is ready, of this template."""
     return {
         "apiVersion": "v1",
         "kind": "Pod",

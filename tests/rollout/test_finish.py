@@ -15,11 +15,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from estate.cluster import DEPLOYMENT, ClusterConflict, Object
+from estate.cluster import DEPLOYMENT, POD, ClusterConflict, Object
 from estate.config import BackendsConfig, Config, DeployConfig, SideUrls
 from estate.errors import ExitCode
 from estate.ledger import Rollout, open_ledger
-from rollout import decommission, deploy, evidence, finishing, phases
+from rollout import (
+    controller,
+    decommission,
+    deploy,
+    evidence,
+    finish_parts,
+    finishing,
+    phases,
+)
 from rollout.deploy import Site
 from rollout.finish_course import (
     DefaultUnnamed,
@@ -28,7 +36,7 @@ from rollout.finish_course import (
     RouteLeadsToOld,
 )
 from rollout.finish_report import Finished
-from rollout.finished import FinishedSince, FinishUnderWay
+from rollout.finished import FinishedSince, FinishUnderWay, GatewaysBehind
 from rollout.finishing import CalledBack
 from rollout.flags import DomainFlags
 from rollout.following import after_rampdown
@@ -43,10 +51,11 @@ from rollout.survey import Drift
 from rollout.tools import Tools
 from rollout.world import Ownership
 from rollout.written import FlagsKept, FlagsOvertaken, Unfenced
+from splitctl import surroundings
 from splitctl.main import app
 from tests.pages.commands import commands
 from tests.rollout.rig import DOMAIN, Killed, Rig
-from tests.rollout.rolling import RollingClock, RollingCluster
+from tests.rollout.rolling import RollingClock, RollingCluster, pod_of
 from tests.rollout.way import row, verified
 
 EPOCH = 7
@@ -300,6 +309,92 @@ def test_it_is_taken_back_and_nobody_moves(estate: Estate) -> None:
     assert estate.undo().already
 
 
+def test_the_way_back_stays_until_the_last_gateway_that_leads_there_is_gone(
+    estate: Estate,
+) -> None:
+    estate.finish()
+    estate.writes.clear()
+    seen, last_of_undo = estate.cluster.before, 3
+
+    def still_ending(act: str) -> None:
+        seen(act)
+        if len(estate.writes) == last_of_undo:
+            template = estate.cluster.deployment("gateway").raw["spec"]["template"]["spec"]
+            ending = pod_of("gateway-slow", "gateway", template)
+            ending["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z"
+            estate.cluster.put(ending)
+
+    estate.cluster.before = still_ending
+    stopped = estate.undo()
+    assert stopped.exit_code == ExitCode.IN_PROGRESS
+    assert stopped.parts[-1].missing == ["pod gateway-slow is ending"]
+    assert "beside" in estate.there()
+    estate.cluster.before = seen
+    estate.cluster.delete(POD, "gateway-slow")
+    assert estate.undo().exit_code == ExitCode.DONE
+    assert estate.is_as_before()
+    assert estate.broken_rules == []
+
+
+def test_after_a_rollback_no_deployment_takes_code_away_that_a_gateway_still_leads_to(
+    estate: Estate,
+) -> None:
+    """The rollback has given up the finish, which else would be in a deployment's way."""
+    estate.cluster.stuck = {"gateway"}
+    assert estate.finish().exit_code == ExitCode.IN_PROGRESS
+    estate.called_back = True
+    rollback(estate.config, [DOMAIN], tools=estate.tools)
+    estate.writes.clear()
+    with pytest.raises(GatewaysBehind) as refused:
+        deploy.apply(estate.config, site=estate.site)
+    assert "gateway-0, gateway-1" in str(refused.value)
+    assert estate.writes == []
+    estate.cluster.stuck = set()
+    estate.soak()
+    assert deploy.apply(estate.config, site=estate.site).exit_code == ExitCode.DONE
+    assert estate.template("old")["MOVED"] == "true"
+    estate.check()
+    assert estate.broken_rules == []
+
+
+def test_a_start_writes_no_flag_where_the_end_has_taken_them_away(estate: Estate) -> None:
+    estate.finish()
+    estate.writes.clear()
+    found = controller.start(estate.config, DOMAIN, tools=estate.tools)
+    assert found.changes == ("gateways serve the new side by default: no flag is written",)
+    assert estate.writes == []
+    assert estate.is_finished()
+    assert row(estate.config).stage == "rampdown"
+
+
+def test_a_way_back_that_is_not_there_is_told_though_nobody_needs_it_yet(
+    estate: Estate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    estate.tools.cluster = lambda: estate.cluster
+    monkeypatch.setattr("estate.cluster.connect", lambda _: estate.cluster)
+
+    def told() -> tuple[list[str], list[str]]:
+        domain = status(estate.config, tools=estate.tools).domains[0]
+        asked = surroundings.parts(estate.config)["cluster"]()
+        assert domain.way_back == [] or domain.next_command == "splitctl deploy apply --dry-run"
+        return domain.way_back, [problem.reason for problem in asked.problems]
+
+    assert told() == ([], [])
+    estate.finish()
+    assert told() == ([], [])
+    beside = estate.cluster.get(DEPLOYMENT, "beside")
+    assert beside is not None
+    estate.cluster.put({**beside, "spec": {**beside["spec"], "replicas": 0}})
+    nobody = "a rollback would lead customers to nobody"
+    assert told() == ([f"deployment beside is scaled to 0: {nobody}"],) * 2
+    estate.cluster.put({**beside, "status": {**beside["status"], "availableReplicas": 0}})
+    assert told() == ([f"deployment beside has no ready pod: {nobody}"],) * 2
+    estate.cluster.delete(DEPLOYMENT, "beside")
+    assert told() == ([f"deployment beside is gone: {nobody}"],) * 2
+    _at(estate, stage="complete")
+    assert told() == ([], [])
+
+
 def test_another_domain_that_is_half_way_keeps_its_flags(estate: Estate) -> None:
     names = {"flag": "G", "percentage": "Q", "default": "DEFAULT_E"}
     other = estate.config.domains[DOMAIN].model_copy(update=names)
@@ -317,6 +412,10 @@ def test_another_domain_that_is_half_way_keeps_its_flags(estate: Estate) -> None
     estate.tools.written.write("e", DomainFlags(True, 50, 3))
     estate.soak()
     half_way = {"G": "true", "Q": "50", "Q_EPOCH": "3"}
+    with open_ledger(config) as ledger:
+        ledger.save_rollout(Rollout("e", stage="live", percentage=50, phase=1, epoch=3))
+    plan = finishing.plan(config, DOMAIN, tools=estate.tools, site=estate.site)
+    assert "anew: the present phase of e, on other versions" in plan.to_text()
     done = estate.finish()
     assert isinstance(done, Finished) and done.exit_code == ExitCode.DONE
     assert estate.template("gateway") == {"DEFAULT": "new", "OLD_URL": "beside", **half_way}
@@ -515,6 +614,20 @@ def test_an_end_that_would_move_customers_is_refused(
     with pytest.raises(ManifestsInvalid) as refused:
         estate.finish()
     assert reason in str(refused.value)
+
+
+def test_a_default_in_the_config_map_alone_is_no_end(estate: Estate) -> None:
+    """Whether a domain is finished is read from the Deployment."""
+    where = {"driver": "config-map", "config_map": "flags"}
+    gateway = estate.config.gateway.model_copy(update=where)
+    config = estate.config.model_copy(update={"gateway": gateway})
+    flags = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "flags"}}
+    without = [deployment("gateway"), {**flags, "data": {"F": "true", "P": "0"}}]
+    there = {**flags, "data": {"DEFAULT": "new"}}
+    with pytest.raises(ManifestsInvalid, match='DEFAULT "new" in Deployment gateway'):
+        finish_parts.forward(config, DOMAIN, without, [deployment("gateway"), there], Path("end"))
+    ended = [deployment("gateway", DEFAULT="new"), {**flags, "data": {}}]
+    assert finish_parts.forward(config, DOMAIN, without, ended, Path("end"))
 
 
 def test_what_is_missing_is_said(estate: Estate) -> None:

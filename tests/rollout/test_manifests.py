@@ -1,5 +1,7 @@
 """Manifests are rendered as kustomize renders them, or refused."""
 
+import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -166,6 +168,35 @@ def test_a_shipped_end_takes_one_domains_flags_and_code_and_keeps_the_old_code_b
         )
         assert same(there) == same(as_it_was)
         assert gateway[f"{ENDS[name.removeprefix('order-with-')]}_OLD_URL"] == f"http://{name}:8080"
+
+
+@pytest.mark.parametrize(
+    ("overlay", "namespace"), [("staging", "shop-staging"), ("production", "shop")]
+)
+def test_a_release_of_the_old_service_leaves_the_old_code_beside_as_it_was(
+    tmp_path: Path, overlay: str, namespace: str
+) -> None:
+    shutil.copytree(ROOT / "deploy", tmp_path / "deploy")
+    folder = tmp_path / "deploy/overlays" / overlay
+    path, entry = folder / "kustomization.yaml", "{name: splitctl/order, newTag: 0.1.0}"
+    text = path.read_text(encoding="utf-8")
+    assert entry in text
+    path.write_text(text.replace(entry, entry.replace("0.1.0", "0.2.0")), encoding="utf-8")
+    ends = [f"finished/{domain}" for domain in ENDS]
+    images = {
+        m["metadata"]["name"]: container([m])["image"]
+        for m in deployments(render(folder, namespace, ends))
+    }
+    assert images["order"] == "splitctl/order:0.2.0"
+    assert {images[f"order-with-{domain}"] for domain in ENDS} == {"splitctl/order:0.1.0"}
+
+
+def test_the_image_of_the_tool_has_the_manifests_that_the_example_names() -> None:
+    example = (ROOT / "config.example.toml").read_text(encoding="utf-8")
+    (folder,) = re.findall(r'^# manifests = "(.+)"$', example, re.MULTILINE)
+    stage = (ROOT / "deploy/Dockerfile").read_text(encoding="utf-8").split("\nFROM ")[-1]
+    assert stage.startswith("locked AS splitctl\n")
+    assert f"COPY {folder} {folder}" in stage.splitlines()
 
 
 def deployments(found: list[Object]) -> list[Object]:

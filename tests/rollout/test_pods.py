@@ -4,6 +4,8 @@ from typing import Any
 
 import httpx
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from estate.cluster import (
     DEPLOYMENT,
@@ -12,11 +14,12 @@ from estate.cluster import (
     MemoryCluster,
     Object,
 )
-from estate.config import Config
+from estate.config import Config, DomainConfig
 from rollout.field_managers import FieldManagers
 from rollout.flags import DomainFlags
 from rollout.pods import ConfigMapFlags, EnvironmentFlags, GatewayPods, PodMetrics, of_environment
 from rollout.written import FlagsOvertaken
+from services.gateway.flags import DEFAULTS, VARIABLES, from_environment
 
 DOMAIN = "d"
 LABELS = {"app": "gateway"}
@@ -153,6 +156,25 @@ def test_a_default_counts_where_no_flag_stands(config: Config) -> None:
     assert of_environment(domain, {}).served == 0
     back = {"F": "true", "P": "0", "P_EPOCH": "8"}
     assert of_environment(domain, {"D": "new", **back}) == DomainFlags(True, 0, 8)
+
+
+@given(
+    st.fixed_dictionaries(
+        {},
+        optional={
+            "USE_CHECKOUT_SERVICE": st.sampled_from(["", " ", "true", "false"]),
+            "CHECKOUT_TRAFFIC_PERCENTAGE": st.sampled_from(["", " ", "0", "50"]),
+            "CHECKOUT_DEFAULT": st.sampled_from(["", "old", "new"]),
+        },
+    )
+)
+def test_variables_are_read_as_the_gateway_itself_reads_them(values: dict[str, str]) -> None:
+    (flag, percentage, epoch), default = VARIABLES["checkout"], DEFAULTS["checkout"]
+    domain = DomainConfig.model_construct(
+        flag=flag, percentage=percentage, epoch=epoch, default=default
+    )
+    read = from_environment(values)["checkout"]
+    assert of_environment(domain, values).served == read.served
 
 
 def test_a_deployment_that_is_not_observed_yet_is_not_settled(

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,12 +20,13 @@ from estate.cluster import (
     MemoryCluster,
     Object,
 )
-from estate.config import Config
+from estate.config import Config, DeployConfig
 from estate.errors import ExitCode
 from estate.ledger import ActRecord, open_ledger
 from rollout import controller, status
 from rollout.evidence import VERSIONS
 from rollout.flags import DomainFlags
+from rollout.gateways import versions_of
 from rollout.phases import Move
 from rollout.pod_templates import ClusterVersions
 from rollout.preconditions import Refused
@@ -257,6 +259,37 @@ def lately(found: ClusterVersions) -> Seen:
             return seen
         time.sleep(0.001)
     raise AssertionError("no look has come")
+
+
+def test_what_is_asked_for_no_more_is_no_drift_and_what_is_gone_is(
+    config: Config, tools: Tools, at_ten: Rig, cluster: MemoryCluster
+) -> None:
+    """As the way back, which a finish brings and its undo deletes."""
+    beside = deployment("shop/order:1")
+    beside["metadata"]["name"] = "beside"
+    cluster.apply(beside)
+    named = [NAME, "beside"]
+    tools.versions = ClusterVersions(lambda: cluster, lambda _: named, FLAGS, at_ten.clock)
+    watched(config, tools)
+    cluster.delete(DEPLOYMENT, "beside")
+    named.remove("beside")
+    watched(config, tools)
+    assert acts(config, "drift") == []
+    named.append("beside")
+    watched(config, tools)
+    (act,) = acts(config, "drift")
+    assert "deployment beside, container main, image is gone" in act.intent["told"]
+
+
+def test_without_the_manifests_what_is_named_is_looked_at(
+    config: Config, cluster: MemoryCluster, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("estate.cluster.connect", lambda _: cluster)
+    settings = config.rollout.model_copy(update={"deployments": [NAME]})
+    deploying = DeployConfig(manifests=tmp_path / "not-there")
+    found = versions_of(config.model_copy(update={"rollout": settings, "deploy": deploying})).now()
+    assert found is not None
+    assert "deployment order, container main, image" in found.facts
 
 
 def test_it_is_not_looked_at_every_second(cluster: MemoryCluster, rig: Rig) -> None:

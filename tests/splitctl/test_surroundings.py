@@ -72,6 +72,36 @@ def test_a_driver_in_the_cluster_needs_its_rights_though_nothing_is_deployed(
     assert not asked(config, "cluster").problems
 
 
+@pytest.mark.parametrize(
+    ("looked_at", "needed"),
+    [
+        ("versions", [("get", "apps", "Deployment"), ("get", "", "ConfigMap")]),
+        ("pods", [("get", "apps", "Deployment"), ("list", "", "Pod"),
+                  ("list", "apps", "ReplicaSet"), ("list", "", "Event")]),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("driver", ["admin", "environment"])
+def test_what_is_only_looked_at_needs_its_rights_too(
+    plain_config: Config,
+    cluster: MemoryCluster,
+    driver: str,
+    looked_at: str,
+    needed: list[tuple[str, str, str]],
+) -> None:
+    config = driven_by(plain_config, driver)
+    if looked_at == "versions":
+        settings = config.rollout.model_copy(update={"deployments": ["order"]})
+        config = config.model_copy(update={"rollout": settings})
+    else:
+        gate = config.gates[0].model_copy(update={"name": "pods", "kind": "pods"})
+        config = config.model_copy(update={"gates": [*config.gates, gate]})
+    assert "and all rights" in asked(config, "cluster").healthy[0]
+    for verb, group, kind in needed:
+        cluster.forbidden = {(verb, group, kind)}
+        (problem,) = asked(config, "cluster").problems
+        assert f'resources ["{kind.lower()}s"], verbs ["{verb}"]' in problem.reason
+
+
 def test_gateways_with_an_endpoint_need_no_cluster(plain_config: Config) -> None:
     assert set(surroundings.parts(plain_config)) == {"metrics"}
 
