@@ -20,7 +20,7 @@ from rollout.gates import GateResult
 from rollout.marks import DRIFT, DRIFT_ENDED, VERSION
 from rollout.phases import Stage
 from rollout.provenance import Provenance
-from rollout.versions import Seen, all_ours, changes
+from rollout.versions import Seen, all_ours, changes, first_seen
 
 # A rollback waits for no lock and writes its books last: so long it looks like a drift.
 SETTLES_S = 5.0
@@ -123,7 +123,8 @@ def runs(before: Rollout, seen: Seen | None, snapshot: Snapshot, ledger: Ledger)
     if kept is not None and not changes(kept, seen):
         if seen.covers(kept):
             adopted(before, snapshot, ledger, "what runs is what ran before again")
-        return
+        if not first_seen(kept, seen):
+            return
     with ledger.changing(before.domain) as change:
         row = change.rollout
         if row is None or row.epoch != before.epoch:
@@ -132,6 +133,9 @@ def runs(before: Rollout, seen: Seen | None, snapshot: Snapshot, ledger: Ledger)
         if kept is None:
             change.save(replace(row, evidence={**row.evidence, VERSIONS: seen.to_json()}))
             return
+        if new := first_seen(kept, seen):
+            row = replace(row, evidence={**row.evidence, VERSIONS: new})
+            change.save(row)
         found = changes(kept, seen)
         if not found or marks.drift(change, row) is not None:
             return

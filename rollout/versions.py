@@ -122,6 +122,19 @@ def changes(before: Mapping[str, Any], seen: Seen) -> list[Changed]:
     return told
 
 
+def first_seen(before: Mapping[str, Any], seen: Seen) -> dict[str, Any] | None:
+    """What was kept, with the objects that nobody had asked for; None where there are none. Pure.
+
+    Who began the phase may have had no manifests, and others that have them go on.
+    """
+    new = {*seen.asked} - {*before["asked"]}
+    if not new:
+        return None
+    more = seen.to_json()["facts"].items()
+    facts = before["facts"] | {what: told for what, told in more if what.partition(",")[0] in new}
+    return {"asked": sorted({*before["asked"], *new}), "facts": facts}
+
+
 def all_ours(found: Sequence[Changed]) -> bool:
     """Whether commands of ours made these changes.
 

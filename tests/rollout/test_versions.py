@@ -415,3 +415,30 @@ def test_exactly_what_differs_is_told(
     assert [item.told.split()[0] for item in found] == sorted(
         key for key in both if before.get(key) != now.get(key)
     ), "of objects that both looks have asked for"
+
+
+def test_whoever_looks_at_more_remembers_it_and_whoever_looks_at_less_passes_it_over(
+    config: Config, tools: Tools, at_ten: Rig, cluster: MemoryCluster
+) -> None:
+    """A laptop without the manifests began the phase, and others that have them go on."""
+    more = deployment("shop/more:1")
+    more["metadata"]["name"] = "more"
+    cluster.apply(more, manager=PERSON)
+
+    def looked_at(*names: str) -> None:
+        tools.versions = ClusterVersions(lambda: cluster, lambda _: names, FLAGS, at_ten.clock)
+        watched(config, tools)
+
+    looked_at(NAME)
+    looked_at(NAME, "more")
+    looked_at(NAME)
+    assert acts(config, "drift") == []
+    more["spec"]["template"]["spec"]["containers"][0]["image"] = "shop/more:2"
+    cluster.apply(more, manager=PERSON)
+    looked_at(NAME, "more")
+    (act,) = acts(config, "drift")
+    assert act.intent["told"] == [
+        "deployment more, container main, image: shop/more:1 -> shop/more:2"
+    ]
+    looked_at(NAME)
+    assert acts(config, "drift-ended") == [], "who does not look at it cannot tell"
