@@ -41,8 +41,12 @@ IMAGES = {
 } | {"splitctl/splitctl": (sys.executable, "-m", "splitctl")}
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """One cluster for all of these tests, however many processes share out the others."""
+    """One cluster for all of these tests, however many processes share out the others.
+
+    First, for what shares them out reads the groups then.
+    """
     for item in items:
         if item.path.is_relative_to(HERE):
             item.add_marker(pytest.mark.cluster)
